@@ -1,0 +1,1 @@
+"""What every other package stands on: variants, artifacts, randomness and the feature contract."""

@@ -1,0 +1,80 @@
+"""The stored form of a data set: what `prepare` writes and every later stage opens.
+
+Two containers. Small sets are *arrays*: one uint8 (N, H, W, 3) file, memory-mapped. Large or uneven sets are *shards*:
+the original encoded files, concatenated, decoded on demand (`attndistill.data.shards`). Either way DVC sees a handful
+of files, never one per image.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attndistill.core.artifacts import read_json
+from attndistill.data.resampling import crop_and_resize
+from attndistill.data.views import Boxes
+
+# B batch, S side of the view
+
+FORMAT = "attndistill-data/1"
+
+
+class ImageSet(Protocol):
+    """The images of one split, addressed by index."""
+
+    labels: NDArray[np.int64]
+    names: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def sizes(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Heights and widths of the stored images, in pixels."""
+        ...
+
+    def crops(self, indices: NDArray[np.int64], boxes: Boxes, image_size: int) -> Float[Tensor, "B 3 S S"]:
+        """One resampled RGB crop per index, float32 in [0, 1]."""
+        ...
+
+
+class ArrayImages:
+    """Images of one size, in one memory-mapped array."""
+
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], names: Sequence[str]) -> None:
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+            raise ValueError(f"images must be uint8 (N, H, W, 3), not {images.dtype} {images.shape}")
+        if not len(images) == len(labels) == len(names):
+            raise ValueError(f"{len(images)} images, {len(labels)} labels and {len(names)} names do not belong together")
+        self.images, self.labels, self.names = images, labels, names
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def sizes(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        height, width = self.images.shape[1:3]
+        return np.full(len(indices), height, np.int64), np.full(len(indices), width, np.int64)
+
+    def crops(self, indices: NDArray[np.int64], boxes: Boxes, image_size: int) -> Float[Tensor, "B 3 S S"]:
+        return crop_and_resize(np.ascontiguousarray(self.images[indices]), boxes, image_size)
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a prepared data set. Raises ValueError when it is missing or of another format."""
+    manifest: dict[str, Any] = read_json(directory / "manifest.json")
+    if manifest.get("format") != FORMAT:
+        raise ValueError(f"{directory}: data format {manifest.get('format')!r}; this version reads {FORMAT!r}")
+    return manifest
+
+
+def open_split(directory: Path, split: str) -> ImageSet:
+    """Open one split ("train", "test") of a prepared data set."""
+    manifest = read_manifest(directory)
+    if split not in manifest["splits"]:
+        raise ValueError(f"{directory} has no split {split!r}; it has {', '.join(manifest['splits'])}")
+    labels = np.load(directory / f"{split}-labels.npy", allow_pickle=False)
+    names = (directory / f"{split}-names.txt").read_text(encoding="utf-8").splitlines()
+    assert manifest["container"] == "arrays"
+    return ArrayImages(np.load(directory / f"{split}-images.npy", mmap_mode="r", allow_pickle=False), labels, names)
