@@ -1,5 +1,7 @@
 """Data sets, their stored form, and the views training sees."""
 
+from typing import Any
+
 from attndistill.core.registry import Registry
 
-DATASETS: Registry = Registry("data set", "attndistill.data.datasets")
+DATASETS: Registry[Any] = Registry("data set", "attndistill.data.datasets")

@@ -133,7 +133,12 @@ def training_batches(
 
 
 def evaluation_batches(
-    images: ImageSet, recipe: ViewRecipe, *, crop_share: float, batch_size: int, indices: NDArray[np.int64] | None = None
+    images: ImageSet,
+    recipe: ViewRecipe,
+    *,
+    crop_share: float,
+    batch_size: int,
+    indices: NDArray[np.int64] | None = None,
 ) -> Iterator[Batch]:
     """Every image of a split once, in order, as the central evaluation view (epoch is -1: no random view)."""
     chosen = np.arange(len(images), dtype=np.int64) if indices is None else indices

@@ -48,7 +48,8 @@ def _weights(start: NDArray[np.int64], extent: NDArray[np.int64], length: int, s
     reach = _SUPPORT * widen
     inside = inside & (position >= np.trunc(centre - reach + 0.5)) & (position < np.trunc(centre + reach + 0.5))
     weights = np.where(inside, _cubic((position - centre + 0.5) / widen), 0.0)
-    return (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
+    normalised: NDArray[np.float32] = (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return normalised
 
 
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:

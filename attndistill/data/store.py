@@ -47,7 +47,9 @@ class ArrayImages:
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
             raise ValueError(f"images must be uint8 (N, H, W, 3), not {images.dtype} {images.shape}")
         if not len(images) == len(labels) == len(names):
-            raise ValueError(f"{len(images)} images, {len(labels)} labels and {len(names)} names do not belong together")
+            raise ValueError(
+                f"{len(images)} images, {len(labels)} labels and {len(names)} names do not belong together"
+            )
         self.images, self.labels, self.names = images, labels, names
 
     def __len__(self) -> int:

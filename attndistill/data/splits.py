@@ -1,0 +1,47 @@
+"""Class-stratified subsets, drawn by the counter-based generator: the same for equal labels, fraction and seed."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attndistill.core.randomness import permutation
+
+
+def stratified_subset(
+    labels: NDArray[np.int64], fraction: float, seed: int, purpose: str, *, leave_one: bool
+) -> NDArray[np.int64]:
+    """Positions of a random `fraction` of every class, in ascending order.
+
+    Args:
+        labels: (N,) class of each item.
+        fraction: share of each class, rounded to the nearest count, at least one.
+        seed: key of the draw.
+        purpose: what the subset is for; subsets for different purposes are independent.
+        leave_one: take at most all but one of a class (none of a class of one), so that the rest has it too.
+
+    Raises:
+        ValueError: `fraction` is not in (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction {fraction} of the images is not allowed; it must be above 0 and at most 1")
+    order = permutation(seed, purpose, 0, len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    sizes = np.bincount(labels)
+    rank = np.arange(len(labels)) - (np.cumsum(sizes) - sizes)[labels[by_class]]
+    wanted = np.clip(np.rint(sizes * fraction), 1, np.maximum(sizes - leave_one, 0))
+    chosen: NDArray[np.int64] = np.sort(by_class[rank < wanted[labels[by_class]]])
+    return chosen
+
+
+def train_test_split(
+    labels: NDArray[np.int64], test_fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of a stratified train and test part. Raises ValueError when a part would miss a class."""
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test fraction {test_fraction} is not allowed; it must lie between 0 and 1")
+    sizes = np.bincount(labels)
+    if (sizes == 1).any():
+        raise ValueError(
+            f"{int((sizes == 1).sum())} class(es) have a single image: no train/test split can hold them in both parts"
+        )
+    test = stratified_subset(labels, test_fraction, seed, "train/test split", leave_one=True)
+    return np.setdiff1d(np.arange(len(labels)), test), test
