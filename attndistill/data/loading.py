@@ -58,7 +58,8 @@ class Schedule:
             raise ValueError(f"batch size {self.batch_size} is larger than the {self.length} training images")
         if self.batch_size % (self.ranks * self.micro_batches):
             raise ValueError(
-                f"batch size {self.batch_size} cannot be cut into {self.ranks} ranks x {self.micro_batches} micro-batches"
+                f"batch size {self.batch_size} cannot be cut into {self.ranks} ranks x "
+                f"{self.micro_batches} micro-batches"
             )
 
     @property

@@ -41,9 +41,9 @@ def prepare(
     Args:
         source: what `open_source` returned.
         destination: directory to write; an earlier one is replaced.
-        validation_fraction: share of every training class listed in train-validation.npy, on which k and C are chosen.
+        validation_fraction: share of every training class in train-validation.npy, on which k and C are chosen.
         split_seed: key of that choice.
-        on_bad_image: "error" refuses the data set, naming the bad images; "skip" leaves them out, listed in the manifest.
+        on_bad_image: "error" refuses the data set, naming the bad images; "skip" leaves them out, and lists them.
         max_pixels: an image with more pixels is bad (a decompression bomb).
         progress: called now and then.
 
