@@ -75,7 +75,8 @@ class Registry(Generic[Entry]):
 def _declared(home: str) -> dict[str, tuple[Option, ...]]:
     parent, _, stem = home.rpartition(".")
     spec = importlib.util.find_spec(parent)
-    assert spec and spec.submodule_search_locations, f"{parent} is not a package"
+    assert spec is not None
+    assert spec.submodule_search_locations, f"{parent} is not a package"
     source = Path(spec.submodule_search_locations[0], f"{stem}.py")
     found: dict[str, tuple[Option, ...]] = {}
     for node in ast.parse(source.read_text(encoding="utf-8")).body:

@@ -1,0 +1,1 @@
+"""Vision transformers: students, the masked autoencoder, the projector, and what is read out of them."""
