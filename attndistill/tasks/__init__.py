@@ -1,0 +1,1 @@
+"""Tasks: batch -> named losses. The training loop knows nothing else about them."""

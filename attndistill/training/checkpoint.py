@@ -1,0 +1,82 @@
+"""Resume checkpoints: the whole state of a run, written beside and renamed, owned by one process at a time.
+
+The views, masks and order need no state (they are functions of the step), so the whole state is: weights, optimizer,
+step, and the curves so far. A checkpoint names the run it belongs to by the digest of everything that decides the
+result; another run's is refused.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from attndistill.core.artifacts import replacing
+
+FORMAT = "attndistill-checkpoint/1"
+
+
+class Checkpoint:
+    """The resume checkpoint of one run.
+
+    Args:
+        directory: where it lives; made when needed.
+        digest: names the run (configuration, seed and inputs).
+    """
+
+    def __init__(self, directory: Path, digest: str) -> None:
+        self.directory, self.digest = directory, digest
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint file."""
+        return self.directory / "checkpoint.pt"
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Hold the run's lock. Raises ValueError when another process (an orphan, say) is still training this run."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.directory / "lock", timeout=0)
+        owner = self.directory / "owner"
+        try:
+            lock.acquire()
+        except Timeout:
+            pid = owner.read_text() if owner.exists() else "unknown"
+            raise ValueError(f"process {pid} is already training this run ({self.directory}); end it first") from None
+        try:
+            owner.write_text(str(os.getpid()))
+            yield
+        finally:
+            lock.release()
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write `state` (tensors, numbers, strings, lists, dicts) whole, replacing the last one."""
+        with replacing(self.path) as beside:
+            torch.save({"format": FORMAT, "digest": self.digest, "state": state}, beside)
+
+    def load(self) -> dict[str, Any] | None:
+        """The saved state, or None at a fresh start.
+
+        Raises:
+            ValueError: the file is broken, of another format, or belongs to another run (both digests are named).
+        """
+        if not self.path.exists():
+            return None
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            found, state = saved["digest"], saved["state"]
+        except Exception as error:  # torch raises many kinds for a broken file
+            raise ValueError(f"{self.path} is not a readable checkpoint ({type(error).__name__}); remove it") from None
+        if saved["format"] != FORMAT or found != self.digest:
+            raise ValueError(
+                f"{self.path} belongs to another run: its digest is {found[:12]}, this run's is {self.digest[:12]}; "
+                "remove it or restore the configuration it was made with"
+            )
+        return state  # type: ignore[no-any-return]
+
+    def remove(self) -> None:
+        """Delete the checkpoint, once the run's result is safe elsewhere."""
+        self.path.unlink(missing_ok=True)
