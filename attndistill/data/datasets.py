@@ -3,14 +3,19 @@
 Every set takes `class_list`, a file with one class name a line that restricts and orders the classes.
 """
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from attndistill.data import DATASETS
+from attndistill.data.idx import idx_split
+from attndistill.data.image_tree import split_tree, unsplit_tree
 from attndistill.data.sources import ArraySplit, Source
 from attndistill.data.splits import train_test_split
+from attndistill.data.torchvision_sets import torchvision_source
 
 
 @DATASETS.register("digits")
@@ -35,7 +40,7 @@ def digits(
     bunch = load_digits()
     grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
 
-    def image(position: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    def image(position: int) -> NDArray[np.uint8]:
         enlarged = Image.fromarray(grey[position]).resize((size, size), Image.Resampling.BICUBIC)
         return np.asarray(enlarged.convert("RGB"))
 
@@ -44,3 +49,76 @@ def digits(
     train, test = train_test_split(labels, test_fraction, split_seed)
     splits = {"train": everything.subset(train), "test": everything.subset(test)}
     return Source(tuple("0123456789"), splits).restricted_to(class_list)
+
+
+@DATASETS.register("image_folder")
+def image_folder(
+    *,
+    root: str,
+    test_folder: str | None = None,
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None,
+    split_seed: Annotated[int, Field(ge=0)] = 0,
+    class_list: str | None = None,
+) -> Source:
+    """A tree of image files in ImageNet's layout: root/train/<class>/* and root/val/<class>/* (or test).
+
+    Args:
+        root: the tree.
+        test_folder: folder of the test split; only needed where both val and test exist.
+        test_fraction: for a tree root/<class>/* without a split: the share of every class that becomes the test split.
+        split_seed: key of that split.
+        class_list: file of class (folder) names.
+    """
+    tree = Path(root)
+    if test_fraction is not None:
+        if test_folder is not None:
+            raise ValueError("test_folder and test_fraction exclude each other: give the one that fits the tree")
+        return unsplit_tree(tree, test_fraction, split_seed).restricted_to(class_list)
+    return split_tree(tree, test_folder).restricted_to(class_list)
+
+
+@DATASETS.register("idx")
+def idx(*, root: str, class_list: str | None = None) -> Source:
+    """The MNIST family's IDX files (train-images-idx3-ubyte and so on, plain or .gz), e.g. Debian's fashion-mnist.
+
+    Args:
+        root: folder of the four files.
+        class_list: file of class names ("0" to "9": the files name none).
+    """
+    splits = {"train": idx_split(Path(root), "train", "train"), "test": idx_split(Path(root), "test", "t10k")}
+    classes = max(int(split.labels.max(initial=0)) for split in splits.values()) + 1
+    return Source(tuple(map(str, range(classes))), splits).restricted_to(class_list)
+
+
+@DATASETS.register("torchvision")
+def torchvision(
+    *,
+    name: Literal[
+        "CIFAR10",
+        "CIFAR100",
+        "DTD",
+        "FGVCAircraft",
+        "FashionMNIST",
+        "Flowers102",
+        "Food101",
+        "Imagenette",
+        "KMNIST",
+        "MNIST",
+        "OxfordIIITPet",
+        "STL10",
+        "SVHN",
+        "StanfordCars",
+    ],
+    root: str,
+    download: bool = False,
+    class_list: str | None = None,
+) -> Source:
+    """One of torchvision's named sets.
+
+    Args:
+        name: torchvision's class name.
+        root: where torchvision keeps it.
+        download: let torchvision fetch what is missing.
+        class_list: file of class names as torchvision spells them (Imagenette: the wnids).
+    """
+    return torchvision_source(name, Path(root), download).restricted_to(class_list)

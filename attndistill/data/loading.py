@@ -84,6 +84,11 @@ class Schedule:
 ViewEpoch = Callable[[int], int]
 
 
+def every_epoch(epoch: int) -> int:
+    """A new view of every image in every epoch. (Not a lambda: spawned workers receive it pickled.)"""
+    return epoch
+
+
 class _Views(Dataset):  # type: ignore[type-arg]
     """Micro-batch number -> Batch. A worker computes whole batches, so nothing is collated."""
 
@@ -114,7 +119,7 @@ def training_batches(
     *,
     first_step: int,
     workers: int,
-    view_epoch: ViewEpoch = lambda epoch: epoch,
+    view_epoch: ViewEpoch = every_epoch,
 ) -> Iterator[Batch]:
     """This rank's micro-batches from `first_step` to the end of the run, in order.
 

@@ -1,29 +1,48 @@
-"""`prepare`: from a source to the stored form every later stage opens, one image in memory at a time.
+"""`prepare`: from a source to the stored form every later stage opens, a handful of images in memory at a time.
 
 The manifest holds no time and no path of this machine, so equal content gives equal files, byte for byte.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import DecompressionBombWarning
 
 from attndistill.core.artifacts import digest_of, replacing_directory, write_json
-from attndistill.data.sources import ArraySplit, Source, Split, class_list_digest
+from attndistill.data.decoding import BadImageError, check_name, inspect, most_bytes
+from attndistill.data.shards import ShardWriter
+from attndistill.data.sources import ArraySplit, FileSplit, Source, Split, class_list_digest
 from attndistill.data.splits import stratified_subset
 from attndistill.data.store import FORMAT
 
 Progress = Callable[[str, int, int], None]
-"""Called with (split, images done, images in all)."""
+"""Called with (split, images done, images in all) after each image."""
 
 BadImagePolicy = Literal["error", "skip"]
+
+_NAMED = 20  # bad images spelled out in an error
 
 
 def silent(split: str, done: int, total: int) -> None:
     """No progress report."""
+
+
+@dataclass(frozen=True)
+class _Bad:
+    """An image that cannot be used."""
+
+    split: str
+    name: str
+    path: Path
+    reason: str
 
 
 def prepare(
@@ -34,6 +53,7 @@ def prepare(
     split_seed: int,
     on_bad_image: BadImagePolicy = "error",
     max_pixels: int = 89_478_485,
+    workers: int = 1,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write the stored form of `source` to `destination`, whole or not at all.
@@ -44,8 +64,9 @@ def prepare(
         validation_fraction: share of every training class in train-validation.npy, on which k and C are chosen.
         split_seed: key of that choice.
         on_bad_image: "error" refuses the data set, naming the bad images; "skip" leaves them out, and lists them.
-        max_pixels: an image with more pixels is bad (a decompression bomb).
-        progress: called now and then.
+        max_pixels: an image with more pixels is bad (a decompression bomb); Pillow refuses twice the default anyway.
+        workers: threads that read and decode image files. Changes nothing but speed.
+        progress: called after each image.
 
     Returns:
         The manifest, as written to manifest.json.
@@ -53,20 +74,29 @@ def prepare(
     Raises:
         ValueError: bad images under "error"; a class without images in a split; fewer than two classes.
     """
+    _check_classes(source, {name: split.labels for name, split in source.splits.items()})
+    bad: list[_Bad] = []
     with replacing_directory(destination) as directory:
         splits = {}
         for name, split in source.splits.items():
-            splits[name] = _write_split(split, directory, name, source.class_names, progress)
-        _check_classes({name: part["per_class"] for name, part in splits.items()})
+            kept, images = _write_images(split, directory, name, max_pixels, workers, bad, progress)
+            splits[name] = _write_labels(kept, directory, name, source.class_names) | images
+        if bad and on_bad_image == "error":
+            raise ValueError(_message(bad))
+        _check_classes(source, {name: np.load(directory / f"{name}-labels.npy") for name in splits})
         manifest = {
             "format": FORMAT,
             "dataset": source.dataset,
             "options": dict(source.options),
-            "container": "arrays",
+            "container": "shards" if isinstance(source.splits["train"], FileSplit) else "arrays",
             "class_names": list(source.class_names),
             "class_list_sha256": class_list_digest(source.class_names),
             "splits": splits,
-            "bad_images": {"policy": on_bad_image, "count": 0, "skipped": []},
+            "bad_images": {
+                "policy": on_bad_image,
+                "count": len(bad),
+                "skipped": [{"split": one.split, "name": one.name, "reason": one.reason} for one in bad],
+            },
             "validation": _write_validation(directory, validation_fraction, split_seed),
             "digest": digest_of([list(source.class_names), splits]),
         }
@@ -74,27 +104,63 @@ def prepare(
     return manifest
 
 
-def _write_split(
-    split: Split, directory: Path, name: str, class_names: Sequence[str], progress: Progress
-) -> dict[str, Any]:
-    assert isinstance(split, ArraySplit)
-    images = _write_array(split, directory / f"{name}-images.npy", lambda done: progress(name, done, len(split.labels)))
-    np.save(directory / f"{name}-labels.npy", split.labels)
-    (directory / f"{name}-names.txt").write_text("".join(f"{n}\n" for n in split.names), encoding="utf-8")
-    counts = np.bincount(split.labels, minlength=len(class_names))
-    return {
-        "count": len(split.labels),
-        "per_class": {class_name: int(count) for class_name, count in zip(class_names, counts, strict=True)},
-        "labels_sha256": hashlib.sha256(split.labels.astype("<i8").tobytes()).hexdigest(),
-        "names_sha256": hashlib.sha256("\n".join(split.names).encode()).hexdigest(),
-        **images,
-    }
+def _write_images(
+    split: Split, directory: Path, name: str, max_pixels: int, workers: int, bad: list[_Bad], progress: Progress
+) -> tuple[Split, dict[str, Any]]:
+    """The images of one split into their container; what was kept, and what the manifest says of it."""
+    total = len(split.labels)
+    if isinstance(split, ArraySplit):
+        return split, _write_array(split, directory / f"{name}-images.npy", lambda done: progress(name, done, total))
+    writer, kept = ShardWriter(directory, name), []
+    for position, result in enumerate(_inspected(split, max_pixels, workers)):
+        if isinstance(result, BadImageError):
+            shown = split.names[position].encode("utf-8", "backslashreplace").decode()
+            bad.append(_Bad(name, shown, split.root / shown, str(result)))
+        else:
+            writer.add(*result)
+            kept.append(position)
+        progress(name, position + 1, total)
+    return split.subset(np.array(kept, dtype=np.int64)), writer.finish()
+
+
+_File = tuple[bytes, int, int]
+
+
+def _inspected(split: FileSplit, max_pixels: int, workers: int) -> Iterator[_File | BadImageError]:
+    """(content, height, width) of each file, in order; at most a few files a worker are in memory."""
+
+    def read(name: str) -> _File | BadImageError:
+        try:
+            check_name(name)
+            data = _content(split.root / name, max_pixels)
+            return data, *inspect(data, name, max_pixels)
+        except BadImageError as error:
+            return error
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(max(1, workers)) as pool:
+        warnings.simplefilter("ignore", DecompressionBombWarning)  # max_pixels decides
+        pending: deque[Future[_File | BadImageError]] = deque()
+        for name in split.names:
+            pending.append(pool.submit(read, name))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _content(path: Path, max_pixels: int) -> bytes:
+    try:
+        if not path.is_file():
+            raise BadImageError("not a regular file (or a broken link)")
+        if path.stat().st_size > most_bytes(max_pixels):
+            raise BadImageError(f"{path.stat().st_size} bytes are too many for {max_pixels} pixels")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadImageError(f"cannot be read ({error.strerror})") from None
 
 
 def _write_array(split: ArraySplit, path: Path, progress: Callable[[int], None]) -> dict[str, Any]:
     """Append image after image to one .npy file, so that nothing but the current image is in memory."""
-    if not len(split.labels):
-        raise ValueError("a split of the data set holds no images")
     shape = split.image(0).shape
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(split.labels), *shape)}
     digest = hashlib.sha256()
@@ -110,17 +176,36 @@ def _write_array(split: ArraySplit, path: Path, progress: Callable[[int], None])
     return {"images_sha256": digest.hexdigest(), "image_shape": list(shape)}
 
 
-def _check_classes(per_class: dict[str, dict[str, int]]) -> None:
-    for split, counts in per_class.items():
-        empty = [name for name, count in counts.items() if not count]
-        if empty:
-            raise ValueError(
-                f"{len(empty)} of {len(counts)} classes have no image in the {split} split: {', '.join(empty[:5])}"
-            )
-        if len(counts) < 2:
-            raise ValueError(
-                f"the data set has a single class, {next(iter(counts), 'none')!r}; at least two are wanted"
-            )
+def _write_labels(split: Split, directory: Path, name: str, class_names: tuple[str, ...]) -> dict[str, Any]:
+    np.save(directory / f"{name}-labels.npy", split.labels)
+    names = "".join(f"{image}\n" for image in split.names).encode()
+    (directory / f"{name}-names.txt").write_bytes(names)
+    counts = np.bincount(split.labels, minlength=len(class_names)).tolist()
+    return {
+        "count": len(split.labels),
+        "per_class": dict(zip(class_names, counts, strict=True)),
+        "labels_sha256": hashlib.sha256(split.labels.astype("<i8").tobytes()).hexdigest(),
+        "names_sha256": hashlib.sha256(names).hexdigest(),
+    }
+
+
+def _check_classes(source: Source, labels: dict[str, NDArray[np.int64]]) -> None:
+    """Every class has an image in every split, and there is something to tell apart."""
+    if len(source.class_names) < 2:
+        raise ValueError(f"the data set has the single class {source.class_names[0]!r}; at least two are wanted")
+    counts = {split: np.bincount(of, minlength=len(source.class_names)) for split, of in labels.items()}
+    for position, class_name in enumerate(source.class_names):
+        without = [split for split, count in counts.items() if not count[position]]
+        if without:
+            has = [split for split in counts if split not in without]
+            where = f"images in {has[0]} but none in {without[0]}" if has else "no images"
+            raise ValueError(f"class {class_name!r} has {where}; add some, or leave the class out by a class_list")
+
+
+def _message(bad: list[_Bad]) -> str:
+    lines = [f"  {one.path}: {one.reason}" for one in bad[:_NAMED]]
+    more = [f"  and {len(bad) - _NAMED} more"] if len(bad) > _NAMED else []
+    return "\n".join([f"{len(bad)} bad images (on_bad_image: skip would leave them out):", *lines, *more])
 
 
 def _write_validation(directory: Path, fraction: float, seed: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from attndistill.core.artifacts import read_json
 from attndistill.data.resampling import crop_and_resize
+from attndistill.data.shards import ShardImages
 from attndistill.data.views import Boxes
 
 # B batch, S side of the view
@@ -51,6 +52,23 @@ class ArrayImages:
                 f"{len(images)} images, {len(labels)} labels and {len(names)} names do not belong together"
             )
         self.images, self.labels, self.names = images, labels, names
+        self._file: Path | None = None
+
+    @classmethod
+    def mapped(cls, file: Path, labels: NDArray[np.int64], names: Sequence[str]) -> "ArrayImages":
+        """The images of one .npy file, memory-mapped."""
+        images = cls(np.load(file, mmap_mode="r", allow_pickle=False), labels, names)
+        images._file = file
+        return images
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A spawned worker maps the file itself; pickling a map would send it a copy of all images.
+        return self.__dict__ if self._file is None else {**self.__dict__, "images": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        if self._file is not None:
+            self.images = np.load(self._file, mmap_mode="r", allow_pickle=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,5 +96,11 @@ def open_split(directory: Path, split: str) -> ImageSet:
         raise ValueError(f"{directory} has no split {split!r}; it has {', '.join(manifest['splits'])}")
     labels = np.load(directory / f"{split}-labels.npy", allow_pickle=False)
     names = (directory / f"{split}-names.txt").read_text(encoding="utf-8").splitlines()
-    assert manifest["container"] == "arrays"
-    return ArrayImages(np.load(directory / f"{split}-images.npy", mmap_mode="r", allow_pickle=False), labels, names)
+    if len(labels) != manifest["splits"][split]["count"]:
+        raise ValueError(
+            f"{directory}: {len(labels)} labels of {split}, the manifest says "
+            f"{manifest['splits'][split]['count']}; run prepare again"
+        )
+    if manifest["container"] == "shards":
+        return ShardImages(directory, split, labels, names)
+    return ArrayImages.mapped(directory / f"{split}-images.npy", labels, names)

@@ -1,0 +1,121 @@
+"""Encoded image files to the RGB picture a viewer would show, or a reason why not. Untrusted bytes: nothing is assumed.
+
+Decisions, where readers differ:
+- EXIF orientation is applied (torchvision's ImageFolder does not).
+- Transparency (alpha channel, transparent palette entry or colour key) is composited on white.
+- 16-bit grey is scaled to 8 bits by 255/65535, never clipped; 32-bit and float pixels have no agreed scale: refused.
+- CMYK is converted by Pillow's formula (as torchvision does), without its colour profile.
+- More than one frame (GIF, APNG, WebP, TIFF) is refused. An MPO, a camera's JPEG with further pictures appended, is
+  read as the JPEG it also is.
+- The content must be what the extension says: a PNG named .jpg wants renaming.
+"""
+
+from io import BytesIO
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Only these of Pillow's readers ever see the bytes (EPS, for one, would start an interpreter).
+_FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+_BY_EXTENSION = {extension: name for name, extensions in _FORMATS.items() for extension in extensions}
+_PLAIN = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
+_ALPHA = ("LA", "PA", "RGBA")
+_MOST_BYTES_PER_PIXEL = 16
+
+
+class BadImageError(ValueError):
+    """An image that cannot be used; the message is the reason, without the path."""
+
+
+def check_name(name: str) -> None:
+    """Raise BadImageError unless `name` can stand on a line of a UTF-8 file and ends like an image."""
+    if name.splitlines() != [name] or not name.isprintable():
+        raise BadImageError("the file name has unprintable characters")
+    if PurePosixPath(name).suffix.lower() not in _BY_EXTENSION:
+        raise BadImageError(f"the extension is none of {' '.join(_BY_EXTENSION)}")
+
+
+def most_bytes(max_pixels: int) -> int:
+    """A file longer than this cannot be a sensible image of `max_pixels`: refused unread."""
+    return max_pixels * _MOST_BYTES_PER_PIXEL + 2**20
+
+
+def inspect(data: bytes, name: str, max_pixels: int) -> tuple[int, int]:
+    """Decode an untrusted image file completely, once.
+
+    Args:
+        data: the file.
+        name: its name; the extension must fit the content.
+        max_pixels: more are refused from the header, before anything is allocated.
+
+    Returns:
+        Height and width of the upright picture.
+
+    Raises:
+        BadImageError: saying why.
+    """
+    if not data:
+        raise BadImageError("zero bytes")
+    try:
+        _check_header(data, name, max_pixels)
+        picture = decode(data)
+    except BadImageError:
+        raise
+    except Exception as error:  # whatever a decoder trips over in hostile bytes is a reason, never a crash
+        raise BadImageError(f"cannot be decoded ({str(error) or type(error).__name__})") from error
+    return picture.height, picture.width
+
+
+def decode(data: bytes) -> Image.Image:
+    """The upright RGB picture in an image file that `inspect` has passed."""
+    with _open(data) as image:
+        image.load()
+        return _rgb(ImageOps.exif_transpose(image))
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(BytesIO(data), formats=tuple(_FORMATS))
+
+
+def _check_header(data: bytes, name: str, max_pixels: int) -> None:
+    try:
+        image = _open(data)
+    except UnidentifiedImageError:
+        raise BadImageError("no image format is recognised in it") from None
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"too many pixels: {error}") from None
+    with image:
+        if image.width * image.height > max_pixels:
+            raise BadImageError(f"{image.width} x {image.height} pixels are more than the {max_pixels} allowed")
+        found = "JPEG" if image.format == "MPO" else str(image.format)
+        if found != _BY_EXTENSION[PurePosixPath(name).suffix.lower()]:
+            raise BadImageError(
+                f"the content is {found}, not what the extension says (rename it: {_FORMATS[found][0]})"
+            )
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+            raise BadImageError(f"{getattr(image, 'n_frames', 1)} frames: animated or many-paged")
+    with _open(data) as image:
+        image.verify()  # PNG's checksums; decoding does not look at them
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _ALPHA or (image.mode in _PLAIN and "transparency" in image.info):
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
+    if image.mode in _PLAIN:
+        return image.convert("RGB")
+    if "transparency" not in image.info and (
+        image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
+    ):
+        grey = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    raise BadImageError(f"pixels of mode {image.mode} have no agreed way to be shown in 8 bits")

@@ -1,0 +1,135 @@
+"""Shards: the original image files, concatenated unchanged, with an index of where each lies; decoded on demand.
+
+DVC, a disk and a network file system then handle dozens of large files instead of a million small ones. Memory holds
+the index and the images of one batch, whatever the size of the set.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from attndistill.data.decoding import decode
+from attndistill.data.views import Boxes
+
+# B batch, S side of the view
+
+SHARD_BYTES = 256 * 2**20
+
+_ENTRY = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i8"), ("height", "<i4"), ("width", "<i4")])
+
+
+def _shard_path(directory: Path, split: str, number: int) -> Path:
+    return directory / f"{split}-shard-{number:05d}.bin"
+
+
+class ShardWriter:
+    """Appends image files to the shards of one split.
+
+    Args:
+        directory: where the shards go.
+        split: "train", "test".
+        shard_bytes: a new shard begins where the next file would pass this size (a larger file gets its own).
+    """
+
+    def __init__(self, directory: Path, split: str, shard_bytes: int = SHARD_BYTES) -> None:
+        self.directory, self.split, self.shard_bytes = directory, split, shard_bytes
+        self._index = bytearray()  # 28 bytes an image, however many
+        self._digest = hashlib.sha256()
+        self._file: BinaryIO | None = None
+        self._number, self._offset = -1, 0
+
+    def add(self, data: bytes, height: int, width: int) -> None:
+        """Append one file, whose upright picture is `height` by `width` pixels."""
+        if self._file is None or (self._offset and self._offset + len(data) > self.shard_bytes):
+            self._next_shard()
+        assert self._file is not None
+        self._index += np.array((self._number, self._offset, len(data), height, width), _ENTRY).tobytes()
+        self._file.write(data)
+        self._offset += len(data)
+        self._digest.update(len(data).to_bytes(8, "little"))
+        self._digest.update(data)
+
+    def finish(self) -> dict[str, Any]:
+        """Write the index. Returns what the manifest says of the split's images."""
+        if self._file is not None:
+            self._file.close()
+        index = np.frombuffer(self._index, _ENTRY)
+        np.save(self.directory / f"{self.split}-index.npy", index)
+        return {
+            "images_sha256": self._digest.hexdigest(),
+            "shards": self._number + 1,
+            "bytes": int(index["length"].sum()),
+        }
+
+    def _next_shard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._number, self._offset = self._number + 1, 0
+        self._file = _shard_path(self.directory, self.split, self._number).open("wb")
+
+
+class ShardImages:
+    """The images of one split, decoded when asked for by whoever asks (a loader worker, as a rule).
+
+    Crops are cut, resized (antialiased bicubic) and mirrored on 8-bit pictures, as torchvision does with PIL images.
+    The whole file is decoded for a crop: JPEG's cheaper reduced decoding would change the pixels.
+    """
+
+    def __init__(self, directory: Path, split: str, labels: NDArray[np.int64], names: Sequence[str]) -> None:
+        """Raises ValueError when index, labels, names and shards do not belong together."""
+        self.directory, self.split, self.labels, self.names = directory, split, labels, names
+        self._index = np.load(directory / f"{split}-index.npy", allow_pickle=False)
+        if self._index.dtype != _ENTRY or not len(self._index) == len(labels) == len(names):
+            raise ValueError(
+                f"{directory}: the index of {split} has {len(self._index)} entries for {len(labels)} labels and "
+                f"{len(names)} names; run prepare again"
+            )
+        self._check_shards()
+        self._open: dict[int, NDArray[np.uint8]] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}  # a spawned worker maps the files itself; pickling a map copies it
+
+    def sizes(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Heights and widths of the upright pictures, in pixels."""
+        chosen = self._index[indices]
+        return chosen["height"].astype(np.int64), chosen["width"].astype(np.int64)
+
+    def encoded(self, index: int) -> bytes:
+        """The original file."""
+        entry = self._index[index]
+        number, offset = int(entry["shard"]), int(entry["offset"])
+        if number not in self._open:
+            self._open[number] = np.memmap(_shard_path(self.directory, self.split, number), np.uint8, mode="r")
+        return self._open[number][offset : offset + int(entry["length"])].tobytes()
+
+    def crops(self, indices: NDArray[np.int64], boxes: Boxes, image_size: int) -> Float[Tensor, "B 3 S S"]:
+        """See `ImageSet.crops`."""
+        pixels = np.empty((len(indices), image_size, image_size, 3), np.uint8)
+        for row, index in enumerate(indices):
+            top, left = int(boxes.top[row]), int(boxes.left[row])
+            box = left, top, left + int(boxes.width[row]), top + int(boxes.height[row])
+            # Cut first: resize(box=...) would let pixels outside the crop into the filter.
+            cut = decode(self.encoded(int(index))).crop(box)
+            view = cut.resize((image_size, image_size), Image.Resampling.BICUBIC)
+            pixels[row] = np.asarray(view)[:, ::-1] if boxes.flip[row] else np.asarray(view)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32).contiguous() / 255
+
+    def _check_shards(self) -> None:
+        for number in np.unique(self._index["shard"]):
+            mine = self._index[self._index["shard"] == number]
+            path = _shard_path(self.directory, self.split, int(number))
+            wanted, found = int((mine["offset"] + mine["length"]).max()), path.stat().st_size if path.exists() else 0
+            if wanted != found:
+                raise ValueError(f"{path} has {found} bytes, the index says {wanted}; run prepare again")
