@@ -1,0 +1,20 @@
+"""Recording of runs: a journal on disk is the truth, MLflow is the index built from it.
+
+`Recorder` is what a stage uses; it never imports mlflow and never talks to a server. A separate process (`delivery`)
+carries the journal to MLflow while the stage runs; `sync` carries later what could not be carried then.
+"""
+
+from pathlib import Path
+
+from attndistill.tracking.recorder import Recorder
+from attndistill.tracking.spool import Delivered, spools_folder
+
+
+def sync(root: Path) -> list[Delivered]:
+    """Send every recording that is still waiting under `root`; sending twice adds nothing twice. Imports mlflow."""
+    from attndistill.tracking.delivery import deliver_all
+
+    return deliver_all(spools_folder(root))
+
+
+__all__ = ["Delivered", "Recorder", "sync"]

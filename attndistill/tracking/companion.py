@@ -1,0 +1,107 @@
+"""The companion: one process beside the training that imports mlflow and sends what the recordings say.
+
+It is started with the first recording of a process and shared by all of them (importing mlflow takes seconds). It lives
+in a session of its own, so that Ctrl-C ends the training and not the telling; it watches the training through a pipe and
+through its parent's number, so that a training killed outright is still told as killed and no companion outlives its task.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import attndistill
+from attndistill.tracking.spool import Spool
+
+
+class Companion:
+    """The companion of this process."""
+
+    _current: "Companion | None" = None
+
+    def __init__(self, first: Path) -> None:
+        self.pid_of_owner = os.getpid()
+        self.spools = [first]
+        self.open_recordings = 1
+        package = str(Path(attndistill.__file__).parent.parent)
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        # -P: a folder named mlflow in the working directory is not the library
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "attndistill.tracking",
+            "follow",
+            str(first),
+            "--parent",
+            str(os.getpid()),
+        ]
+        with (first / "companion.log").open(
+            "ab"
+        ) as log:  # never our stderr: who reads that to its end would wait for us
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,
+            )
+
+    @classmethod
+    def follow(cls, spool: Path) -> None:
+        """Have this recording sent while it is written."""
+        current = cls._current
+        if current is None or current.pid_of_owner != os.getpid():
+            cls._current = cls(spool)
+            return
+        current.open_recordings += 1
+        current.spools.append(spool)
+        pipe = current.process.stdin
+        assert pipe is not None
+        pipe.write(json.dumps(str(spool)).encode() + b"\n")
+        pipe.flush()
+
+    @classmethod
+    def leave(cls) -> None:
+        """One recording has ended. With the last one, wait a bounded time until all is sent; say what is not."""
+        current = cls._current
+        if current is None or current.pid_of_owner != os.getpid():
+            return
+        current.open_recordings -= 1
+        if current.open_recordings > 0:
+            return
+        cls._current = None
+        current._finish()
+
+    def _finish(self) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=patience())
+        waiting = [Spool(folder) for folder in self.spools if Spool(folder).exists()]
+        if waiting:
+            names = ", ".join(spool.description().name for spool in waiting)
+            print(
+                f"tracking: not in MLflow yet: {names}{_reason(waiting[0])}; kept in {waiting[0].folder.parent}, "
+                "send it with: python -m attndistill tracking sync",
+                file=sys.stderr,
+            )
+
+
+def patience() -> float:
+    """Seconds that the end of a run waits for MLflow: $ATTNDISTILL_TRACKING_WAIT, 20 by default."""
+    try:
+        return max(0.0, float(os.environ.get("ATTNDISTILL_TRACKING_WAIT", "")))
+    except ValueError:
+        return 20.0
+
+
+def _reason(spool: Spool) -> str:
+    try:
+        return f" ({(spool.folder / 'last_error').read_text().strip()})"
+    except OSError:
+        return ""
