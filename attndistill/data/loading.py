@@ -138,6 +138,19 @@ def training_batches(
     yield from loader
 
 
+class _CentralViews(Dataset):  # type: ignore[type-arg]
+    """Batch number -> Batch of evaluation views."""
+
+    def __init__(self, images: ImageSet, recipe: ViewRecipe, crop_share: float, parts: list[NDArray[np.int64]]) -> None:
+        self.images, self.recipe, self.crop_share, self.parts = images, recipe, crop_share, parts
+
+    def __getitem__(self, number: int) -> Batch:
+        part = self.parts[number]
+        boxes = evaluation_boxes(*self.images.sizes(part), self.crop_share)
+        views = self.recipe.normalise(self.images.crops(part, boxes, self.recipe.image_size))
+        return Batch(views, _labels(self.images, part), part, -1)
+
+
 def evaluation_batches(
     images: ImageSet,
     recipe: ViewRecipe,
@@ -145,14 +158,22 @@ def evaluation_batches(
     crop_share: float,
     batch_size: int,
     indices: NDArray[np.int64] | None = None,
+    workers: int = 0,
 ) -> Iterator[Batch]:
-    """Every image of a split once, in order, as the central evaluation view (epoch is -1: no random view)."""
+    """Every image of a split once, in order, as the central evaluation view (epoch is -1: no random view).
+
+    Args:
+        images: the split.
+        recipe: the size and normalisation of the views.
+        crop_share: see `evaluation_boxes`.
+        batch_size: images a batch; the last may have fewer.
+        indices: only these images, in this order.
+        workers: loader processes; 0 computes in this process. Changes nothing but speed.
+    """
     chosen = np.arange(len(images), dtype=np.int64) if indices is None else indices
-    for start in range(0, len(chosen), batch_size):
-        part = chosen[start : start + batch_size]
-        boxes = evaluation_boxes(*images.sizes(part), crop_share)
-        views = recipe.normalise(images.crops(part, boxes, recipe.image_size))
-        yield Batch(views, _labels(images, part), part, -1)
+    parts = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
+    views = _CentralViews(images, recipe, crop_share, parts)
+    yield from DataLoader(views, batch_size=None, sampler=range(len(parts)), num_workers=workers)
 
 
 def _labels(images: ImageSet, indices: NDArray[np.int64]) -> Int[Tensor, " B"]:

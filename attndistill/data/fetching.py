@@ -1,0 +1,115 @@
+"""Fetching a published file: resumed where it broke off, and kept only if its SHA-256 is the one that was published."""
+
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+
+from attndistill.core.artifacts import file_digest
+
+Progress = Callable[[int, int | None], None]
+"""Called with (bytes so far, bytes in all if the server says)."""
+
+_SCHEMES = ("http", "https", "file")
+_CHUNK = 2**20
+_RANGE = re.compile(r"bytes (\d+)-")
+
+
+def silent(done: int, total: int | None) -> None:
+    """No progress report."""
+
+
+def fetch(
+    url: str, sha256: str, destination: Path, *, attempts: int = 5, timeout: float = 60, progress: Progress = silent
+) -> Path:
+    """Download `url` to `destination`, by way of `destination`.part, which a broken download leaves to go on from.
+
+    Args:
+        url: http, https or file.
+        sha256: what the file must digest to, 64 hexadecimal digits.
+        destination: where it goes; already there with that digest, nothing is downloaded.
+        attempts: how often in all to connect; each goes on where the last broke off.
+        timeout: seconds without a byte that count as broken.
+        progress: called after each chunk.
+
+    Returns:
+        `destination`.
+
+    Raises:
+        ValueError: a bad URL or digest, a server that refuses, a download that stays incomplete, or another content
+            than published (both digests are named and the .part file is removed).
+    """
+    if urllib.parse.urlsplit(url).scheme not in _SCHEMES:
+        raise ValueError(f"{url!r} is no URL to fetch; allowed: {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
+    if not re.fullmatch("[0-9a-f]{64}", sha256.lower()):
+        raise ValueError(f"sha256 {sha256!r} of {url} is not 64 hexadecimal digits")
+    if destination.exists():
+        _verify(destination, sha256, f"{destination} is already there (remove it to fetch {url})")
+        return destination
+    part = destination.with_name(f"{destination.name}.part")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    _download(url, part, attempts, timeout, progress)
+    try:
+        _verify(part, sha256, url)
+    except ValueError:
+        part.unlink()
+        raise
+    part.replace(destination)
+    return destination
+
+
+def _verify(path: Path, sha256: str, what: str) -> None:
+    found = file_digest(path)
+    if found != sha256.lower():
+        raise ValueError(f"{what}: its SHA-256 is {found}, {sha256.lower()} was wanted")
+
+
+def _download(url: str, part: Path, attempts: int, timeout: float, progress: Progress) -> None:
+    broken = "nothing arrived"
+    for _ in range(attempts):
+        try:
+            if _continue(url, part, timeout, progress):
+                return
+            broken = "the connection closed early"
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code < 500:
+                    raise ValueError(f"{url}: the server answers {error.code} {error.reason}") from None
+                broken = f"the server answers {error.code} {error.reason}"
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, FileNotFoundError | IsADirectoryError):
+                raise ValueError(f"{url}: {error.reason}") from None
+            broken = str(error.reason)
+        except (OSError, HTTPException) as error:
+            broken = str(error) or type(error).__name__
+    have = part.stat().st_size if part.exists() else 0
+    raise ValueError(f"{url}: {broken} after {attempts} attempts; {have} bytes are kept in {part}, run again to go on")
+
+
+def _continue(url: str, part: Path, timeout: float, progress: Progress) -> bool:
+    """Append what is missing to `part`. False when the server closed before the end."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing lies beyond: whole (or of another file, as the digest will tell)
+            error.close()
+            return True
+        raise
+    with response:
+        resumed = _RANGE.match(response.headers.get("Content-Range") or "")
+        if not (response.status == 206 and resumed and int(resumed[1]) == have):
+            have = 0  # the server sends the whole file
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with part.open("r+b" if have else "wb") as file:
+            file.seek(have)
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                have += len(chunk)
+                progress(have, total)
+    return total is None or have >= total
