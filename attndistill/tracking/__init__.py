@@ -4,6 +4,7 @@
 carries the journal to MLflow while the stage runs; `sync` carries later what could not be carried then.
 """
 
+import os
 from pathlib import Path
 
 from attndistill.tracking.recorder import Recorder
@@ -14,7 +15,7 @@ def sync(root: Path) -> list[Delivered]:
     """Send every recording that is still waiting under `root`; sending twice adds nothing twice. Imports mlflow."""
     from attndistill.tracking.delivery import deliver_all
 
-    return deliver_all(spools_folder(root))
+    return deliver_all(spools_folder(root), redirect=os.environ.get("MLFLOW_TRACKING_URI"))
 
 
 __all__ = ["Delivered", "Recorder", "sync"]

@@ -1,8 +1,9 @@
 """The companion: one process beside the training that imports mlflow and sends what the recordings say.
 
-It is started with the first recording of a process and shared by all of them (importing mlflow takes seconds). It lives
-in a session of its own, so that Ctrl-C ends the training and not the telling; it watches the training through a pipe and
-through its parent's number, so that a training killed outright is still told as killed and no companion outlives its task.
+It is started with the first recording of a process and shared by all of them (importing mlflow takes seconds). It
+lives in a session of its own, so that Ctrl-C ends the training and not the telling; it watches the training through a
+pipe and through its parent's number, so that a training killed outright is still told as killed and no companion
+outlives its task.
 """
 
 import contextlib

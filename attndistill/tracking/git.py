@@ -29,18 +29,18 @@ def code_state(root: Path, *, results: Sequence[str] = ()) -> tuple[dict[str, ob
         results: paths relative to `root` that are results, not code: left out of the difference.
 
     Returns:
-        {"commit", "dirty", "patch", "left_out"} and the patch, which `git apply` at the commit understands if "patch" is
-        "whole". "commit" begins with "unknown:" where there is no repository or no git.
+        {"commit", "dirty", "patch", "left_out"} and the patch, which `git apply` at the commit understands if "patch"
+        is "whole". "commit" begins with "unknown:" where there is no repository or no git.
     """
     try:
-        top = Path(_git(root, "rev-parse", "--show-toplevel").decode().rstrip("\n"))
+        top = Path(_line(root, "rev-parse", "--show-toplevel"))
         commit = _commit(top)
         with tempfile.TemporaryDirectory(prefix="attndistill-lineage-") as scratch:
             private = _private_store(top, Path(scratch))
             left_out = _stage_everything(top, private)
             left = [os.path.relpath((root / path).resolve(), top.resolve()) for path in results]
             exclude = [f":(exclude,top,literal){path}" for path in left if not path.startswith("..")]
-            base = commit or _git(top, "hash-object", "-t", "tree", os.devnull).decode().strip()
+            base = commit or _line(top, "hash-object", "-t", "tree", os.devnull)
             patch = _git(top, "diff", *_PLAIN_DIFF, base, "--", ".", *exclude, environment=private)
     except (OSError, subprocess.SubprocessError) as error:
         return {"commit": f"unknown: {_told(error)}", "dirty": "unknown", "patch": "none", "left_out": []}, b""
@@ -48,28 +48,33 @@ def code_state(root: Path, *, results: Sequence[str] = ()) -> tuple[dict[str, ob
     if left_out:
         whole += f"; {len(left_out)} untracked files above {UNTRACKED_AT_MOST} bytes left out"
     dirty = "yes" if patch else "no"
-    state = {"commit": commit or "none: no commit yet", "dirty": dirty, "patch": whole, "left_out": left_out}
+    state: dict[str, object] = {
+        "commit": commit or "none: no commit yet",
+        "dirty": dirty,
+        "patch": whole,
+        "left_out": left_out,
+    }
     return state, patch[:PATCH_AT_MOST]
 
 
 def _commit(top: Path) -> str:
     try:
-        return _git(top, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
+        return _line(top, "rev-parse", "--verify", "--quiet", "HEAD")
     except subprocess.CalledProcessError:
         return ""
 
 
 def _private_store(top: Path, scratch: Path) -> dict[str, str]:
     """Variables that make git use an index and an object store of ours, beginning as copies of the user's."""
-    index = Path(os.path.join(top, _git(top, "rev-parse", "--git-path", "index").decode().rstrip("\n")))
-    objects = os.path.abspath(os.path.join(top, _git(top, "rev-parse", "--git-path", "objects").decode().rstrip("\n")))
+    index = top / _line(top, "rev-parse", "--git-path", "index")
+    objects = top / _line(top, "rev-parse", "--git-path", "objects")
     if index.exists():  # its file times spare git from reading every file again
         shutil.copyfile(index, scratch / "index")
     (scratch / "objects").mkdir()
     return {
         "GIT_INDEX_FILE": str(scratch / "index"),
         "GIT_OBJECT_DIRECTORY": str(scratch / "objects"),
-        "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects),
     }
 
 
@@ -83,6 +88,10 @@ def _stage_everything(top: Path, private: dict[str, str]) -> list[str]:
     names = b"".join(os.fsencode(name) + b"\0" for name in code)
     _git(top, "update-index", "--add", "-z", "--stdin", environment=private, given=names)
     return sorted(set(sizes) - set(code))
+
+
+def _line(folder: Path, *words: str) -> str:
+    return os.fsdecode(_git(folder, *words)).rstrip("\n")
 
 
 def _git(folder: Path, *words: str, environment: dict[str, str] | None = None, given: bytes | None = None) -> bytes:

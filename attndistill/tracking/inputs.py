@@ -46,7 +46,7 @@ def _verdict(found: dict[str, dict[str, str | None]]) -> str:
 
 
 def listed_outs(root: Path) -> dict[str, str]:
-    """Path relative to `root` -> md5 of every out in dvc.lock, and of the .dvc files beside it. A broken file lists none."""
+    """Path relative to `root` -> md5 of every out in dvc.lock and the .dvc files beside it. A broken file lists none."""
     stages = (_yaml(root / "dvc.lock").get("stages") or {}).values()
     outs = [out for stage in stages for out in stage.get("outs") or []]
     for file in sorted(root.glob("*.dvc")):
@@ -90,7 +90,8 @@ def _relative(root: Path, given: str) -> str:
 def _yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    from ruamel.yaml import YAML, YAMLError  # 30 ms that a run without DVC does not pay
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError  # 30 ms that a run without DVC does not pay
 
     try:
         found = YAML(typ="safe", pure=True).load(path)

@@ -8,9 +8,9 @@
     config.json       the resolved configuration
     command.json      what to type again, and the variables by which DVC was in the game
 
-A reader would get wrong: the patch is taken through a private index and a private object store, because `git add` in the
-user's own would change what the user is about to commit; DVC's outs and dvc.lock are left out of it, because they are
-results, and every stage of a `dvc repro` after the first would otherwise look dirty.
+A reader would get wrong: the patch is taken through a private index and a private object store, because `git add` in
+the user's own would change what the user is about to commit; DVC's outs and dvc.lock are left out of it, because they
+are results, and every stage of a `dvc repro` after the first would otherwise look dirty.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from attndistill.tracking.inputs import listed_outs, verified_inputs
 
 
 def capture_code(root: Path, folder: Path) -> None:
-    """Write code.json and patch.diff for the repository around `root`. Quick; to be called before anyone edits the code."""
+    """Write code.json and patch.diff for the repository around `root`. Quick, and due before anyone edits the code."""
     state, patch = code_state(root, results=[*listed_outs(root), "dvc.lock"])
     if patch:
         (folder / "patch.diff").write_bytes(patch)

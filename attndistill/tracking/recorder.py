@@ -1,9 +1,10 @@
 """The recorder: what a stage says about its run, appended to a journal. Nothing here can stop or slow a training.
 
-It imports neither torch nor mlflow. A failure to record (a full disk) is told once on stderr and then ignored: the run's
-own files are the truth, and they are written elsewhere.
+It imports neither torch nor mlflow. A failure to record (a full disk) is told once on stderr and then ignored: the
+run's own files are the truth, and they are written elsewhere.
 """
 
+import getpass
 import json
 import os
 import secrets
@@ -153,6 +154,7 @@ def _begin(
         pid=os.getpid(),
         process_started=process_started(os.getpid()),
         host=socket.gethostname(),
+        user=_user(),
         launcher_run_id=os.environ.get("MLFLOW_RUN_ID") or None,
         enclosing=enclosing[-1] if enclosing else None,
     )
@@ -169,6 +171,13 @@ def _ending(problem: BaseException) -> tuple[str, str]:
     if isinstance(problem, SystemExit) and not problem.code:
         return "FINISHED", ""
     return "FAILED", f"{type(problem).__name__}: {problem}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return str(os.getuid())
 
 
 def _now_ms() -> int:

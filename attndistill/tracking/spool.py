@@ -39,6 +39,7 @@ class Description:
     pid: int
     process_started: str
     host: str
+    user: str
     tags: dict[str, str] = field(default_factory=dict)
     launcher_run_id: str | None = None  # MLFLOW_RUN_ID, set by `mlflow run`
     enclosing: str | None = None  # the recording inside which this one was opened, in the same process

@@ -1,0 +1,42 @@
+"""`python -m attndistill.tracking follow SPOOL` (started by the recorder) and `... sync` (for people)."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one of the two; gives the exit code: 1 where something could not be sent."""
+    parser = argparse.ArgumentParser(prog="attndistill tracking", description="Send recorded runs to MLflow.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    sync = commands.add_parser("sync", help="send every run that is not in MLflow yet; again adds nothing twice")
+    sync.add_argument("--root", type=Path, default=Path(), help="the directory with params.yaml (default: this one)")
+    follow = commands.add_parser("follow", help="send one run while it is recorded (started by the recorder itself)")
+    follow.add_argument("spool", type=Path)
+    follow.add_argument("--parent", type=int, help="process id whose end is the end of the run")
+    given = parser.parse_args(argv)
+    if given.command == "follow":
+        from attndistill.tracking.following import follow as follow_spool
+
+        return follow_spool(given.spool, given.parent)
+    return print_sync(given.root)
+
+
+def print_sync(root: Path) -> int:
+    """Send what waits under `root`, with a line a run; 1 where something could not be sent."""
+    from attndistill.tracking import sync
+
+    outcomes = sync(root)
+    for outcome in outcomes:
+        print(outcome)
+    if not outcomes:
+        print("nothing to send")
+    return 1 if any(outcome.sent is False for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # mlflow leaves threads behind that would be waited for
