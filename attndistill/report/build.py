@@ -1,0 +1,94 @@
+"""Results to a report directory: table.csv, table.tex, figures/*.png and one self-contained index.html.
+
+The heavy imports (Matplotlib, pydantic, Jinja) happen inside the call: the command line imports this module.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attndistill.core.artifacts import replacing_directory
+
+if TYPE_CHECKING:
+    from attndistill.report.page import Pictures
+    from attndistill.report.results import Row
+    from attndistill.report.table import Column
+
+INLINE_PANELS = 12  # the page stays a few megabytes; figures/attention/ holds them all
+
+
+def build_report(
+    results: Path,
+    outputs: Path,
+    destination: Path,
+    *,
+    title: str,
+    rows: Sequence[Mapping[str, str]],
+    description: Mapping[str, str],
+) -> dict[str, Any]:
+    """Read what the stages wrote and write the report; figures that nobody measured stay empty.
+
+    Args:
+        results: holds probes/, attention/, training/ and pretrain_probe/.
+        outputs: holds attention/<model>/maps.npz.
+        destination: the report's directory, replaced as a whole once everything is written.
+        title: of the page.
+        rows: the table's lines in order: {"name", "label"} and, where lines are grouped, {"group"}.
+        description: provenance printed on the page, name -> text.
+
+    Returns:
+        The table and the paired comparisons as nested numbers, for `dvc metrics`.
+
+    Raises:
+        ValueError: files that are broken, figures of different data, classes, protocols or teachers, or a destination
+            that would swallow what is read or something that is no report.
+    """
+    from attndistill.report.comparison import TEACHER, compare, comparisons_dict
+    from attndistill.report.page import render_page
+    from attndistill.report.results import read_rows
+    from attndistill.report.table import as_csv, as_dict, as_tex, columns_of
+
+    _check_destination(destination, (results, outputs))
+    read = read_rows(results, outputs, rows)
+    columns = columns_of(read)
+    comparisons = compare(read, columns)
+    teacher = next((index for index, row in enumerate(read) if row.name == TEACHER), None)
+    with replacing_directory(destination) as beside:
+        pictures = _write_figures(beside / "figures", read, columns)
+        page = render_page(read, columns, comparisons, pictures, title=title, description=description)
+        (beside / "index.html").write_text(page, encoding="utf-8")
+        (beside / "table.csv").write_text(as_csv(read, columns), encoding="utf-8")
+        (beside / "table.tex").write_text(as_tex(read, columns, teacher=teacher), encoding="utf-8")
+    return {"models": as_dict(read, columns), "differences": comparisons_dict(comparisons)}
+
+
+def _check_destination(destination: Path, read: Sequence[Path]) -> None:
+    """Refuse to replace a directory that is not a report."""
+    place = destination.resolve()
+    for source in read:
+        if source.resolve().is_relative_to(place):
+            raise ValueError(f"report destination {destination} holds {source}, a directory of its own allowed")
+    if place.exists() and any(place.iterdir()) and not (place / "index.html").exists():
+        raise ValueError(f"report destination {destination} holds something else, an empty or earlier report allowed")
+
+
+def _write_figures(directory: Path, rows: Sequence["Row"], columns: Sequence["Column"]) -> "Pictures":
+    """Charts and comparison panels as files; the panels for the page are evenly spaced over all images."""
+    from attndistill.figures.attention import png_bytes
+    from attndistill.figures.export import safe_names
+    from attndistill.report.page import Pictures
+    from attndistill.report.pictures import charts, comparison_panels
+
+    directory.mkdir()
+    drawn = charts(rows, columns)
+    for name, picture in drawn.items():
+        (directory / name).write_bytes(picture)
+    panels = {(name, kind): png_bytes(panel) for name, kind, panel in comparison_panels(rows)}
+    if panels:
+        (directory / "attention").mkdir()
+        files = safe_names([name for name, _ in panels])
+        for safe, picture in zip(files, panels.values(), strict=True):
+            (directory / "attention" / f"{safe}.png").write_bytes(picture)
+    every = max(1, -(-len(panels) // INLINE_PANELS))
+    inline = dict(list(panels.items())[::every])
+    return Pictures(drawn, inline, len(panels))

@@ -1,0 +1,119 @@
+"""The page: one file that holds everything it shows, readable from a file:// address with no network."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from attndistill.report.comparison import PROJECTOR_ALIGNMENT, TEACHER, Comparison, shown_p
+from attndistill.report.results import Row
+from attndistill.report.table import Column, seeds_of, shown
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """PNG files' bytes: charts by file name, panels by (image name, class), and how many panels there are in all."""
+
+    charts: Mapping[str, bytes]
+    panels: Mapping[tuple[str, str], bytes]
+    panel_count: int
+
+
+def render_page(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    comparisons: Sequence[Comparison],
+    pictures: Pictures,
+    *,
+    title: str,
+    description: Mapping[str, str],
+) -> str:
+    """HTML with every picture inlined; every label is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        description=dict(description),
+        groups=_column_groups(columns),
+        columns=columns,
+        lines=_lines(rows, columns),
+        headlines=[entry.sentence for entry in comparisons if entry.right == PROJECTOR_ALIGNMENT],
+        comparisons=[_comparison(entry) for entry in comparisons],
+        charts={Path(name).stem: _data_uri(picture) for name, picture in pictures.charts.items()},
+        panels=[
+            {"name": name, "kind": kind, "picture": _data_uri(picture)}
+            for (name, kind), picture in pictures.panels.items()
+        ],
+        panel_count=pictures.panel_count,
+        probe=next((row.probe for row in rows if row.probe), None),
+        chosen=_chosen(rows, columns),
+    )
+
+
+def _data_uri(picture: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
+
+
+def _column_groups(columns: Sequence[Column]) -> list[dict[str, Any]]:
+    groups = []
+    for title, members in groupby(columns, key=lambda column: column.group):
+        held = list(members)
+        groups.append({"title": title, "width": len(held), "feature": held[0].feature})
+    return groups
+
+
+def _lines(rows: Sequence[Row], columns: Sequence[Column]) -> list[dict[str, Any]]:
+    teacher = next((index for index, row in enumerate(rows) if row.name == TEACHER), None)
+    mixed = any(column.is_accuracy and not column.feature for column in columns)
+    lines = []
+    for index, row in enumerate(rows):
+        known = row.probe is not None and row.probe.parameters is not None
+        lines.append(
+            {
+                "label": row.label,
+                "group": row.group if not index or row.group != rows[index - 1].group else "",
+                "parameters": f"{row.probe.parameters:,}" if row.probe and known else "",
+                "feature": row.probe.feature if row.probe and mixed else "",
+                "cells": [
+                    {"text": shown(column.cells[index], column.digits), "best": column.best(teacher) == index}
+                    for column in columns
+                ],
+                "seeds": seeds_of(columns, index),
+            }
+        )
+    return lines
+
+
+def _comparison(entry: Comparison) -> dict[str, Any]:
+    return {
+        "pair": f"{entry.left_label} − {entry.right_label}",
+        "figure": entry.column.title,
+        "difference": entry.difference,
+        "unit": "points" if entry.column.is_accuracy else "nats",
+        "n": entry.n,
+        "p": "" if entry.p is None else shown_p(entry.p).removeprefix("p = ").removeprefix("p "),
+        "verdict": entry.verdict,
+    }
+
+
+def _chosen(rows: Sequence[Row], columns: Sequence[Column]) -> list[dict[str, str]]:
+    """What the probes' sweeps chose for each seed."""
+    probes = dict.fromkeys((column.probe, column.group) for column in columns if column.is_accuracy)
+    chosen = []
+    for name, title in probes:
+        for row in rows:
+            probe = row.probe.probes.get(name) if row.probe else None
+            for key, values in (probe.selected if probe else {}).items():
+                listed = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+                chosen.append({"probe": title, "label": row.label, "key": key, "values": listed})
+    return chosen

@@ -1,0 +1,122 @@
+"""The report's pictures: what was measured, handed to `attndistill.figures` as arrays."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attndistill.figures.attention import AttentionMaps, attention_panel
+from attndistill.figures.charts import accuracy_bars, loss_curves, probe_curve
+from attndistill.report.comparison import TEACHER
+from attndistill.report.results import Curve, Row, aligned
+from attndistill.report.table import Column
+
+# K images, H heads, gh x gw patches
+
+_TERMS = ("loss", "alignment", "attention", "reconstruction")  # never learning rates or timings
+_AGREES = 1e-4  # the teacher's maps of one image, read by two stage runs
+
+
+def charts(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, bytes]:
+    """File name -> PNG: accuracy.png, pretraining.png, training.png, as far as there is something to draw."""
+    teacher = next((row.label for row in rows if row.name == TEACHER), None)
+    drawn = {}
+    accuracies = {
+        f"{column.title} · {column.protocol}": [np.array(cell.values if cell else ()) for cell in column.cells]
+        for column in columns
+        if column.metric == "top1"
+    }
+    if accuracies:
+        drawn["accuracy.png"] = accuracy_bars([row.label for row in rows], accuracies, teacher=teacher)
+    pretraining = {row.label: row.pretraining for row in rows if row.pretraining is not None}
+    if pretraining:
+        drawn["pretraining.png"] = probe_curve(pretraining, teacher=teacher)
+    losses = {row.label: terms for row in rows if (terms := _terms(row))}
+    if losses:
+        drawn["training.png"] = loss_curves(losses)
+    return drawn
+
+
+def _terms(row: Row) -> dict[str, Curve]:
+    """A model's loss and its terms, seeds on one axis of steps."""
+    if row.training is None:
+        return {}
+    seeds = row.training.curves
+    found = {name for curves in seeds.values() for name in curves}
+    shown = [name for name in _TERMS if name in found] + sorted(
+        name for name in found - set(_TERMS) if name.endswith("_loss") or name.startswith("loss")
+    )
+    terms = {}
+    for name in shown:
+        curve = aligned({int(seed): dict(curves.get(name, [])) for seed, curves in seeds.items()})
+        if curve is not None:
+            terms[name] = curve
+    return terms
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """One model's maps.npz."""
+
+    row: Row
+    arrays: dict[str, NDArray[np.generic]]
+    places: dict[str, int]
+
+    def maps(self, who: str, label: str, name: str) -> AttentionMaps | None:
+        """Of the 'teacher' or the 'student' for one image; None where the file has none."""
+        place = self.places.get(name)
+        if place is None or f"{who}_aggregated" not in self.arrays:
+            return None
+        kl = float(self.arrays["kl"][place]) if who == "student" and "kl" in self.arrays else None
+        return AttentionMaps(
+            name=label,
+            aggregated=np.asarray(self.arrays[f"{who}_aggregated"][place], np.float32),
+            heads=np.asarray(self.arrays[f"{who}_heads"][place], np.float32),
+            kl=kl,
+        )
+
+
+def comparison_panels(rows: Sequence[Row]) -> Iterator[tuple[str, str, NDArray[np.uint8]]]:
+    """(image name, class, panel) for every image that some model has maps of; models without maps have no line.
+
+    Raises:
+        ValueError: a file that lacks an array, or two files that disagree about the teacher's maps.
+    """
+    files = [_read_maps(row, row.maps) for row in rows if row.maps is not None]
+    teacher_label = next((row.label for row in rows if row.name == TEACHER), "Teacher")
+    for name in dict.fromkeys(name for file in files for name in file.places):
+        holders = [file for file in files if name in file.places]
+        first, place = holders[0], holders[0].places[name]
+        teacher = first.maps("teacher", teacher_label, name)
+        assert teacher is not None  # _read_maps saw it
+        for other in holders[1:]:
+            _agree(first, other, name)
+        students = [maps for file in holders if (maps := file.maps("student", file.row.label, name))]
+        kind = str(first.arrays["classes"][place])
+        image = np.asarray(first.arrays["images"][place], np.uint8)
+        yield name, kind, attention_panel(image, teacher, students, caption=f"{name} · class {kind}")
+
+
+def _read_maps(row: Row, path: Path) -> _Maps:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is not an archive of plain arrays: {error}") from None
+    needed = ["images", "names", "classes", "teacher_aggregated", "teacher_heads"]
+    if "student_aggregated" in arrays:
+        needed += ["student_heads", "kl"]
+    for name in needed:
+        if name not in arrays or len(arrays[name]) != len(arrays["images"]):
+            raise ValueError(f"{path} lacks {name} for each of its images")
+    return _Maps(row, arrays, {str(name): place for place, name in enumerate(arrays["names"])})
+
+
+def _agree(one: _Maps, other: _Maps, name: str) -> None:
+    ours, theirs = (file.arrays["teacher_heads"][file.places[name]] for file in (one, other))
+    if ours.shape != theirs.shape or not np.allclose(ours, theirs, atol=_AGREES):
+        raise ValueError(
+            f"{one.row.maps} and {other.row.maps} hold different teacher maps of {name}: one report allows one teacher"
+        )

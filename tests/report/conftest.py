@@ -1,0 +1,182 @@
+"""An experiment in the formats of the pipeline: 4 models, 5 seeds, 6 digits, written without training anything."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+SEEDS = (0, 1, 2, 3, 4)
+LABELS = {
+    "teacher": "MAE teacher (ViT-64/4)",
+    "scratch": "MAE from scratch",
+    "projector_alignment": "Projector alignment",
+    "attndistill": "AttnDistill",
+}
+KNN = {"teacher": 89.2, "scratch": 84.1, "projector_alignment": 88.4, "attndistill": 89.9}
+LOGISTIC = {"teacher": 95.3, "scratch": 90.3, "projector_alignment": 92.2, "attndistill": 93.6}
+KL = {"teacher": 0.0, "scratch": 0.412, "projector_alignment": 0.287, "attndistill": 0.061}
+GRIDS = {"teacher": (8, 4), "scratch": (4, 3), "projector_alignment": (4, 3), "attndistill": (4, 3)}
+
+
+def measured(protocol, values, seeds):
+    values = [round(float(value), 4) for value in values]
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    mean = float(np.mean(values))
+    return {"protocol": protocol, "values": values, "seeds": list(seeds), "n": len(values), "mean": mean, "sd": sd}
+
+
+def write_json(path: Path, value) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def probe_file(model: str, random) -> dict:
+    seeds = SEEDS[:1] if model == "teacher" else SEEDS
+
+    def around(mean, spread):
+        return mean + spread * random.standard_normal(len(seeds))
+
+    by_k = {str(k): measured("knn/dino-v1", around(KNN[model] - 0.02 * k, 0.5), seeds) for k in (10, 20, 100)}
+    knn = {
+        "top1": measured("knn/dino-v1", around(KNN[model], 0.5), seeds),
+        "top5": measured("knn/dino-v1", around(97.5, 0.2), seeds),
+        "by_k": by_k,
+        "selected": {"k": [10] * len(seeds)},
+    }
+    logistic = {
+        "top1": measured("logistic/sklearn-v1", around(LOGISTIC[model], 0.4), seeds),
+        "top5": measured("logistic/sklearn-v1", around(99.2, 0.1), seeds),
+        "selected": {"C": [1.0] * len(seeds)},
+    }
+    return {
+        "model": model,
+        "label": LABELS[model],
+        "parameters": 203_328 if model == "teacher" else 92_880,
+        "feature": "cls_token before the projector",
+        "class_list_sha256": "ab" * 32,
+        "data_digest": "cd" * 32,
+        "probes": {"knn": knn, "logistic": logistic},
+    }
+
+
+def blurred(strokes, grid: int, sharpness: float, offset: float, random):
+    small = np.asarray(Image.fromarray(strokes.astype(np.uint8)).resize((grid, grid), Image.Resampling.BOX), float)
+    shifted = np.roll(small, (round(offset), 0), axis=(0, 1))
+    weights = np.exp(sharpness * shifted / 255 + 0.35 * random.standard_normal((grid, grid)))
+    return (weights / weights.sum()).astype(np.float32)
+
+
+def attention_arrays(model: str, count: int = 6) -> dict:
+    digits = load_digits()
+    images = np.stack(
+        [
+            np.asarray(
+                Image.fromarray((digits.images[i] * 15.9).astype(np.uint8)).resize((32, 32), Image.Resampling.BICUBIC)
+            )
+            for i in range(count)
+        ]
+    )
+
+    def maps(which):
+        random = np.random.default_rng(abs(hash_of(which)))
+        grid, heads = GRIDS[which]
+        sharpness = 3.5 if which in ("teacher", "attndistill") else 1.2
+        per_head = np.stack(
+            [np.stack([blurred(image, grid, sharpness, head % 2, random) for head in range(heads)]) for image in images]
+        )
+        agreed = np.exp(np.log(per_head).mean(axis=1))
+        return agreed / agreed.sum(axis=(1, 2), keepdims=True), per_head
+
+    aggregated, heads = maps("teacher")
+    arrays = {
+        "images": np.repeat(images[..., None], 3, axis=-1),
+        "names": np.array([f"test-{i:05d}" for i in range(count)]),
+        "classes": np.array([str(digits.target[i]) for i in range(count)]),
+        "teacher_aggregated": aggregated,
+        "teacher_heads": heads,
+        "kl": np.full(count, KL[model], np.float32),
+    }
+    if model != "teacher":
+        arrays["student_aggregated"], arrays["student_heads"] = maps(model)
+    return arrays
+
+
+def hash_of(name: str) -> int:
+    return sum(ord(letter) * (index + 1) for index, letter in enumerate(name))
+
+
+def training_file(model: str, random) -> dict:
+    curves = {}
+    for seed in SEEDS[:1] if model == "teacher" else SEEDS:
+        steps = np.arange(0, 900, 2)
+        alignment = 1.4 * np.exp(-steps / 250) + 0.25 + 0.04 * random.random(len(steps))
+        terms = {"loss": alignment}
+        if model == "attndistill":
+            attention = 2.0 * np.exp(-steps / 200) + 0.1 + 0.04 * random.random(len(steps))
+            terms = {"loss": alignment + 0.1 * attention, "alignment": alignment, "attention": attention}
+        terms["learning_rate"] = 1e-3 * np.ones(len(steps))
+        curves[str(seed)] = {
+            name: [[int(step), float(value)] for step, value in zip(steps, values, strict=True)]
+            for name, values in terms.items()
+        }
+    kind = "pretrain" if model in ("teacher", "scratch") else "distill"
+    return {"name": model, "kind": kind, "curves": curves, "summary": {"loss": 0.3}}
+
+
+class Experiment:
+    """Paths and rows of a written experiment."""
+
+    def __init__(self, root: Path) -> None:
+        self.results, self.outputs, self.destination = root / "results", root / "outputs", root / "outputs" / "report"
+        groups = {"teacher": "Teacher", "scratch": "No distillation"}
+        self.rows = [
+            {"name": name, "label": label, "group": groups.get(name, "Distilled from the teacher")}
+            for name, label in LABELS.items()
+        ]
+        self.description = {"Commit": "0123abc", "Data": "digits, 32×32", "Experiment": "digits"}
+
+    def write(self) -> None:
+        random = np.random.default_rng(0)
+        for model in LABELS:
+            write_json(self.results / "probes" / f"{model}.json", probe_file(model, random))
+            seeds = SEEDS[:1] if model == "teacher" else SEEDS
+            spread = 0.0 if model == "teacher" else 0.02
+            kl = measured(
+                "kl/aggregated-geometric-mean-v1", KL[model] + spread * random.standard_normal(len(seeds)), seeds
+            )
+            write_json(self.results / "attention" / f"{model}.json", {"model": model, "kl_to_teacher": kl})
+            maps = self.outputs / "attention" / model / "maps.npz"
+            maps.parent.mkdir(parents=True)
+            np.savez(maps, **attention_arrays(model))
+
+    def write_curves(self) -> None:
+        """Training losses and pre-training probes: charts of them take longer to draw than all else."""
+        random = np.random.default_rng(1)
+        for model in LABELS:
+            write_json(self.results / "training" / f"{model}.json", training_file(model, random))
+        for model, top in (("teacher", 95.0), ("scratch", 90.0)):
+            path = self.results / "pretrain_probe" / f"{model}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["seed", "epoch", "top1"])
+                for seed in (0,) if model == "teacher" else SEEDS:
+                    for epoch in range(5, 51, 5):
+                        writer.writerow([seed, epoch, top - 30 * np.exp(-epoch / 12) + 0.5 * random.standard_normal()])
+
+    def edit(self, path: str, change) -> None:
+        """Change one JSON file of the results in place."""
+        value = json.loads((self.results / path).read_text())
+        change(value)
+        write_json(self.results / path, value)
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    made = Experiment(tmp_path)
+    made.write()
+    return made

@@ -1,0 +1,283 @@
+"""The report: what was measured is printed, what was not stays empty, what does not belong together is refused."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from attndistill.report.build import build_report
+
+
+def build(experiment, **changes):
+    options = {"title": "Digits", "rows": experiment.rows, "description": experiment.description} | changes
+    return build_report(experiment.results, experiment.outputs, experiment.destination, **options)
+
+
+def page(experiment) -> str:
+    return (experiment.destination / "index.html").read_text()
+
+
+class Cells(HTMLParser):
+    """Texts of the first table's body, line by line, and every address the page refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[list[str]] = []
+        self.addresses: list[str] = []
+        self.tables = 0
+        self.inside = False
+
+    def handle_starttag(self, tag, attributes):
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "action", "data")]
+        self.tables += tag == "table"
+        if self.tables == 1 and tag == "tr":
+            self.lines.append([])
+        if self.tables == 1 and tag in ("td", "th"):
+            self.lines[-1].append("")
+            self.inside = True
+
+    def handle_endtag(self, tag):
+        self.inside = self.inside and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.inside:
+            self.lines[-1][-1] += data
+
+
+def parsed(text: str) -> Cells:
+    cells = Cells()
+    cells.feed(text)
+    return cells
+
+
+def line_of(experiment, label: str) -> list[str]:
+    return next(line for line in parsed(page(experiment)).lines if line[0] == label)
+
+
+def values_of(experiment, model: str, probe: str, metric: str) -> np.ndarray:
+    file = json.loads((experiment.results / "probes" / f"{model}.json").read_text())
+    return np.array(file["probes"][probe][metric]["values"])
+
+
+def test_the_table_prints_mean_and_sample_sd_over_seeds(experiment):
+    table = build(experiment)
+    values = values_of(experiment, "attndistill", "knn", "top1")
+    printed = f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
+    assert line_of(experiment, "AttnDistill")[1:3] == ["92,880", printed]
+    assert line_of(experiment, "AttnDistill")[-1] == "5"
+    assert table["models"]["attndistill"]["knn"]["top1"]["mean"] == pytest.approx(values.mean())
+    assert table["models"]["attndistill"]["knn"]["top1"]["sd"] == pytest.approx(values.std(ddof=1))
+    assert "sd" not in table["models"]["teacher"]["knn"]["top1"]  # one seed
+
+
+def test_page_csv_and_tex_agree(experiment):
+    build(experiment)
+    values = values_of(experiment, "scratch", "logistic", "top5")
+    with (experiment.destination / "table.csv").open(newline="") as file:
+        lines = {line["model"]: line for line in csv.DictReader(file)}
+    assert float(lines["scratch"]["logistic_top5_mean"]) == pytest.approx(values.mean())
+    assert lines["scratch"]["logistic_top5_protocol"] == "logistic/sklearn-v1"
+    printed = f"{values.mean():.1f} $\\pm$ {values.std(ddof=1):.1f}"
+    tex = (experiment.destination / "table.tex").read_text()
+    assert printed in next(line for line in tex.splitlines() if line.startswith("MAE from scratch"))
+    assert tex.count("\\begin{tabular}") == tex.count("\\toprule") == tex.count("\\bottomrule") == 1
+
+
+def test_the_best_student_is_bold_and_the_teacher_never_is(experiment):
+    experiment.edit("probes/teacher.json", lambda file: file["probes"]["knn"]["top1"].update(values=[99.9]))
+    experiment.edit("probes/scratch.json", lambda file: file["probes"]["knn"]["top1"].update(values=[95.0] * 5))
+    build(experiment)
+    tex = (experiment.destination / "table.tex").read_text()
+    bold = [line.split(" & ")[0] for line in tex.splitlines() if "\\textbf{95.0" in line or "\\textbf{99.9" in line]
+    assert bold == ["MAE from scratch"]
+
+
+def test_protocol_and_feature_stand_beside_the_figures(experiment):
+    build(experiment)
+    head = parsed(page(experiment)).lines[:2]
+    assert "k-NNcls_token before the projector" in head[0]
+    assert "top-1 (%)knn/dino-v1" in head[1]
+    assert "top-1 (%)logistic/sklearn-v1" in head[1]
+
+
+def test_features_that_differ_are_named_line_by_line(experiment):
+    experiment.edit("probes/teacher.json", lambda file: file.update(feature="cls_token of the last block"))
+    build(experiment)
+    lines = [line[0] for line in parsed(page(experiment)).lines]
+    assert "MAE teacher (ViT-64/4)cls_token of the last block" in lines
+    assert "AttnDistillcls_token before the projector" in lines
+
+
+def test_cells_nobody_measured_are_empty(experiment):
+    experiment.edit("probes/projector_alignment.json", lambda file: file["probes"].pop("logistic"))
+    (experiment.results / "attention" / "projector_alignment.json").unlink()
+    table = build(experiment)
+    line = line_of(experiment, "Projector alignment")
+    assert line[2] != ""
+    assert line[4:7] == ["", "", ""]
+    assert "logistic" not in table["models"]["projector_alignment"]
+    assert "attention" not in table["models"]["projector_alignment"]
+    with (experiment.destination / "table.csv").open(newline="") as file:
+        lines = {line["model"]: line for line in csv.DictReader(file)}
+    assert lines["projector_alignment"]["logistic_top1_mean"] == ""
+
+
+def test_a_report_on_nothing_but_names_has_empty_lines_and_no_sections(experiment, tmp_path):
+    empty = tmp_path / "empty"
+    table = build_report(empty, empty, tmp_path / "report", title="t", rows=experiment.rows, description={})
+    assert table == {"models": {row["name"]: {} for row in experiment.rows}, "differences": {}}
+    text = (tmp_path / "report" / "index.html").read_text()
+    assert "<img" not in text
+    assert [line for line in parsed(text).lines if line[0] == "AttnDistill"] == [["AttnDistill", "", ""]]
+
+
+def test_learning_rates_are_not_drawn_among_the_losses(experiment):
+    from attndistill.report.pictures import charts
+    from attndistill.report.results import read_rows
+
+    def drop_rates(file):
+        for curves in file["curves"].values():
+            curves.pop("learning_rate")
+
+    def drawn():
+        return charts(read_rows(experiment.results, experiment.outputs, experiment.rows), [])
+
+    experiment.write_curves()
+    first = drawn()
+    assert sorted(first) == ["pretraining.png", "training.png"]
+    experiment.edit("training/attndistill.json", drop_rates)
+    assert drawn() == first
+
+
+def test_a_model_without_maps_has_no_line_in_the_panels(experiment):
+    from PIL import Image
+
+    build(experiment)
+    panel = experiment.destination / "figures" / "attention" / "test-00003.png"
+    height = Image.open(panel).height
+    (experiment.outputs / "attention" / "scratch" / "maps.npz").unlink()
+    build(experiment)
+    assert Image.open(panel).height == height - 118
+
+
+@pytest.mark.parametrize("field", ["class_list_sha256", "data_digest"])
+def test_models_measured_on_different_data_are_refused(experiment, field):
+    experiment.edit("probes/scratch.json", lambda file: file.update({field: "ef" * 32}))
+    with pytest.raises(ValueError, match=f"{field} differs: teacher .* scratch with {'ef' * 32}"):
+        build(experiment)
+    assert not experiment.destination.exists()
+
+
+def test_two_protocols_in_one_column_are_refused(experiment):
+    def other(file):
+        file["probes"]["knn"]["top1"]["protocol"] = "knn/mugs-v1"
+
+    experiment.edit("probes/attndistill.json", other)
+    with pytest.raises(ValueError, match=r"knn top1: teacher was measured by knn/dino-v1, attndistill by knn/mugs-v1"):
+        build(experiment)
+
+
+def test_maps_of_two_teachers_are_refused(experiment):
+    path = experiment.outputs / "attention" / "attndistill" / "maps.npz"
+    arrays = dict(np.load(path))
+    arrays["teacher_heads"] = arrays["teacher_heads"][:, ::-1]
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=r"different teacher maps of test-00000"):
+        build(experiment)
+
+
+def test_an_archive_with_objects_is_refused_and_never_unpickled(experiment):
+    path = experiment.outputs / "attention" / "attndistill" / "maps.npz"
+    np.savez(path, images=np.array([print], dtype=object))
+    with pytest.raises(ValueError, match="not an archive of plain arrays"):
+        build(experiment)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"values": [1.0, 2.0]}, "2 values for seeds"),
+        ({"values": [1.0, 2.0, 3.0, 4.0, float("nan")]}, "finite number"),
+        ({"seeds": [0, 0, 1, 2, 3]}, "one for each distinct seed allowed"),
+    ],
+)
+def test_a_broken_figure_is_refused_in_one_line_naming_its_file(experiment, change, message):
+    experiment.edit("probes/scratch.json", lambda file: file["probes"]["knn"]["top1"].update(change))
+    with pytest.raises(ValueError, match=rf"probes/scratch\.json: probes\.knn\.top1.*{message}") as refusal:
+        build(experiment)
+    assert "\n" not in str(refusal.value)
+
+
+def test_equal_results_give_equal_files(experiment):
+    experiment.write_curves()
+
+    def contents():
+        build(experiment)
+        files = sorted(path for path in experiment.destination.rglob("*") if path.is_file())
+        return {str(path.relative_to(experiment.destination)): path.read_bytes() for path in files}
+
+    first = contents()
+    assert contents() == first
+    assert {"index.html", "table.csv", "table.tex", "figures/accuracy.png", "figures/attention/test-00005.png"} <= set(
+        first
+    )
+
+
+@pytest.mark.parametrize("destination", ["outputs", ".", "results/probes"])
+def test_a_destination_that_would_destroy_something_is_refused(experiment, destination):
+    place = experiment.outputs.parent / destination
+    with pytest.raises(ValueError, match="report destination"):
+        build_report(experiment.results, experiment.outputs, place, title="t", rows=experiment.rows, description={})
+    assert (experiment.results / "probes" / "teacher.json").exists()
+
+
+def test_labels_and_provenance_are_escaped(experiment):
+    experiment.rows[3]["label"] = "<script>alert(1)</script> & 100%_{x}"
+    build(experiment, title="<b>bold</b>", description={"Commit": "<img src=x onerror=alert(1)>"})
+    text = page(experiment)
+    assert "<script" not in text
+    assert "<b>" not in text
+    assert "<img src=x" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "100\\%\\_\\{x\\}" in (experiment.destination / "table.tex").read_text()
+
+
+def test_the_page_refers_to_nothing_outside_itself(experiment):
+    experiment.write_curves()
+    build(experiment)
+    text = page(experiment)
+    addresses = parsed(text).addresses
+    assert len(addresses) >= 9  # three charts and six panels
+    assert {address.split(":")[0] for address in addresses} == {"data"}
+    assert re.findall(r"(?i)https?:|url\(|@import", text) == []
+
+
+def test_the_page_shows_at_most_twelve_panels_spread_over_all_images(experiment):
+    for model in ("scratch", "projector_alignment", "attndistill"):
+        (experiment.outputs / "attention" / model / "maps.npz").unlink()
+    path = experiment.outputs / "attention" / "teacher" / "maps.npz"
+    arrays = {name: np.concatenate([array] * 5) for name, array in np.load(path).items()}
+    np.savez(path, **arrays | {"names": np.array([f"image-{i}" for i in range(30)])})
+    build(experiment)
+    shown = re.findall(r"for image image-(\d+), class", page(experiment))
+    assert [int(number) for number in shown] == list(range(0, 30, 3))
+    assert "10 of 30 images are shown here" in page(experiment)
+    assert len(list((experiment.destination / "figures" / "attention").iterdir())) == 30
+
+
+@pytest.mark.parametrize("rows", [[], [{"name": "a", "label": "x"}, {"name": "a", "label": "y"}], [{"name": "a"}]])
+def test_rows_without_distinct_names_and_labels_are_refused(experiment, rows):
+    with pytest.raises(ValueError, match="report rows with"):
+        build(experiment, rows=rows)
+
+
+def test_importing_the_report_loads_nothing_heavy():
+    import subprocess
+    import sys
+
+    heavy = {"matplotlib", "numpy", "pydantic", "jinja2", "torch"}
+    code = f"import sys, attndistill.report.build; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
