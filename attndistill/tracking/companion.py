@@ -26,6 +26,10 @@ class Companion:
         self.pid_of_owner = os.getpid()
         self.spools = [first]
         self.open_recordings = 1
+        self.process = self._started(first)
+
+    @staticmethod
+    def _started(first: Path) -> "subprocess.Popen[bytes]":
         package = str(Path(attndistill.__file__).parent.parent)
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         # -P: a folder named mlflow in the working directory is not the library
@@ -42,7 +46,7 @@ class Companion:
         with (first / "companion.log").open(
             "ab"
         ) as log:  # never our stderr: who reads that to its end would wait for us
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -62,8 +66,11 @@ class Companion:
         current.spools.append(spool)
         pipe = current.process.stdin
         assert pipe is not None
-        pipe.write(json.dumps(str(spool)).encode() + b"\n")
-        pipe.flush()
+        try:
+            pipe.write(json.dumps(str(spool)).encode() + b"\n")
+            pipe.flush()
+        except OSError:  # somebody ended it: begin again with a new one, which `sync` supports for what the old one had
+            current.process = current._started(spool)
 
     @classmethod
     def leave(cls) -> None:
@@ -79,26 +86,36 @@ class Companion:
 
     def _finish(self) -> None:
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             self.process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=patience())
         waiting = [Spool(folder) for folder in self.spools if Spool(folder).exists()]
-        if waiting:
-            names = ", ".join(spool.description().name for spool in waiting)
-            print(
-                f"tracking: not in MLflow yet: {names}{_reason(waiting[0])}; kept in {waiting[0].folder.parent}, "
-                "send it with: python -m attndistill tracking sync",
-                file=sys.stderr,
-            )
+        sending = self.process.poll() is None
+        if not waiting or (sending and patience() == 0):
+            return
+        names = ", ".join(_name(spool) for spool in waiting)
+        where = waiting[0].folder.parent
+        state = "still being sent to MLflow" if sending else f"not in MLflow{_reason(waiting[0])}"
+        print(
+            f"tracking: {state}: {names}; kept in {where}, sent again by: python -m attndistill tracking sync",
+            file=sys.stderr,
+        )
 
 
 def patience() -> float:
-    """Seconds that the end of a run waits for MLflow: $ATTNDISTILL_TRACKING_WAIT, 20 by default."""
+    """Seconds that the end of a run waits for MLflow: $ATTNDISTILL_TRACKING_WAIT, 20 by default; 0 never waits."""
     try:
         return max(0.0, float(os.environ.get("ATTNDISTILL_TRACKING_WAIT", "")))
     except ValueError:
         return 20.0
+
+
+def _name(spool: Spool) -> str:
+    try:
+        return spool.description().name
+    except ValueError:  # sent this very moment
+        return spool.folder.name
 
 
 def _reason(spool: Spool) -> str:

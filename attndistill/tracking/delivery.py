@@ -1,7 +1,7 @@
 """Delivery: carry a spool to MLflow, exactly once. Following a run and sending it later are the same code.
 
-`progress.json` says how far the journal is sent and under which run. It is replaced after each step, and each step may be
-repeated: a point, a param, a tag, a data set or an artifact that is already there stays as it is. So a sender may be
+`progress.json` says how far the journal is sent and under which run. It is replaced after each step, and each step may
+be repeated: a point, a param, a tag, a data set or an artifact that is already there stays as it is. So a sender may be
 killed anywhere.
 """
 
@@ -41,7 +41,7 @@ class Delivery:
         if not self.spool.exists():  # sent while we were looking
             self.release()
             return False
-        new = {"offset": 0, "run_id": None, "uri": None}
+        new = {"offset": 0, "run_id": None, "uri": None, "lineage": False}
         self._progress = read_json(self.spool.progress) if self.spool.progress.exists() else new
         return True
 
@@ -49,7 +49,7 @@ class Delivery:
         self._lock.release()
 
     def capture(self) -> None:
-        """Read the slow part of the lineage, if nobody has yet. Only right while the run's inputs are still the run's."""
+        """Read the slow part of the lineage, if nobody has yet. Only right while the inputs are still the run's."""
         told = self.description
         if not lineage.is_captured(self.spool.lineage):
             lineage.capture_surroundings(
@@ -67,6 +67,8 @@ class Delivery:
         if self._progress["run_id"] is None:
             self._open(store)
         run_id = self._progress["run_id"]
+        if not self._progress["lineage"] and (recorder_is_gone or lineage.is_captured(self.spool.lineage)):
+            self._send_lineage(store, run_id)
         events = self.spool.events(self._progress["offset"])
         points: list[tuple[str, float, int, int]] = []
         for event, behind in events:
@@ -75,6 +77,8 @@ class Delivery:
                 continue
             if event["kind"] == "close":
                 self._send_points(store, run_id, points, None)
+                if not self._progress["lineage"]:
+                    return False  # the inputs are still being read
                 self._finish(store, event["status"], event["error"], event["time"])
                 return True
             self._send_points(store, run_id, points, None)
@@ -94,11 +98,16 @@ class Delivery:
         parent_waits = bool(told.enclosing) and Spool(self.spool.folder.parent / str(told.enclosing)).exists()
         run_id = store.open_run(told, parent_waits=parent_waits)
         store.log_params(run_id, told.config)
-        tags = {**lineage.tags_of(self.spool.lineage), **told.tags, "lineage.argv": " ".join(told.argv)}
-        store.log_tags(run_id, {"attndistill.command": told.command, **tags})
-        store.log_artifact(run_id, self.spool.lineage, "")
+        store.log_tags(run_id, {"attndistill.command": told.command, **told.tags})
         self._progress |= {"run_id": run_id, "uri": store.uri}
         self._reached(0)
+
+    def _send_lineage(self, store: Store, run_id: str) -> None:
+        argv = {"lineage.argv": " ".join(self.description.argv)}
+        store.log_tags(run_id, {**lineage.tags_of(self.spool.lineage), **argv})
+        store.log_artifact(run_id, self.spool.lineage, "")
+        self._progress["lineage"] = True
+        self._reached(self._progress["offset"])
 
     def _send(self, store: Store, run_id: str, event: dict[str, Any]) -> None:
         match event["kind"]:

@@ -5,6 +5,7 @@ import os
 import select
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from attndistill.core.artifacts import write_text
@@ -28,6 +29,7 @@ def follow(first: Path, parent: int | None) -> int:
         for spool in task.new_spools(CADENCE):
             follower.take(spool)
         follower.pump(recorder_is_gone=False)
+    follower.finish_reading()
     for _ in range(LAST_TRIES):
         if not follower.pump(recorder_is_gone=True):
             return 0
@@ -59,22 +61,21 @@ class _Task:
 class _Follower:
     def __init__(self) -> None:
         self._stores = Stores()
+        self._reader = ThreadPoolExecutor(max_workers=1)
+        self._reading: list[Future[None]] = []
         self._taken: list[Delivery] = []
         self._untaken: list[Delivery] = []
         self._pause = 0.0
         self._next_try = 0.0
 
     def take(self, spool: Path) -> None:
-        """Begin with a spool: first of all read, while they are unchanged, the inputs it names."""
+        """Begin with a spool: its inputs are read, beside all else, as long as they are what the run reads."""
         delivery = Delivery(Spool(spool), self._stores)
         if not delivery.begin():
             self._untaken.append(delivery)
             return
         self._taken.append(delivery)
-        try:
-            delivery.capture()
-        except Exception as error:  # an unreadable input is no reason to lose the curves
-            self._failed(delivery, error)
+        self._reading.append(self._reader.submit(self._capture, delivery))
 
     def pump(self, *, recorder_is_gone: bool) -> bool:
         """Send what is new of every spool; True where something is left to do."""
@@ -96,6 +97,16 @@ class _Follower:
         self._pause = min(max(2 * self._pause, CADENCE), LONGEST_PAUSE) if failed else 0.0
         self._next_try = time.monotonic() + self._pause
         return bool(self._taken)
+
+    def finish_reading(self) -> None:
+        """Wait for the lineage that is still being read."""
+        wait(self._reading)
+
+    def _capture(self, delivery: Delivery) -> None:
+        try:
+            delivery.capture()
+        except Exception as error:  # an unreadable corner is no reason to lose the curves
+            self._failed(delivery, error)
 
     def _failed(self, delivery: Delivery, error: Exception) -> None:
         print(f"{delivery.spool.folder.name}: {reason(error)}", flush=True)  # companion.log

@@ -35,7 +35,8 @@ def _verdict(found: dict[str, dict[str, str | None]]) -> str:
     wrong = [
         f"{path} (dvc.lock {entry['listed']}, workspace {entry['workspace']})"
         for path, entry in found.items()
-        if entry["workspace"] == "absent" or (entry["listed"] and entry["listed"] != entry["workspace"])
+        if str(entry["workspace"]).startswith(("absent", "unreadable"))
+        or (entry["listed"] and entry["listed"] != entry["workspace"])
     ]
     unlisted = [path for path, entry in found.items() if not entry["listed"]]
     if wrong:
@@ -46,7 +47,7 @@ def _verdict(found: dict[str, dict[str, str | None]]) -> str:
 
 
 def listed_outs(root: Path) -> dict[str, str]:
-    """Path relative to `root` -> md5 of every out in dvc.lock and the .dvc files beside it. A broken file lists none."""
+    """Path relative to `root` -> md5, for every out in dvc.lock and the .dvc files beside it; none of a broken file."""
     stages = (_yaml(root / "dvc.lock").get("stages") or {}).values()
     outs = [out for stage in stages for out in stage.get("outs") or []]
     for file in sorted(root.glob("*.dvc")):
@@ -56,12 +57,13 @@ def listed_outs(root: Path) -> dict[str, str]:
 
 
 def md5_of(path: Path) -> str:
-    """DVC's md5 of a file, or of a directory (with ".dir"); "absent" where there is nothing."""
-    if path.is_dir():
-        return directory_md5(path)
+    """DVC's md5 of a file, or of a directory (with ".dir"); "absent" or "unreadable: WHY" where there is none."""
     if not path.exists():
         return "absent"
-    return _file_md5(path)
+    try:
+        return directory_md5(path) if path.is_dir() else _file_md5(path)
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
 
 
 def directory_md5(folder: Path) -> str:

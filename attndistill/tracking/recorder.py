@@ -160,8 +160,10 @@ def _begin(
     )
     spool.describe(description)
     # the code is read now, before anyone edits it; the companion reads what is slow and cannot change meanwhile
-    lineage.capture_code(Path(root), spool.lineage)
-    Companion.follow(spool.folder)
+    with _failures_told():
+        lineage.capture_code(Path(root), spool.lineage)
+    with _failures_told():
+        Companion.follow(spool.folder)
     return spool
 
 

@@ -133,7 +133,8 @@ def work_folder(root: Path) -> Path:
 def process_started(pid: int) -> str:
     """A word that tells this process from a later one with the same number; empty where there is no such process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] == "Z" else fields[19]  # a zombie writes nothing any more
     except (OSError, IndexError):
         pass
     try:
