@@ -1,0 +1,107 @@
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+VARIABLES = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_ID",
+    "DVC_ROOT",
+    "DVC_STAGE",
+    "ATTNDISTILL_ROOT",
+)
+OPEN = """
+import os, signal, sys, time
+from pathlib import Path
+from attndistill.tracking import Recorder
+
+def recording(command="distill", name="distill@attndistill", inputs=()):
+    config = {"distill": {"epochs": 3, "row": "attndistill"}, "data": {"classes": [0, 1]}}
+    return Recorder.open(root=Path.cwd(), command=command, name=name, experiment="digits", config=config,
+                         argv=[command, "--row", "attndistill"], inputs=[Path(path) for path in inputs])
+"""
+
+
+class Project:
+    """A project in a folder of its own, whose recordings are made by real processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+        self.environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+    @property
+    def store(self) -> str:
+        return f"sqlite:///{self.root}/mlflow.db"
+
+    @property
+    def spools(self) -> list[Path]:
+        return sorted((self.root / ".work" / "tracking").glob("[!.]*"))
+
+    def start(self, body: str, **environment: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-c", OPEN + textwrap.dedent(body)],
+            cwd=self.root,
+            env=self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def record(self, body: str, **environment: str) -> str:
+        """Run `body` after OPEN; gives its stderr. It must end well."""
+        process = self.start(body, **environment)
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        return stderr
+
+    def sync(self, **environment: str) -> tuple[int, str]:
+        finished = subprocess.run(
+            [sys.executable, "-m", "attndistill.tracking", "sync"],
+            cwd=self.root,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return finished.returncode, finished.stdout + finished.stderr
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "params.yaml").write_text("a: 1\n")
+    return Project(root)
+
+
+@pytest.fixture
+def git(project: Project):
+    def run(*words: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        command = ["git", *identity, *words]
+        return subprocess.run(command, cwd=project.root, check=True, capture_output=True, text=True).stdout
+
+    run("init", "-q")
+    (project.root / ".gitignore").write_text("/.work/\n/mlflow.db*\n/mlartifacts/\n/ignored.txt\n")
+    run("add", ".")
+    run("commit", "-qm", "first")
+    return run
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_LOGGING_LEVEL", "ERROR")
+    from mlflow import MlflowClient
+
+    def of(store: str, experiment: str = "digits") -> list:
+        client = MlflowClient(tracking_uri=store)
+        found = client.get_experiment_by_name(experiment)
+        return client.search_runs([found.experiment_id]) if found else []
+
+    return of

@@ -1,0 +1,77 @@
+import subprocess
+import sys
+
+import pytest
+from ruamel.yaml import YAML
+
+from attndistill.tracking.inputs import directory_md5, listed_outs, md5_of, verified_inputs
+
+LOCK = """schema: '2.0'
+stages:
+  prepare:
+    cmd: x
+    deps:
+    - {path: code.py, hash: md5, md5: 00000000000000000000000000000000}
+    outs:
+    - {path: one.txt, hash: md5, md5: 5bbf5a52328e7439ae6e719dfe712200}
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "dvc.lock").write_text(LOCK)
+    (tmp_path / "one.txt").write_text("one\n")
+    (tmp_path / "code.py").write_text("code\n")
+    return tmp_path
+
+
+def test_an_input_that_agrees_with_the_lock_is_verified(root):
+    assert verified_inputs(root, ["one.txt"])["inputs_verified"] == "yes"
+    assert verified_inputs(root, [str(root / "one.txt")])["inputs_verified"] == "yes"
+
+
+def test_an_input_changed_behind_dvc_is_named_with_both_digests(root):
+    (root / "one.txt").write_text("two\n")
+    said = verified_inputs(root, ["one.txt"])["inputs_verified"]
+    assert said == (
+        "no: one.txt (dvc.lock 5bbf5a52328e7439ae6e719dfe712200, workspace c193497a1a06b2c72230e6146ff47080)"
+    )
+
+
+def test_an_absent_input_is_not_verified(root):
+    (root / "one.txt").unlink()
+    assert "workspace absent" in verified_inputs(root, ["one.txt"])["inputs_verified"]
+
+
+def test_what_a_stage_read_last_time_is_no_promise(root):
+    assert verified_inputs(root, ["one.txt", "code.py"])["inputs_verified"] == "partly: not in dvc.lock: code.py"
+
+
+def test_without_inputs_nothing_is_claimed(root):
+    assert verified_inputs(root, []) == {"inputs": {}, "inputs_verified": "none"}
+
+
+@pytest.mark.parametrize("content", ["", "stages: [", "just text", "stages:\n"])
+def test_a_broken_lock_lists_nothing(tmp_path, content):
+    (tmp_path / "dvc.lock").write_text(content)
+    assert listed_outs(tmp_path) == {}
+
+
+@pytest.mark.drivers
+def test_md5s_agree_with_a_real_dvc(tmp_path):
+    data = tmp_path / "data"
+    (data / "b" / "ü").mkdir(parents=True)
+    (data / "B.txt").write_text("upper\n")
+    (data / "a.txt").write_bytes(b"a\r\n")
+    (data / "b" / "x.bin").write_bytes(bytes(range(256)))
+    (data / "b" / "ü" / "empty").touch()
+    (data / "b.txt").write_text("between\n")
+    (tmp_path / "single.txt").write_text("single\n")
+    for words in (["init", "--no-scm", "-q"], ["add", "-q", "data", "single.txt"]):
+        subprocess.run([sys.executable, "-m", "dvc", *words], cwd=tmp_path, check=True, capture_output=True)
+    (told,) = YAML(typ="safe", pure=True).load(tmp_path / "data.dvc")["outs"]
+    assert directory_md5(data) == told["md5"]
+    assert md5_of(tmp_path / "single.txt") == listed_outs(tmp_path)["single.txt"]
+    inside = verified_inputs(tmp_path, ["data/b/x.bin"])
+    assert inside["inputs"] == {"data": {"listed": told["md5"], "workspace": told["md5"]}}
+    assert inside["inputs_verified"] == "yes"
