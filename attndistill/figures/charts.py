@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-# M models, R seeds, E epochs, T steps
+# M models, R seeds, E epochs, T places on the horizontal axis
 
 Curve = tuple[Float[np.ndarray, " T"], Float[np.ndarray, "R T"]]
 
@@ -49,7 +49,8 @@ def accuracy_bars(
 
     Args:
         labels: the M models, first at the top.
-        accuracies: probe's title -> per model the percentages of its seeds; an empty array where nobody measured.
+        accuracies: probe's title, a second line of which names the protocol -> per model the percentages of its
+            seeds; an empty array where nobody measured.
         teacher: the label that gaps are taken to.
 
     Raises:
@@ -87,14 +88,14 @@ def probe_curve(
     return rendered()
 
 
-def loss_curves(panels: Mapping[str, Mapping[str, Curve]], *, xlabel: str = "optimizer step") -> bytes:
+def loss_curves(panels: Mapping[str, Mapping[str, Curve]], *, xlabel: str = "epoch") -> bytes:
     """Training losses, one panel per model because their losses are different quantities; ± sd over seeds.
 
-    Curves of more than 160 points are averaged within 160 equal stretches of steps. The scale is logarithmic where all
+    Curves of more than 160 points are averaged within 160 stretches of equal length. The scale is logarithmic where all
     terms are positive.
 
     Args:
-        panels: model's label -> term's name -> (steps (T,), values (R, T)).
+        panels: model's label -> term's name -> (places (T,), values (R, T); NaN where a seed has none).
         xlabel: what the horizontal axis counts.
     """
     columns = min(2, len(panels))
@@ -159,8 +160,9 @@ def _accuracy_axis(
         pad = max(0.25, 0.08 * float(np.ptp(pooled)))
         start = float(np.floor(2 * (pooled.min() - pad)) / 2)
         axis.set_xlim(start, float(np.ceil(2 * (pooled.max() + pad)) / 2))
-    axis.set_title(title, loc="left", fontsize=9, fontweight="bold", pad=14)  # above the columns' headings
-    axis.set_xlabel(f"accuracy (%), axis starts at {start:g}", color=_MUTED)
+    name, _, protocol = title.partition("\n")
+    axis.set_title(name, loc="left", fontsize=9, fontweight="bold", pad=14)  # above the columns' headings
+    axis.set_xlabel(" · ".join(filter(None, ["accuracy (%)", f"axis starts at {start:g}", protocol])), color=_MUTED)
     _plain(axis, grid="x")
     axis.tick_params(axis="y", length=0)
 

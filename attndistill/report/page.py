@@ -48,7 +48,7 @@ def render_page(
         columns=columns,
         lines=_lines(rows, columns),
         headlines=[entry.sentence for entry in comparisons if entry.right == PROJECTOR_ALIGNMENT],
-        comparisons=[_comparison(entry) for entry in comparisons],
+        comparisons=_comparisons(comparisons),
         charts={Path(name).stem: _data_uri(picture) for name, picture in pictures.charts.items()},
         panels=[
             {"name": name, "kind": kind, "picture": _data_uri(picture)}
@@ -94,9 +94,15 @@ def _lines(rows: Sequence[Row], columns: Sequence[Column]) -> list[dict[str, Any
     return lines
 
 
+def _comparisons(comparisons: Sequence[Comparison]) -> dict[str, list[dict[str, Any]]]:
+    pairs: dict[str, list[dict[str, Any]]] = {}
+    for entry in comparisons:
+        pairs.setdefault(f"{entry.left_label} − {entry.right_label}", []).append(_comparison(entry))
+    return pairs
+
+
 def _comparison(entry: Comparison) -> dict[str, Any]:
     return {
-        "pair": f"{entry.left_label} − {entry.right_label}",
         "figure": entry.column.title,
         "difference": entry.difference,
         "unit": "points" if entry.column.is_accuracy else "nats",

@@ -24,7 +24,7 @@ def charts(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, bytes]:
     teacher = next((row.label for row in rows if row.name == TEACHER), None)
     drawn = {}
     accuracies = {
-        f"{column.title} · {column.protocol}": [np.array(cell.values if cell else ()) for cell in column.cells]
+        f"{column.title}\n{column.protocol}": [np.array(cell.values if cell else ()) for cell in column.cells]
         for column in columns
         if column.metric == "top1"
     }
@@ -35,12 +35,13 @@ def charts(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, bytes]:
         drawn["pretraining.png"] = probe_curve(pretraining, teacher=teacher)
     losses = {row.label: terms for row in rows if (terms := _terms(row))}
     if losses:
-        drawn["training.png"] = loss_curves(losses)
+        units = {row.training.unit for row in rows if row.training}
+        drawn["training.png"] = loss_curves(losses, xlabel=" or ".join(sorted(units)))
     return drawn
 
 
 def _terms(row: Row) -> dict[str, Curve]:
-    """A model's loss and its terms, seeds on one axis of steps."""
+    """A model's loss and its terms, seeds on one axis."""
     if row.training is None:
         return {}
     seeds = row.training.curves

@@ -76,9 +76,10 @@ class AttentionFile(BaseModel):
 
 
 class TrainingFile(BaseModel):
-    """results/<exp>/training/<name>.json: per seed and term, (step, value) pairs."""
+    """results/<exp>/training/<name>.json: per seed and term, (place, value) pairs; `unit` says what places count."""
 
     kind: str
+    unit: str = "step"
     curves: dict[str, dict[str, list[tuple[float, float]]]]
 
 

@@ -11,9 +11,9 @@ from sklearn.datasets import load_digits
 
 SEEDS = (0, 1, 2, 3, 4)
 LABELS = {
-    "teacher": "MAE teacher (ViT-64/4)",
-    "scratch": "MAE from scratch",
-    "projector_alignment": "Projector alignment",
+    "teacher": "Teacher (MAE)",
+    "scratch": "Student from scratch (MAE)",
+    "projector_alignment": "Projector alignment only",
     "attndistill": "AttnDistill",
 }
 KNN = {"teacher": 89.2, "scratch": 84.1, "projector_alignment": 88.4, "attndistill": 89.9}
@@ -48,8 +48,8 @@ def probe_file(model: str, random) -> dict:
         "selected": {"k": [10] * len(seeds)},
     }
     logistic = {
-        "top1": measured("logistic/sklearn-v1", around(LOGISTIC[model], 0.4), seeds),
-        "top5": measured("logistic/sklearn-v1", around(99.2, 0.1), seeds),
+        "top1": measured("logistic/standardised-lbfgs-v1", around(LOGISTIC[model], 0.4), seeds),
+        "top5": measured("logistic/standardised-lbfgs-v1", around(99.2, 0.1), seeds),
         "selected": {"C": [1.0] * len(seeds)},
     }
     return {
@@ -112,19 +112,19 @@ def hash_of(name: str) -> int:
 def training_file(model: str, random) -> dict:
     curves = {}
     for seed in SEEDS[:1] if model == "teacher" else SEEDS:
-        steps = np.arange(0, 900, 2)
-        alignment = 1.4 * np.exp(-steps / 250) + 0.25 + 0.04 * random.random(len(steps))
+        epochs = np.arange(1, 41)
+        alignment = 1.4 * np.exp(-epochs / 11) + 0.25 + 0.04 * random.random(len(epochs))
         terms = {"loss": alignment}
         if model == "attndistill":
-            attention = 2.0 * np.exp(-steps / 200) + 0.1 + 0.04 * random.random(len(steps))
+            attention = 2.0 * np.exp(-epochs / 9) + 0.1 + 0.04 * random.random(len(epochs))
             terms = {"loss": alignment + 0.1 * attention, "alignment": alignment, "attention": attention}
-        terms["learning_rate"] = 1e-3 * np.ones(len(steps))
+        terms["learning_rate"] = 1e-3 * np.ones(len(epochs))
         curves[str(seed)] = {
-            name: [[int(step), float(value)] for step, value in zip(steps, values, strict=True)]
+            name: [[int(epoch), float(value)] for epoch, value in zip(epochs, values, strict=True)]
             for name, values in terms.items()
         }
     kind = "pretrain" if model in ("teacher", "scratch") else "distill"
-    return {"name": model, "kind": kind, "curves": curves, "summary": {"loss": 0.3}}
+    return {"name": model, "kind": kind, "unit": "epoch", "curves": curves, "summary": {"loss": 0.3}}
 
 
 class Experiment:
@@ -143,12 +143,11 @@ class Experiment:
         random = np.random.default_rng(0)
         for model in LABELS:
             write_json(self.results / "probes" / f"{model}.json", probe_file(model, random))
-            seeds = SEEDS[:1] if model == "teacher" else SEEDS
-            spread = 0.0 if model == "teacher" else 0.02
-            kl = measured(
-                "kl/aggregated-geometric-mean-v1", KL[model] + spread * random.standard_normal(len(seeds)), seeds
-            )
-            write_json(self.results / "attention" / f"{model}.json", {"model": model, "kl_to_teacher": kl})
+            attention = {"model": model}
+            if model != "teacher":
+                values = KL[model] + 0.02 * random.standard_normal(len(SEEDS))
+                attention["kl_to_teacher"] = measured("kl/aag-T4-v1", values, SEEDS)
+            write_json(self.results / "attention" / f"{model}.json", attention)
             maps = self.outputs / "attention" / model / "maps.npz"
             maps.parent.mkdir(parents=True)
             np.savez(maps, **attention_arrays(model))

@@ -79,10 +79,10 @@ def test_page_csv_and_tex_agree(experiment):
     with (experiment.destination / "table.csv").open(newline="") as file:
         lines = {line["model"]: line for line in csv.DictReader(file)}
     assert float(lines["scratch"]["logistic_top5_mean"]) == pytest.approx(values.mean())
-    assert lines["scratch"]["logistic_top5_protocol"] == "logistic/sklearn-v1"
+    assert lines["scratch"]["logistic_top5_protocol"] == "logistic/standardised-lbfgs-v1"
     printed = f"{values.mean():.1f} $\\pm$ {values.std(ddof=1):.1f}"
     tex = (experiment.destination / "table.tex").read_text()
-    assert printed in next(line for line in tex.splitlines() if line.startswith("MAE from scratch"))
+    assert printed in next(line for line in tex.splitlines() if line.startswith("Student from scratch (MAE)"))
     assert tex.count("\\begin{tabular}") == tex.count("\\toprule") == tex.count("\\bottomrule") == 1
 
 
@@ -92,7 +92,7 @@ def test_the_best_student_is_bold_and_the_teacher_never_is(experiment):
     build(experiment)
     tex = (experiment.destination / "table.tex").read_text()
     bold = [line.split(" & ")[0] for line in tex.splitlines() if "\\textbf{95.0" in line or "\\textbf{99.9" in line]
-    assert bold == ["MAE from scratch"]
+    assert bold == ["Student from scratch (MAE)"]
 
 
 def test_protocol_and_feature_stand_beside_the_figures(experiment):
@@ -100,14 +100,14 @@ def test_protocol_and_feature_stand_beside_the_figures(experiment):
     head = parsed(page(experiment)).lines[:2]
     assert "k-NNcls_token before the projector" in head[0]
     assert "top-1 (%)knn/dino-v1" in head[1]
-    assert "top-1 (%)logistic/sklearn-v1" in head[1]
+    assert "top-1 (%)logistic/standardised-lbfgs-v1" in head[1]
 
 
 def test_features_that_differ_are_named_line_by_line(experiment):
     experiment.edit("probes/teacher.json", lambda file: file.update(feature="cls_token of the last block"))
     build(experiment)
     lines = [line[0] for line in parsed(page(experiment)).lines]
-    assert "MAE teacher (ViT-64/4)cls_token of the last block" in lines
+    assert "Teacher (MAE)cls_token of the last block" in lines
     assert "AttnDistillcls_token before the projector" in lines
 
 
@@ -115,7 +115,7 @@ def test_cells_nobody_measured_are_empty(experiment):
     experiment.edit("probes/projector_alignment.json", lambda file: file["probes"].pop("logistic"))
     (experiment.results / "attention" / "projector_alignment.json").unlink()
     table = build(experiment)
-    line = line_of(experiment, "Projector alignment")
+    line = line_of(experiment, "Projector alignment only")
     assert line[2] != ""
     assert line[4:7] == ["", "", ""]
     assert "logistic" not in table["models"]["projector_alignment"]
