@@ -79,7 +79,8 @@ def decode(data: bytes) -> Image.Image:
     """The upright RGB picture in an image file that `inspect` has passed."""
     with _open(data) as image:
         image.load()
-        return _rgb(ImageOps.exif_transpose(image))
+        is_16_bit = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
+        return _rgb(ImageOps.exif_transpose(image), is_16_bit)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -107,15 +108,13 @@ def _check_header(data: bytes, name: str, max_pixels: int) -> None:
         image.verify()  # PNG's checksums; decoding does not look at them
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, is_16_bit: bool) -> Image.Image:
     if image.mode in _ALPHA or (image.mode in _PLAIN and "transparency" in image.info):
         paper = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
     if image.mode in _PLAIN:
         return image.convert("RGB")
-    if "transparency" not in image.info and (
-        image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
-    ):
+    if is_16_bit and "transparency" not in image.info:
         grey = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     raise BadImageError(f"pixels of mode {image.mode} have no agreed way to be shown in 8 bits")

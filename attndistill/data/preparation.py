@@ -114,7 +114,8 @@ def _write_images(
     writer, kept = ShardWriter(directory, name), []
     for position, result in enumerate(_inspected(split, max_pixels, workers)):
         if isinstance(result, BadImageError):
-            shown = split.names[position].encode("utf-8", "backslashreplace").decode()
+            image = split.names[position]
+            shown = image if image.isprintable() else ascii(image)[1:-1]
             bad.append(_Bad(name, shown, split.root / shown, str(result)))
         else:
             writer.add(*result)

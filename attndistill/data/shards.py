@@ -5,6 +5,7 @@ the index and the images of one batch, whatever the size of the set.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -93,13 +94,9 @@ class ShardImages:
                 f"{len(names)} names; run prepare again"
             )
         self._check_shards()
-        self._open: dict[int, NDArray[np.uint8]] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}  # a spawned worker maps the files itself; pickling a map copies it
 
     def sizes(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Heights and widths of the upright pictures, in pixels."""
@@ -109,10 +106,9 @@ class ShardImages:
     def encoded(self, index: int) -> bytes:
         """The original file."""
         entry = self._index[index]
-        number, offset = int(entry["shard"]), int(entry["offset"])
-        if number not in self._open:
-            self._open[number] = np.memmap(_shard_path(self.directory, self.split, number), np.uint8, mode="r")
-        return self._open[number][offset : offset + int(entry["length"])].tobytes()
+        # Opened for each read: no handles to carry into workers, and no mapping whose pages count as this process's.
+        with _shard_path(self.directory, self.split, int(entry["shard"])).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), int(entry["length"]), int(entry["offset"]))
 
     def crops(self, indices: NDArray[np.int64], boxes: Boxes, image_size: int) -> Float[Tensor, "B 3 S S"]:
         """See `ImageSet.crops`."""

@@ -1,0 +1,216 @@
+"""No image is shown as another: each kind is decoded as a viewer would, or named with its path and reason."""
+
+import struct
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Prepare
+from PIL import Image
+
+from attndistill.data.decoding import BadImageError, decode, inspect
+from attndistill.data.store import open_split
+
+MOST = 1_000_000
+GREY16 = np.array([[0, 257 * 100], [65535, 257 * 200]], np.uint16)
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(mode: str = "RGB", size: tuple[int, int] = (24, 16)) -> Image.Image:
+    channels = {"L": (), "RGB": (3,), "CMYK": (4,)}[mode]
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], *channels), dtype=np.uint8)
+    return Image.fromarray(pixels, mode)
+
+
+def frames(kind: str) -> bytes:
+    return encoded(noise(), kind, save_all=True, append_images=[Image.new("RGB", (24, 16))])
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims many pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def flipped(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 0x10]) + data[position + 1 :]
+
+
+JPEG, PNG = encoded(noise(size=(64, 48)), "JPEG"), encoded(noise(), "PNG")
+
+BAD = {
+    "empty.jpg": (b"", "zero bytes"),
+    "text.jpg": (b"<html>404</html>", "no image format is recognised"),
+    "truncated.jpg": (JPEG[:-300], "cannot be decoded .*truncated"),
+    "header_only.jpg": (JPEG[:200], "cannot be decoded|no image format"),
+    "truncated.png": (PNG[:-60], "cannot be decoded"),
+    "flipped.png": (flipped(PNG, len(PNG) // 2), "cannot be decoded"),
+    "png_inside.jpg": (PNG, r"the content is PNG, not what the extension says \(rename it: \.png\)"),
+    "jpeg_inside.png": (JPEG, "the content is JPEG, not what the extension says"),
+    "notes.txt": (JPEG, "the extension is none of .jpg"),
+    "large.png": (bomb(2000, 1000), "2000 x 1000 pixels are more than the 1000000 allowed"),
+    "bomb.png": (bomb(60000, 60000), "too many pixels"),
+    "moving.gif": (frames("GIF"), "2 frames"),
+    "moving.png": (frames("PNG"), "2 frames"),
+    "moving.webp": (frames("WEBP"), "2 frames"),
+    "pages.tif": (frames("TIFF"), "2 frames"),
+    "float.tif": (encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "mode F"),
+    "integer.tif": (encoded(Image.fromarray(np.full((4, 4), 70000, np.int32)), "TIFF"), "mode I "),
+    "postscript.jpg": (encoded(noise(), "EPS"), "no image format is recognised"),
+    "line\nbreak.jpg": (JPEG, "unprintable characters"),
+}
+
+
+@pytest.fixture
+def bad_tree(tree: Path) -> Path:
+    for name, (data, _) in BAD.items():
+        (tree / "train" / "bee" / name).write_bytes(data)
+    (tree / "train" / "bee" / "broken_link.jpg").symlink_to("nowhere")
+    return tree
+
+
+def test_every_kind_is_named_with_its_path_and_reason_in_one_error(bad_tree: Path, prepare_set: Prepare) -> None:
+    with pytest.raises(ValueError, match="20 bad images") as caught:
+        prepare_set("image_folder", {"root": str(bad_tree)}, max_pixels=MOST)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 1 + len(BAD) + 1
+    assert f"{bad_tree}/train/bee/line\\nbreak.jpg: the file name has unprintable" in str(caught.value)
+    assert f"{bad_tree}/train/bee/broken_link.jpg: not a regular file (or a broken link)" in str(caught.value)
+    assert not (bad_tree.parent / "prepared").exists()
+
+
+def test_skipping_leaves_out_exactly_the_bad_ones_and_lists_them(bad_tree: Path, prepare_set: Prepare) -> None:
+    manifest = prepare_set("image_folder", {"root": str(bad_tree)}, max_pixels=MOST, on_bad_image="skip", workers=2)
+    assert manifest["bad_images"]["count"] == len(BAD) + 1
+    assert manifest["splits"]["train"]["per_class"] == {"ant": 6, "bee": 6}
+    reasons = {entry["name"]: entry["reason"] for entry in manifest["bad_images"]["skipped"]}
+    assert set(reasons) == {"bee/" + name.replace("\n", "\\n") for name in [*BAD, "broken_link.jpg"]}
+    images = open_split(bad_tree.parent / "prepared", "train")
+    assert [name.split("/")[0] for name in images.names] == ["ant"] * 6 + ["bee"] * 6
+    assert images.labels.tolist() == [0] * 6 + [1] * 6
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_each_kind_has_its_reason(name: str, bad_tree: Path, prepare_set: Prepare) -> None:
+    for other in (bad_tree / "train" / "bee").iterdir():
+        if other.name in {*BAD, "broken_link.jpg"} - {name}:
+            other.unlink()
+    with pytest.raises(ValueError, match=f"1 bad images.*\n.*: .*({BAD[name][1]})"):
+        prepare_set("image_folder", {"root": str(bad_tree)}, max_pixels=MOST)
+
+
+def test_a_long_list_of_bad_images_is_cut_and_counted(tree: Path, prepare_set: Prepare) -> None:
+    for number in range(25):
+        (tree / "train" / "bee" / f"empty_{number}.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="25 bad images") as caught:
+        prepare_set("image_folder", {"root": str(tree)})
+    assert str(caught.value).count("zero bytes") == 20
+    assert str(caught.value).endswith("and 5 more")
+
+
+def test_a_file_too_long_for_its_pixels_is_not_even_read(tree: Path, prepare_set: Prepare) -> None:
+    with (tree / "train" / "bee" / "sparse.jpg").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match=r"sparse\.jpg: 1099511627776 bytes are too many"):
+        prepare_set("image_folder", {"root": str(tree)}, max_pixels=MOST)
+
+
+def test_an_image_of_exactly_the_most_pixels_is_allowed() -> None:
+    assert inspect(PNG, "a.png", 24 * 16) == (16, 24)
+    with pytest.raises(BadImageError, match="24 x 16 pixels are more than the 383 allowed"):
+        inspect(PNG, "a.png", 24 * 16 - 1)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("seed", range(150))
+def test_damaged_bytes_give_a_picture_of_that_size_or_a_reason_but_never_a_crash(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    kind = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")[seed % 6]
+    data = bytearray(encoded(noise(), kind))
+    for position in generator.integers(0, len(data), 1 + seed % 5):
+        data[position] = generator.integers(256)
+    try:
+        height, width = inspect(bytes(data), f"a.{kind.lower()}", MOST)
+    except BadImageError:
+        return
+    assert decode(bytes(data)).size == (width, height)
+
+
+def upright(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(noise(), "JPEG", quality=100, subsampling=0, exif=exif)
+
+
+TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    6: lambda a: np.rot90(a, -1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+def test_a_camera_that_was_held_otherwise_gives_the_upright_picture(orientation: int) -> None:
+    stored = np.asarray(Image.open(BytesIO(upright(1))))
+    wanted = TURNED[orientation](stored)
+    np.testing.assert_array_equal(np.asarray(decode(upright(orientation))), wanted)
+    assert inspect(upright(orientation), "a.jpg", MOST) == wanted.shape[:2]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_16_bit_grey_is_scaled_and_not_clipped(kind: str) -> None:
+    shown = np.asarray(decode(encoded(Image.fromarray(GREY16), kind)))
+    assert shown[:, :, 0].tolist() == [[0, 100], [255, 200]]
+    assert (shown == shown[:, :, :1]).all()
+
+
+def test_transparent_pixels_are_white_paper_and_half_transparent_ones_a_mixture() -> None:
+    pixels = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [0, 0, 0, 51]]], np.uint8)
+    shown = np.asarray(decode(encoded(Image.fromarray(pixels), "PNG")))
+    assert shown[0].tolist() == [[200, 0, 0], [255, 255, 255], [204, 204, 204]]
+    grey = np.array([[[90, 255], [90, 0]]], np.uint8)
+    assert np.asarray(decode(encoded(Image.fromarray(grey, "LA"), "PNG")))[0].tolist() == [[90] * 3, [255] * 3]
+
+
+def test_a_palette_gives_its_colours_and_its_transparent_entry_white() -> None:
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([0, 1, 2])
+    plain = [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
+    for kind in ("PNG", "GIF"):
+        assert np.asarray(decode(encoded(image, kind)))[0].tolist() == plain
+        shown = np.asarray(decode(encoded(image, kind, transparency=1)))[0].tolist()
+        assert shown == [plain[0], [255, 255, 255], plain[2]]
+
+
+def test_cmyk_is_shown_as_colours_and_not_as_its_inks() -> None:
+    inks = Image.new("CMYK", (8, 8), (255, 0, 0, 0))  # pure cyan
+    for kind in ("JPEG", "TIFF"):
+        shown = np.asarray(decode(encoded(inks, kind))).reshape(-1, 3).mean(axis=0)
+        np.testing.assert_allclose(shown, [0, 255, 255], atol=3)
+
+
+def test_black_and_white_is_black_and_white() -> None:
+    image = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
+    assert np.asarray(decode(encoded(image, "PNG")))[0].tolist() == [[0] * 3, [255] * 3]
+
+
+def test_a_cameras_jpeg_with_pictures_appended_is_its_first_picture() -> None:
+    data = encoded(Image.new("RGB", (24, 16), "red"), "MPO", save_all=True, append_images=[Image.new("RGB", (24, 16))])
+    assert Image.open(BytesIO(data)).format == "MPO"
+    assert inspect(data, "a.jpg", MOST) == (16, 24)
+    np.testing.assert_allclose(np.asarray(decode(data)).reshape(-1, 3).mean(axis=0), [255, 0, 0], atol=3)

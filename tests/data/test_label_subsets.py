@@ -1,0 +1,105 @@
+"""Which images keep their label: published lists, and seeded stratified shares."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attndistill.data.label_subsets import label_subset, write_subset
+from attndistill.data.splits import stratified_subset, train_test_split
+
+NAMES = ["n01/n01_5.JPEG", "n01/n01_7.JPEG", "n02/n02_5.JPEG", "n02/deep/n02_9.png"]
+LABELS = np.array([0, 0, 1, 1])
+MANY = np.repeat(np.arange(4), [100, 37, 4, 1])
+
+
+def listed(tmp_path: Path, text: str) -> list[int]:
+    (tmp_path / "list.txt").write_text(text)
+    return label_subset(NAMES, LABELS, list_file=tmp_path / "list.txt", fraction=None, seed=0).tolist()
+
+
+@pytest.mark.parametrize("text", ["n02_9.JPEG\nn01_7.JPEG\n", "n01_7\r\n\nn02_9", "n02/deep/n02_9.png\nn01_7.JPEG\n"])
+def test_a_list_of_base_names_finds_its_images_whatever_folder_and_extension(tmp_path: Path, text: str) -> None:
+    assert listed(tmp_path, text) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "n01_5.JPEG\nn03_1.JPEG\nn02_5.JPEG\nn03_2.JPEG\n",
+            "2 of 4 names are not in the data set, such as n03_1.JPEG",
+        ),
+        ("n01_5.JPEG\nn01/n01_5.JPEG\nn02_5\n", "names 1 images more than once"),
+        ("n01_5.JPEG\n", "leaves 1 of 2 classes without an image"),
+        ("\n", "is empty"),
+    ],
+)
+def test_a_wrong_list_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        listed(tmp_path, text)
+
+
+def test_a_base_name_that_two_classes_share_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("1.jpg\nbee/1.jpg\n")
+    with pytest.raises(ValueError, match="1 of 2 names fit several images"):
+        label_subset(
+            ["ant/1.jpg", "bee/1.jpg"], np.array([0, 1]), list_file=tmp_path / "list.txt", fraction=None, seed=0
+        )
+
+
+@pytest.mark.parametrize(("list_file", "fraction"), [(None, None), (Path("list.txt"), 0.1)])
+def test_exactly_one_of_list_and_fraction_is_wanted(list_file: Path | None, fraction: float | None) -> None:
+    with pytest.raises(ValueError, match="give exactly one of them"):
+        label_subset(NAMES, LABELS, list_file=list_file, fraction=fraction, seed=0)
+
+
+def test_a_drawn_share_has_every_class_in_proportion() -> None:
+    chosen = label_subset([""] * 142, MANY, list_file=None, fraction=0.1, seed=0)
+    assert np.bincount(MANY[chosen]).tolist() == [10, 4, 1, 1]
+    assert (np.diff(chosen) > 0).all()
+
+
+def test_the_seed_decides_and_the_purpose_too() -> None:
+    draws = [
+        stratified_subset(MANY, 0.3, seed, purpose, leave_one=False)
+        for seed, purpose in ((0, "a"), (0, "a"), (1, "a"), (0, "b"))
+    ]
+    assert draws[0].tolist() == draws[1].tolist()
+    assert draws[0].tolist() != draws[2].tolist()
+    assert draws[0].tolist() != draws[3].tolist()
+
+
+def test_every_image_is_drawn_equally_often() -> None:
+    counts = np.zeros(142)
+    for seed in range(400):
+        counts[stratified_subset(MANY, 0.25, seed, "x", leave_one=False)] += 1
+    assert counts[:100].mean() == 100
+    assert counts[:100].std() < 14  # binomial: 8.7
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1])
+def test_a_share_that_is_none_is_refused(fraction: float) -> None:
+    with pytest.raises(ValueError, match="must be above 0 and at most 1"):
+        stratified_subset(MANY, fraction, 0, "x", leave_one=False)
+
+
+def test_one_image_of_each_class_stays_outside_where_asked() -> None:
+    chosen = stratified_subset(MANY, 1.0, 0, "x", leave_one=True)
+    assert np.bincount(MANY[chosen], minlength=4).tolist() == [99, 36, 3, 0]
+
+
+def test_a_kept_list_reads_back_as_the_same_subset(tmp_path: Path) -> None:
+    names = [f"c{label}/{position}.png" for position, label in enumerate(MANY)]
+    chosen = label_subset(names, MANY, list_file=None, fraction=0.1, seed=0)
+    write_subset(tmp_path / "kept.txt", names, chosen)
+    again = label_subset(names, MANY, list_file=tmp_path / "kept.txt", fraction=None, seed=9)
+    assert again.tolist() == chosen.tolist()
+
+
+def test_train_and_test_share_nothing_and_miss_nothing() -> None:
+    train, test = train_test_split(MANY[:-1], 0.3, 0)
+    assert sorted([*train, *test]) == list(range(141))
+    assert np.bincount(MANY[test]).tolist() == [30, 11, 1]
+    with pytest.raises(ValueError, match=r"1 class\(es\) have a single image"):
+        train_test_split(MANY, 0.3, 0)
