@@ -37,10 +37,10 @@ def extract(archive: Path, destination: Path, *, max_bytes: int = 2**40, progres
     """
     try:
         with replacing_directory(destination) as directory:
-            if zipfile.is_zipfile(archive):
-                _unzip(archive, directory, max_bytes, progress)
-            elif tarfile.is_tarfile(archive):
+            if tarfile.is_tarfile(archive):  # first: a tar whose last file is a zip would pass for that zip
                 _untar(archive, directory, max_bytes, progress)
+            elif zipfile.is_zipfile(archive):
+                _unzip(archive, directory, max_bytes, progress)
             else:
                 raise ValueError("neither a tar nor a zip archive")
     except (OSError, EOFError, zlib.error, LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError) as error:
