@@ -183,4 +183,4 @@ def _deliver(spool: Spool, stores: Stores, redirect: str | None) -> Delivered:
 def reason(error: Exception) -> str:
     """An error of the store in one line of bearable length."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
+    return f"{type(error).__name__}: {text[:160]}"

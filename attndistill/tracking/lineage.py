@@ -14,7 +14,6 @@ are results, and every stage of a `dvc repro` after the first would otherwise lo
 """
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -87,11 +86,15 @@ def tags_of(folder: Path) -> dict[str, str]:
 
 def installed_distributions() -> list[str]:
     """`name==version` of everything importable, sorted, each once."""
+    import importlib.metadata  # 40 ms, which only the companion pays
+
     found = {(item.metadata["Name"] or "?").lower(): item.version for item in importlib.metadata.distributions()}
     return sorted(f"{name}=={version}" for name, version in found.items())
 
 
 def _version(distribution: str) -> str:
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

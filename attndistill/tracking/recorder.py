@@ -4,10 +4,8 @@ It imports neither torch nor mlflow. A failure to record (a full disk) is told o
 run's own files are the truth, and they are written elsewhere.
 """
 
-import getpass
 import json
 import os
-import secrets
 import socket
 import sys
 import time
@@ -137,7 +135,7 @@ def _begin(
     argv: Sequence[str],
     inputs: Sequence[Path],
 ) -> Spool:
-    identity = f"{time.time_ns():x}-{secrets.token_hex(4)}"  # sorts by age: a parent is sent before its children
+    identity = f"{time.time_ns():x}-{os.urandom(4).hex()}"  # sorts by age: a parent is sent before its children
     spool = Spool(spools_folder(root) / identity)
     enclosing = [recorder.spool.folder.name for recorder in _open_recordings if recorder.spool is not None]
     description = Description(
@@ -176,6 +174,8 @@ def _ending(problem: BaseException) -> tuple[str, str]:
 
 
 def _user() -> str:
+    import getpass
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name

@@ -40,12 +40,13 @@ class Store:
             logging.getLogger(name).setLevel(logging.ERROR)
         self.uri = uri
         self.database = sqlite_file(uri)
-        self.client = MlflowClient(tracking_uri=uri)
         if self.database is None:
+            self.client = MlflowClient(tracking_uri=uri)
             return
         self.database.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.database}.lock"):  # of four processes on a missing database, three would die
-            self.client.search_experiments(max_results=1)
+        # the client's constructor already creates the tables: of four at once on a missing database, three would die
+        with FileLock(f"{self.database}.lock"):
+            self.client = MlflowClient(tracking_uri=uri)
 
     def open_run(self, description: Description, *, parent_waits: bool) -> str:
         """The id of the recording's run: the one it already has, the launcher's, or a new one.

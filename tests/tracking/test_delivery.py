@@ -21,7 +21,8 @@ with recording(inputs=["params.yaml"]) as run:
 """
 ENDLESS = """
 import multiprocessing
-multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,), daemon=True).start()  # holds the pipe too
+# it holds the companion's pipe too, and outlives its parent by a while
+multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,), daemon=True).start()
 with recording() as run:
     run.metrics({"loss": 1.0}, step=0)
     print("begun", flush=True)
@@ -203,7 +204,9 @@ def test_sync_leaves_a_run_alone_that_is_still_recorded(project):
         assert project.sync() == (0, "skipped: distill@attndistill (still being recorded)\n")
     finally:
         process.kill()
-        process.communicate()
+        process.stdout.close()  # its forked child still holds the other end
+        process.stderr.close()
+        process.wait()
 
 
 def test_a_real_server_gets_the_run_and_its_artifacts(project, runs):
