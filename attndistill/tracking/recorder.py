@@ -52,7 +52,7 @@ class Recorder:
             name: the run's name ("distill@attndistill").
             experiment: the MLflow experiment; a run inside another one goes where that one is.
             config: the resolved configuration, nested; becomes params with dotted keys.
-            argv: what to type after `python -m attndistill` to do it again.
+            argv: the command line (`sys.argv`): what to type to do it again.
             inputs: files and directories that the run reads, relative to `root` or absolute.
             enabled: False records nothing at all.
 
