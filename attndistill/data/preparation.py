@@ -4,6 +4,7 @@ The manifest holds no time and no path of this machine, so equal content gives e
 """
 
 import hashlib
+import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -53,7 +54,7 @@ def prepare(
     split_seed: int,
     on_bad_image: BadImagePolicy = "error",
     max_pixels: int = 89_478_485,
-    workers: int = 1,
+    workers: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write the stored form of `source` to `destination`, whole or not at all.
@@ -65,21 +66,25 @@ def prepare(
         split_seed: key of that choice.
         on_bad_image: "error" refuses the data set, naming the bad images; "skip" leaves them out, and lists them.
         max_pixels: an image with more pixels is bad (a decompression bomb); Pillow refuses twice the default anyway.
-        workers: threads that read and decode image files. Changes nothing but speed.
+        workers: threads that read and decode image files (None: one a processor). Changes nothing but speed.
         progress: called after each image.
 
     Returns:
         The manifest, as written to manifest.json.
 
     Raises:
-        ValueError: bad images under "error"; a class without images in a split; fewer than two classes.
+        ValueError: bad images under "error"; a class without images in a split; fewer than two classes; a validation
+            fraction outside (0, 1).
     """
+    if not 0 < validation_fraction < 1:
+        raise ValueError(f"validation fraction {validation_fraction} is not allowed; it must lie between 0 and 1")
     _check_classes(source, {name: split.labels for name, split in source.splits.items()})
+    threads = workers or os.cpu_count() or 1
     bad: list[_Bad] = []
     with replacing_directory(destination) as directory:
         splits = {}
         for name, split in source.splits.items():
-            kept, images = _write_images(split, directory, name, max_pixels, workers, bad, progress)
+            kept, images = _write_images(split, directory, name, max_pixels, threads, bad, progress)
             splits[name] = _write_labels(kept, directory, name, source.class_names) | images
         if bad and on_bad_image == "error":
             raise ValueError(_message(bad))
@@ -138,7 +143,7 @@ def _inspected(split: FileSplit, max_pixels: int, workers: int) -> Iterator[_Fil
         except BadImageError as error:
             return error
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(max(1, workers)) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore", DecompressionBombWarning)  # max_pixels decides
         pending: deque[Future[_File | BadImageError]] = deque()
         for name in split.names:

@@ -4,6 +4,7 @@ Nothing here holds the images of a large set: a source is lists of names and lab
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -84,7 +85,8 @@ class Source:
         if class_list is None:
             return self
         wanted = read_class_list(Path(class_list))
-        unknown = [name for name in wanted if name not in set(self.class_names)]
+        known = set(self.class_names)
+        unknown = [name for name in wanted if name not in known]
         if unknown:
             raise ValueError(
                 f"{class_list}: {len(unknown)} of {len(wanted)} classes are not in the data set: {_some(unknown)}; "
@@ -117,7 +119,7 @@ def read_class_list(path: Path) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise ValueError(f"class list {path} is empty; one class name a line is wanted")
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise ValueError(f"class list {path} repeats {_some(repeated)}")
     return names

@@ -76,6 +76,12 @@ def test_validation_is_a_seeded_share_of_every_training_class(prepare_set: Prepa
     assert len(np.intersect1d(first, other)) < len(first) / 2
 
 
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.2])
+def test_a_validation_part_that_is_none_or_all_is_refused(tmp_path: Path, fraction: float) -> None:
+    with pytest.raises(ValueError, match=f"validation fraction {fraction} is not allowed"):
+        prepare(two_classes(), tmp_path / "out", validation_fraction=fraction, split_seed=0)
+
+
 def test_bad_images_are_skipped_before_classes_are_counted(tree: Path, prepare_set: Prepare) -> None:
     for path in (tree / "val" / "bee").iterdir():
         path.write_bytes(b"")

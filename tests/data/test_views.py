@@ -97,6 +97,7 @@ def test_every_corner_of_an_image_is_reached_and_no_box_leaves_it(recipe: ViewRe
     bottom, right = boxes.top + boxes.height, boxes.left + boxes.width
     assert (boxes.top.min(), boxes.left.min(), bottom.max(), right.max()) == (0, 0, 12, 12)
     assert ((boxes.height == 12) & (boxes.width == 12)).any()
+    assert bottom[boxes.height < 12].max() == right[boxes.width < 12].max() == 12
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
