@@ -27,9 +27,10 @@ _CHECK_ELSEWHERE = 16
 class TrainingBatch(Protocol):
     """What the loop needs to know of a batch."""
 
-    images: Tensor
-    indices: NDArray[Any]
-    epoch: int
+    @property
+    def indices(self) -> NDArray[Any]: ...
+    @property
+    def epoch(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def fit(
     trainable = task
     task, optimizer = accelerator.prepare(task, optimizer)
     meter, history, first_step = _restore(trainable, optimizer, checkpoint, accelerator.device)
+    _replay(history, observers)
     last_saved = time.monotonic()
     task.train()
     for step, micro_batches in _grouped(batches(first_step), first_step, plan.micro_batches):
@@ -196,6 +198,16 @@ def _close_epoch(
     for name, value in values.items():
         history.setdefault(name, []).append([epoch, value])
     observers.at_epoch(epoch, values)
+
+
+def _replay(history: History, observers: Observers) -> None:
+    """Tell the observers of a resumed run what happened before, so that their curves are whole."""
+    by_epoch: dict[int, dict[str, float]] = {}
+    for name, points in history.items():
+        for epoch, value in points:
+            by_epoch.setdefault(int(epoch), {})[name] = value
+    for epoch in sorted(by_epoch):
+        observers.at_epoch(epoch, by_epoch[epoch])
 
 
 def _trainable_state(task: nn.Module) -> dict[str, Tensor]:

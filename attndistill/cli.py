@@ -1,0 +1,144 @@
+"""The command line. Nothing heavy is imported before the arguments are understood."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from attndistill import __version__
+
+_ITEM_OPTIONS = {"pretrained": "--model", "model": "--model", "row": "--row"}
+_SETTINGS = """\
+Any setting of params.yaml can be given as --section.key value (or --section.key=value), for example
+  attndistill distill --row attndistill --distill.lambda 0.3 --distill.aggregation.name max
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code (2: something the user can fix, 1: the run failed, 130: interrupted)."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options, rest = _parser().parse_known_args(arguments)
+    try:
+        return int(options.handle(options, _overrides(rest)) or 0)
+    except ValueError as error:
+        return _complain(error, 2)
+    except FloatingPointError as error:
+        return _complain(error, 1)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+
+
+def _complain(problem: object, code: int) -> int:
+    print(f"attndistill: {' '.join(str(problem).split())}", file=sys.stderr)
+    if os.environ.get("ATTNDISTILL_TRACEBACK"):
+        import traceback
+
+        traceback.print_exc()
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    from attndistill.stages.table import STAGES
+
+    parser = argparse.ArgumentParser(
+        prog="attndistill",
+        description="Attention distillation of self-supervised vision transformers.",
+        epilog=_SETTINGS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"attndistill {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for stage in STAGES.values():
+        command = _command(commands, stage.name, stage.summary, _run_stage)
+        command.set_defaults(stage=stage)
+        if stage.item:
+            command.add_argument(_ITEM_OPTIONS[stage.item], dest="item", required=True, metavar="NAME")
+    _command(commands, "pipeline", "every stage, in this process (dvc repro runs only what must run)", _run_pipeline)
+    show = _command(commands, "config", "print the resolved configuration", _show_config)
+    show.add_argument("--row", dest="item", default="", metavar="NAME")
+    tracking = commands.add_parser("tracking", help="send recorded runs to MLflow", allow_abbrev=False)
+    verbs = tracking.add_subparsers(metavar="VERB", required=True)
+    verbs.add_parser("sync", help="send what could not be sent before").set_defaults(handle=_sync)
+    return parser
+
+
+def _command(commands: Any, name: str, summary: str, handle: Any) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=_SETTINGS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument("--experiment", default="experiments/digits", metavar="FOLDER", help="default: %(default)s")
+    command.set_defaults(handle=handle, item="")
+    return command
+
+
+def _overrides(rest: Sequence[str]) -> dict[str, Any]:
+    """["--a.b", "1", "--c.d=x"] -> {"a.b": 1, "c.d": "x"}; values are YAML. Raises ValueError for anything else."""
+    found: dict[str, Any] = {}
+    words = iter(rest)
+    for word in words:
+        name, equals, text = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not name or ("." not in name and name != "seeds"):
+            raise ValueError(f"unknown argument {word!r}; settings are given as --section.key value")
+        value = text if equals else next(words, None)
+        if value is None:
+            raise ValueError(f"--{name} needs a value")
+        found[name] = _yaml_value(name, value)
+    return found
+
+
+def _yaml_value(name: str, text: str) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        raise ValueError(f"--{name}: {text!r} is not a YAML value") from None
+
+
+def _open(options: argparse.Namespace) -> Any:
+    from attndistill.experiments import open_experiment
+    from attndistill.pipeline import project_root
+
+    return open_experiment(project_root(), options.experiment)
+
+
+def _run_stage(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from attndistill.pipeline import run_stage
+
+    first_rank = os.environ.get("RANK", "0") == "0"
+    run_stage(_open(options), options.stage, options.item, overrides, tracked=first_rank)
+
+
+def _run_pipeline(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from attndistill.pipeline import run_pipeline
+
+    run_pipeline(_open(options), overrides)
+
+
+def _show_config(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from ruamel.yaml import YAML
+
+    experiment = _open(options)
+    if options.item and options.item not in experiment.rows:
+        raise ValueError(f"unknown row {options.item!r}; allowed: {', '.join(experiment.rows)}")
+    YAML().dump(experiment.config(options.item, overrides).plain(), sys.stdout)
+
+
+def _sync(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    if overrides:
+        raise ValueError("tracking sync takes no settings")
+    from attndistill.pipeline import project_root
+    from attndistill.tracking import sync
+
+    deliveries = sync(project_root())
+    for delivery in deliveries:
+        print(delivery)
+    return int(any(delivery.sent is False for delivery in deliveries))

@@ -1,0 +1,94 @@
+"""Run stages: resolve the configuration, fix threads and determinism, record the run."""
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from attndistill.config import Config
+from attndistill.experiments import Experiment
+from attndistill.stages.layout import Layout
+from attndistill.stages.table import STAGES, Stage
+from attndistill.tracking import Recorder
+
+
+def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mapping[str, Any], *, tracked: bool) -> None:
+    """Run one stage on one item.
+
+    Args:
+        experiment: configuration and rows.
+        stage: from the table of stages.
+        item: the model or row; "" for stages without one.
+        overrides: dotted key -> value, from the command line.
+        tracked: record the run (a second process of a distributed run does not).
+
+    Raises:
+        ValueError: an unknown item, a refused configuration, missing inputs.
+    """
+    allowed = stage.items(tuple(experiment.rows))
+    if item not in allowed:
+        kind = "row" if stage.item == "row" else "model"
+        raise ValueError(f"{stage.name}: unknown {kind} {item!r}; allowed: {', '.join(allowed)}")
+    config = experiment.config(item, overrides)
+    layout = Layout(experiment.root, experiment.name)
+    inputs = stage.inputs(layout, item)
+    for path in inputs:
+        if not path.exists():
+            missing = path.relative_to(experiment.root)
+            raise ValueError(f"{stage.name}: {missing} does not exist: run the stage that makes it first")
+    with ExitStack() as stack:
+        recorder = stack.enter_context(
+            Recorder.open(
+                root=experiment.root,
+                command=stage.name,
+                name=f"{stage.name}@{item}" if item else stage.name,
+                experiment=experiment.name,
+                config=config.plain(),
+                argv=sys.argv,
+                inputs=inputs,
+                enabled=tracked and config.runtime.tracking,
+            )
+        )
+        make_deterministic(config)
+        from attndistill.stages.context import Context
+
+        rows = tuple((name, row.label) for name, row in experiment.rows.items())
+        stage.run(Context(config, layout, stage.name, item, rows, recorder))
+
+
+def run_pipeline(experiment: Experiment, overrides: Mapping[str, Any]) -> None:
+    """Run every stage on every item, in order, in this process; DVC's bookkeeping is left alone."""
+    rows = tuple(experiment.rows)
+    for item in rows:
+        experiment.config(item, overrides)  # refuse a bad row before the first stage costs anything
+    config = experiment.config("", overrides)
+    with Recorder.open(
+        root=experiment.root,
+        command="pipeline",
+        name="pipeline",
+        experiment=experiment.name,
+        config=config.plain(),
+        argv=sys.argv,
+        enabled=config.runtime.tracking,
+    ):
+        for stage in STAGES.values():
+            for item in stage.items(rows):
+                run_stage(experiment, stage, item, overrides, tracked=True)
+
+
+def make_deterministic(config: Config) -> None:
+    """Fix everything outside the configuration that could change a sum: threads, kernels, their choice."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for
+    import torch
+
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    if config.runtime.threads is not None:
+        torch.set_num_threads(config.runtime.threads)
+
+
+def project_root() -> Path:
+    """Where params.yaml, outputs/ and results/ are: ATTNDISTILL_ROOT, else the working directory."""
+    return Path(os.environ.get("ATTNDISTILL_ROOT") or Path.cwd()).resolve()

@@ -1,0 +1,37 @@
+"""Embedding: the features a probe judges, computed once for every probe."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from attndistill.data.loading import evaluation_batches
+from attndistill.data.store import ImageSet
+from attndistill.data.views import ViewRecipe
+from attndistill.models.projector import Projector
+from attndistill.models.readout import read_features
+from attndistill.probes.classifiers import LabelledFeatures
+
+
+def embed_split(
+    backbone: nn.Module,
+    images: ImageSet,
+    recipe: ViewRecipe,
+    *,
+    crop_share: float,
+    batch_size: int,
+    device: torch.device,
+    projector: Projector | None = None,
+    layer: int = 0,
+) -> LabelledFeatures:
+    """The class token of every image of a split, after `layer` layers of P (0: before P), in float32."""
+    backbone.to(device).eval()
+    rows: list[NDArray[np.float32]] = []
+    with torch.no_grad():
+        for batch in evaluation_batches(images, recipe, crop_share=crop_share, batch_size=batch_size):
+            feature = read_features(backbone, batch.images.to(device)).cls_token
+            if layer:
+                assert projector is not None
+                feature = projector.to(device).eval().after(feature, layer)
+            rows.append(feature.float().cpu().numpy())
+    return LabelledFeatures(np.concatenate(rows), np.asarray(images.labels))

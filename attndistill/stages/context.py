@@ -1,0 +1,117 @@
+"""What a stage is given: configuration, paths, the item it works on, and where to tell its story."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from attndistill.config import Config, Views
+from attndistill.core.artifacts import digest_of
+from attndistill.data.store import ImageSet, open_split, read_manifest
+from attndistill.data.views import ViewRecipe
+from attndistill.models.storage import weights_digest
+from attndistill.stages.layout import Layout
+
+
+class Journal(Protocol):
+    """Who records a run; losing it must never cost a training step."""
+
+    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
+        """One point of named curves."""
+
+    def artifact(self, path: Path, *, folder: str) -> None:
+        """A file or directory worth keeping with the run."""
+
+    def dataset(self, *, name: str, digest: str, context: str, source: str, profile: Mapping[str, Any]) -> None:
+        """Data the run used."""
+
+    def tag(self, key: str, value: str) -> None:
+        """A fact about the run."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """One stage on one item.
+
+    Attributes:
+        config: the resolved configuration, a row's changes included.
+        layout: paths.
+        stage: name of the stage.
+        item: the model or row it works on; "" for stages without one.
+        rows: (name, label) of every distilled row, in the table's order.
+        journal: where curves, pictures and figures are told.
+    """
+
+    config: Config
+    layout: Layout
+    stage: str
+    item: str
+    rows: tuple[tuple[str, str], ...]
+    journal: Journal
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the item: the teacher is one model, everything else is repeated."""
+        return self.config.seeds[:1] if self.item == "teacher" else self.config.seeds
+
+    @property
+    def device(self) -> torch.device:
+        """The device named by the configuration; "auto" takes CUDA or Apple's GPU when there is one."""
+        wanted = self.config.runtime.device
+        if wanted == "auto":
+            wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise ValueError("runtime.device is cuda, but torch sees no CUDA device; allowed here: auto, cpu")
+        return torch.device(wanted)
+
+    @property
+    def recipe(self) -> ViewRecipe:
+        return view_recipe(self.config.views)
+
+    @property
+    def targets_identity(self) -> dict[str, str]:
+        """What the teacher's answers depend on: teacher, data and views."""
+        return {
+            "teacher": weights_digest(self.layout.weights("teacher", self.config.seeds[0])),
+            "data": read_manifest(self.layout.data)["digest"],
+            "views": digest_of(self.recipe.describe()),
+        }
+
+    def images(self, split: str) -> ImageSet:
+        """A split of the prepared data, told to the journal as an input."""
+        manifest = read_manifest(self.layout.data)
+        self.journal.dataset(
+            name=manifest["dataset"],
+            digest=manifest["digest"],
+            context={"train": "training", "test": "evaluation"}[split],
+            source=str(self.layout.data.relative_to(self.layout.root)),
+            profile={"images": manifest["splits"][split]["count"]},
+        )
+        return open_split(self.layout.data, split)
+
+    def run_digest(self, seed: int, inputs: Mapping[str, str], *sections: str) -> str:
+        """Names a training run by everything that decides its result: sections, seed and input digests."""
+        return digest_of(
+            {
+                "stage": self.stage,
+                "item": self.item,
+                "seed": seed,
+                "configuration": self.config.digest(*sections),
+                "inputs": dict(inputs),
+            }
+        )
+
+
+def view_recipe(views: Views) -> ViewRecipe:
+    """The views a configuration asks for."""
+    return ViewRecipe(
+        seed=views.seed,
+        image_size=views.image_size,
+        scale=views.scale,
+        ratio=views.ratio,
+        flip_probability=views.flip_probability,
+        mean=views.mean,
+        std=views.std,
+    )

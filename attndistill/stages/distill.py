@@ -1,0 +1,75 @@
+"""Stage 4: distil the teacher into a student, for one row of the rows file."""
+
+from collections.abc import Callable
+
+from timm.models.vision_transformer import VisionTransformer
+
+from attndistill.core.artifacts import replacing_directory
+from attndistill.core.features import Features
+from attndistill.data.loading import Batch
+from attndistill.losses import AGGREGATIONS, GUIDANCE
+from attndistill.models.projector import Projector, Student
+from attndistill.models.storage import load_model, save_model
+from attndistill.models.vit import build_vit
+from attndistill.stages.context import Context
+from attndistill.stages.runs import train, write_curves
+from attndistill.targets import CachedTargets, LiveTeacher
+from attndistill.tasks.distillation import Distillation, Objective
+from attndistill.training.checkpoint import Checkpoint
+from attndistill.training.loop import History
+
+
+def distill(context: Context) -> None:
+    """Train and store the student of every seed, with its curves."""
+    config = context.config
+    images = context.images("train")
+    teacher, _ = load_model(context.layout.weights("teacher", config.seeds[0]))
+    identity = context.targets_identity
+    teach = _teach(context, teacher)
+    histories: dict[int, History] = {}
+    checkpoints = []
+    with replacing_directory(context.layout.model(context.item)) as directory:
+        for seed in context.seeds:
+            backbone = build_vit(config.views.image_size, seed, **config.student.plain())
+            projector = Projector(backbone.embed_dim, teacher.embed_dim, config.distill.projector_depth, seed)
+            student = Student(backbone, projector)
+            task = Distillation(student, teach, _objective(context, teacher, backbone))
+            digest = context.run_digest(seed, identity, "student", "views", "targets", "distill")
+            checkpoint = Checkpoint(context.layout.work(f"distill-{context.item}", digest), digest)
+            checkpoints.append(checkpoint)
+            with checkpoint.owned():
+                histories[seed] = train(
+                    task,
+                    config.distill.recipe,
+                    images,
+                    context,
+                    seed=seed,
+                    checkpoint=checkpoint,
+                    view_epoch=lambda epoch: epoch % config.targets.views,
+                )
+            save_model(
+                directory / f"seed-{seed}", student, image_size=config.views.image_size, vit=config.student.plain()
+            )
+    write_curves(context, "distill", histories)
+    context.journal.artifact(context.layout.model(context.item), folder="model")
+    for checkpoint in checkpoints:
+        checkpoint.remove()
+
+
+def _teach(context: Context, teacher: VisionTransformer) -> Callable[[Batch], Features]:
+    """The teacher's answers: from the cache, or from the teacher inside the step."""
+    if context.config.targets.cache:
+        return CachedTargets(context.layout.targets, context.device, context.targets_identity)
+    return LiveTeacher(teacher, context.device)
+
+
+def _objective(context: Context, teacher: VisionTransformer, student: VisionTransformer) -> Objective:
+    options = context.config.distill
+    return Objective(
+        alignment_weight=options.alignment_weight,
+        attention_weight=options.lambda_,
+        aggregate=AGGREGATIONS.bind(options.aggregation.name, options.aggregation.options()),
+        compare=GUIDANCE.bind(options.attention_loss.name, options.attention_loss.options()),
+        teacher_grid=teacher.patch_embed.grid_size,
+        student_grid=student.patch_embed.grid_size,
+    )

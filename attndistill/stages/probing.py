@@ -1,0 +1,56 @@
+"""Stage 5: features once, then every probe, for a teacher, a baseline or a student."""
+
+from typing import Any
+
+from attndistill.core.artifacts import write_json
+from attndistill.core.progress import progress
+from attndistill.data.store import read_manifest
+from attndistill.models.storage import load_model
+from attndistill.models.vit import count_parameters
+from attndistill.probes import PROBES
+from attndistill.probes.classifiers import ProbeResult
+from attndistill.stages.context import Context
+from attndistill.stages.features import probe_data
+
+
+def probe(context: Context) -> None:
+    """Write results/<experiment>/probes/<item>.json: top-1 and top-5 of every probe over seeds, with protocols."""
+    images, test = context.images("train"), context.images("test")
+    manifest = read_manifest(context.layout.data)
+    options = context.config.probe
+    found: dict[str, list[ProbeResult]] = {"knn": [], "logistic": []}
+    parameters, layer = 0, 0
+    with progress(f"probe {context.item}", len(context.seeds), "models") as update:
+        for done, seed in enumerate(context.seeds, start=1):
+            backbone, projector = load_model(context.layout.weights(context.item, seed))
+            parameters, layer = count_parameters(backbone), options.projector_layer if projector else 0
+            data = probe_data(context, backbone, images, test, projector, layer)
+            for name, results in found.items():
+                choice = getattr(options, name)
+                results.append(PROBES.bind(choice.name, choice.options())(data))
+                context.journal.metrics({f"{name}_top1": results[-1].top1, f"{name}_top5": results[-1].top5}, step=seed)
+            update(done)
+    value = {
+        "model": context.item,
+        "parameters": parameters,
+        "feature": f"cls_token after projector layer {layer}" if layer else "cls_token before the projector",
+        "class_list_sha256": manifest["class_list_sha256"],
+        "data_digest": manifest["digest"],
+        "probes": {name: _figures(results, context.seeds) for name, results in found.items()},
+    }
+    path = context.layout.result("probes", f"{context.item}.json")
+    write_json(path, value)
+    context.journal.artifact(path, folder="results")
+
+
+def _figures(results: list[ProbeResult], seeds: tuple[int, ...]) -> dict[str, Any]:
+    protocol, order = results[0].protocol, list(seeds)
+    assert {result.protocol for result in results} == {protocol}
+    return {
+        "top1": summarise([result.top1 for result in results], order, protocol),
+        "top5": summarise([result.top5 for result in results], order, protocol),
+        "selected": {name: [result.chosen[name] for result in results] for name in results[0].chosen},
+        "sweep": {
+            key: summarise([result.sweep[key] for result in results], order, protocol) for key in results[0].sweep
+        },
+    }

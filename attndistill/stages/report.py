@@ -1,0 +1,59 @@
+"""Stage 7: the report, from result files alone."""
+
+from attndistill.core.artifacts import write_json
+from attndistill.data.store import read_manifest
+from attndistill.report.build import build_report
+from attndistill.stages.context import Context
+
+TITLE = "Attention distillation"
+
+
+def report(context: Context) -> None:
+    """Write outputs/<experiment>/report (index.html, table.csv, table.tex, figures) and the table as metrics."""
+    layout = context.layout
+    rows = [
+        {"name": "teacher", "label": "Teacher (MAE)"},
+        {"name": "scratch", "label": "Student from scratch (MAE)"},
+        *({"name": name, "label": label} for name, label in context.rows),
+    ]
+    table = build_report(
+        layout.results,
+        layout.outputs,
+        layout.report,
+        title=f"{TITLE}: {layout.experiment}",
+        rows=rows,
+        description=_description(context),
+    )
+    path = layout.result("report", "table.json")
+    write_json(path, table)
+    context.journal.artifact(layout.report, folder="report")
+    context.journal.artifact(path, folder="results")
+
+
+def _description(context: Context) -> dict[str, str]:
+    """How the figures came about, without times or run numbers."""
+    config, manifest = context.config, read_manifest(context.layout.data)
+    counts = ", ".join(f"{part['count']} {name}" for name, part in manifest["splits"].items())
+    views, epochs = config.targets.views, config.distill.recipe.epochs
+    shared = "the paper's method" if views == epochs else f"epoch e uses view e mod {views}"
+    return {
+        "Data": f"{manifest['dataset']} ({counts} images, {len(manifest['class_names'])} classes)",
+        "Data digest": manifest["digest"],
+        "Class list SHA-256": manifest["class_list_sha256"],
+        "Teacher": f"{_size(config.teacher)}, {config.pretrain.recipe.epochs} epochs of masked autoencoding",
+        "Students": f"{_size(config.student)}, {epochs} epochs of distillation, seeds {_listed(config.seeds)}",
+        "Views": f"V = {views} for {epochs} epochs ({shared}); the same views for every row and seed",
+        "Base configuration": config.digest("data", "views", "teacher", "student", "pretrain", "targets", "distill"),
+    }
+
+
+def _size(vit: object) -> str:
+    values = vars(vit)
+    return (
+        f"ViT width {values['embed_dim']}, depth {values['depth']}, {values['num_heads']} heads, "
+        f"patch {values['patch_size']}, {values['position']} positions"
+    )
+
+
+def _listed(seeds: tuple[int, ...]) -> str:
+    return ", ".join(map(str, seeds))

@@ -1,0 +1,119 @@
+"""One training run of a stage: a task, a seed, a checkpoint, curves. Shared by pre-training and distillation."""
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from attndistill.config import Recipe, Runtime
+from attndistill.core.artifacts import write_json, write_text
+from attndistill.core.progress import progress
+from attndistill.core.randomness import derived_seed
+from attndistill.data.loading import Schedule, ViewEpoch, training_batches
+from attndistill.data.store import ImageSet
+from attndistill.stages.context import Context
+from attndistill.training import OPTIMIZERS
+from attndistill.training.checkpoint import Checkpoint
+from attndistill.training.loop import History, Observers, Plan, fit
+
+Evaluate = Callable[[int], dict[str, float] | None]
+
+
+def train(
+    task: nn.Module,
+    recipe: Recipe,
+    images: ImageSet,
+    context: Context,
+    *,
+    seed: int,
+    checkpoint: Checkpoint,
+    view_epoch: ViewEpoch = lambda epoch: epoch,
+    evaluate: Evaluate = lambda epoch: None,
+) -> History:
+    """Train `task` by `recipe`, from its checkpoint when there is one; returns its curves, one point an epoch."""
+    runtime = context.config.runtime
+    accelerator = make_accelerator(context, recipe)
+    schedule = make_schedule(recipe, runtime, len(images), seed, accelerator.num_processes, accelerator.process_index)
+    plan = Plan(
+        steps=schedule.steps,
+        steps_per_epoch=schedule.steps_per_epoch,
+        micro_batches=schedule.micro_batches,
+        peak_learning_rate=recipe.peak_learning_rate,
+        warmup_steps=recipe.warmup_epochs * schedule.steps_per_epoch,
+        checkpoint_seconds=runtime.checkpoint_seconds,
+    )
+    task.to(accelerator.device)
+    optimizer = OPTIMIZERS.bind(recipe.optimizer.name, recipe.optimizer.options())(task)
+    label = f"{context.stage} {context.item} seed {seed}"
+    with progress(label, plan.steps, "steps") as at_step:
+        observers = Observers(
+            at_step=at_step,
+            at_epoch=lambda epoch, values: context.journal.metrics(
+                {f"seed-{seed}/{name}": value for name, value in values.items()}, step=epoch
+            ),
+            evaluate=evaluate,
+        )
+        return fit(
+            task,
+            optimizer,
+            lambda first_step: training_batches(
+                images, context.recipe, schedule, first_step=first_step, workers=runtime.workers, view_epoch=view_epoch
+            ),
+            plan,
+            checkpoint,
+            accelerator,
+            observers,
+        )
+
+
+def make_accelerator(context: Context, recipe: Recipe) -> Accelerator:
+    """The device, precision and processes of one run. Runs of different precision may follow in one process."""
+    AcceleratorState._reset_state(reset_partial_state=False)
+    precision = "bf16" if recipe.precision == "bf16" else "no"
+    return Accelerator(mixed_precision=precision, cpu=context.device.type == "cpu")
+
+
+def make_schedule(recipe: Recipe, runtime: Runtime, length: int, seed: int, ranks: int, rank: int) -> Schedule:
+    """Which images each step takes. Raises ValueError when the batch cannot be cut as asked."""
+    share = runtime.micro_batch_size or max(1, recipe.batch_size // ranks)
+    if recipe.batch_size % (share * ranks):
+        raise ValueError(
+            f"batch_size {recipe.batch_size} is not a multiple of {share} images x {ranks} ranks; "
+            "set runtime.micro_batch_size to a divisor"
+        )
+    return Schedule(
+        length=length,
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        seed=derived_seed(seed, "order"),
+        micro_batches=recipe.batch_size // (share * ranks),
+        ranks=ranks,
+        rank=rank,
+    )
+
+
+def write_curves(context: Context, kind: str, histories: Mapping[int, History]) -> None:
+    """results/<experiment>/training/<item>.json and .csv: every curve of every seed, and its last values."""
+    last = {
+        name: sum(history[name][-1][1] for history in histories.values()) / len(histories)
+        for name in next(iter(histories.values()))
+    }
+    value: dict[str, Any] = {
+        "name": context.item,
+        "kind": kind,
+        "unit": "epoch",
+        "curves": {str(seed): history for seed, history in histories.items()},
+        "summary": last,
+    }
+    write_json(context.layout.result("training", f"{context.item}.json"), value)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["seed", "epoch", "curve", "value"])
+    for seed, history in histories.items():
+        for name, points in history.items():
+            writer.writerows([seed, int(epoch), name, f"{point:.9g}"] for epoch, point in points)
+    write_text(context.layout.result("training", f"{context.item}.csv"), text.getvalue())

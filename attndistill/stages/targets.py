@@ -1,0 +1,33 @@
+"""Stage 3: the teacher's answers to every view, once, for every row."""
+
+from attndistill.core.artifacts import replacing_directory, write_json
+from attndistill.core.progress import progress
+from attndistill.models.storage import load_model
+from attndistill.stages.context import Context
+from attndistill.targets import FORMAT, LiveTeacher, write_targets
+
+
+def targets(context: Context) -> None:
+    """Write outputs/<experiment>/targets; with targets.cache off, a manifest that says so."""
+    options = context.config.targets
+    identity = context.targets_identity
+    if not options.cache:
+        with replacing_directory(context.layout.targets) as directory:
+            write_json(directory / "manifest.json", {"format": FORMAT, "cached": False, "identity": identity})
+        return
+    images = context.images("train")
+    backbone, _ = load_model(context.layout.weights("teacher", context.config.seeds[0]))
+    with progress("targets", options.views * len(images), "views") as update:
+        manifest = write_targets(
+            LiveTeacher(backbone, context.device),
+            images,
+            context.recipe,
+            context.layout.targets,
+            identity=identity,
+            views=options.views,
+            verify=options.verify,
+            batch_size=context.config.runtime.evaluation_batch_size,
+            progress=update,
+        )
+    context.journal.metrics({"bytes_per_view_and_image": manifest["bytes_per_view_and_image"]}, step=0)
+    context.journal.artifact(context.layout.targets / "manifest.json", folder="targets")
