@@ -7,7 +7,7 @@ lists as a dependency says what the stage read last time, which may well differ 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,7 +27,7 @@ def verified_inputs(root: Path, inputs: Sequence[str]) -> dict[str, Any]:
             (str(place) for place in [PurePosixPath(path), *PurePosixPath(path).parents] if str(place) in listed), path
         )
         if owner not in found:  # a file inside an out is verified by verifying the out
-            found[owner] = {"listed": listed.get(owner), "workspace": md5_of(root / owner)}
+            found[owner] = {"listed": listed.get(owner), "workspace": md5_of(root / owner, root)}
     return {"inputs": found, "inputs_verified": _verdict(found)}
 
 
@@ -56,23 +56,29 @@ def listed_outs(root: Path) -> dict[str, str]:
     return {str(PurePosixPath(out["path"])): str(out["md5"]) for out in outs if "md5" in out}
 
 
-def md5_of(path: Path) -> str:
+def md5_of(path: Path, root: Path) -> str:
     """DVC's md5 of a file, or of a directory (with ".dir"); "absent" or "unreadable: WHY" where there is none."""
     if not path.exists():
         return "absent"
     try:
-        return directory_md5(path) if path.is_dir() else _file_md5(path)
+        return directory_md5(path, root) if path.is_dir() else _file_md5(path)
     except OSError as error:
         return f"unreadable: {error.strerror}"
 
 
-def directory_md5(folder: Path) -> str:
-    """DVC's digest of a directory: md5 of the JSON list of its files' md5 and relative paths, sorted by path."""
+def directory_md5(folder: Path, root: Path) -> str:
+    """DVC's digest of a directory: md5 of the JSON list of its files' md5 and relative paths, sorted by path.
+
+    What the .dvcignore at `root` names does not count (one further down in the tree is not read).
+    """
+    ignored = _ignored(root)
     entries = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in (".git", ".hg", ".dvc")]
         for name in files:
             file = Path(place) / name
+            if ignored(os.path.relpath(file, root)):
+                continue
             entries.append({"md5": _file_md5(file), "relpath": file.relative_to(folder).as_posix()})
     entries.sort(key=lambda entry: entry["relpath"])
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
@@ -81,6 +87,14 @@ def directory_md5(folder: Path) -> str:
 def _file_md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _ignored(root: Path) -> Callable[[str], bool]:
+    if not (root / ".dvcignore").is_file():
+        return lambda path: False
+    from pathspec import GitIgnoreSpec  # DVC's own reader of these patterns
+
+    return GitIgnoreSpec.from_lines((root / ".dvcignore").read_text(encoding="utf-8").splitlines()).match_file
 
 
 def _relative(root: Path, given: str) -> str:

@@ -1,9 +1,11 @@
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -104,9 +106,7 @@ def test_a_dead_server_costs_nothing_and_sync_delivers_exactly_once(project, run
     assert len(runs(project.store)) == 1
 
 
-def test_a_sender_killed_after_any_step_leaves_nothing_twice(project, runs, tmp_path, monkeypatch):
-    import shutil
-
+def test_a_recording_sent_again_from_its_first_line_adds_nothing(project, runs, tmp_path):
     project.record(RUN, MLFLOW_TRACKING_URI=dead_server())
     (spool,) = project.spools
     shutil.copytree(spool, tmp_path / "copy")
@@ -130,6 +130,25 @@ def test_a_run_whose_process_is_killed_does_not_stay_running(project, runs):
     process.stdout.close()
     process.stderr.close()
     process.wait()
+
+
+def test_no_companion_outlives_its_task_when_the_server_is_dead(project):
+    process = project.start(ENDLESS, MLFLOW_TRACKING_URI=dead_server())
+    assert process.stdout.readline() == "begun\n"
+    (spool,) = project.spools
+    until(lambda: companions(spool))
+    process.kill()
+    process.stdout.close()
+    process.stderr.close()
+    process.wait()
+    until(lambda: not companions(spool))
+    code, said = project.sync(MLFLOW_TRACKING_URI=project.store)
+    assert (code, "sent: distill@attndistill" in said) == (0, True), said
+
+
+def companions(spool: Path) -> list[str]:
+    commands = [cmdline(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
+    return [str(command) for command in commands if b"follow\0" + bytes(spool) in command]
 
 
 def test_an_exception_is_told_with_its_words(project, runs):
@@ -248,3 +267,10 @@ def answers(address: str) -> bool:
             return reply.status == 200
     except OSError:
         return False
+
+
+def cmdline(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has just ended
+        return b""

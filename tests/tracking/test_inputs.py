@@ -67,11 +67,13 @@ def test_md5s_agree_with_a_real_dvc(tmp_path):
     (data / "b" / "ü" / "empty").touch()
     (data / "b.txt").write_text("between\n")
     (tmp_path / "single.txt").write_text("single\n")
+    (data / "b" / "scratch.tmp").write_text("not data\n")
+    (tmp_path / ".dvcignore").write_text("*.tmp\n")
     for words in (["init", "--no-scm", "-q"], ["add", "-q", "data", "single.txt"]):
         subprocess.run([sys.executable, "-m", "dvc", *words], cwd=tmp_path, check=True, capture_output=True)
     (told,) = YAML(typ="safe", pure=True).load(tmp_path / "data.dvc")["outs"]
-    assert directory_md5(data) == told["md5"]
-    assert md5_of(tmp_path / "single.txt") == listed_outs(tmp_path)["single.txt"]
+    assert directory_md5(data, tmp_path) == told["md5"]
+    assert md5_of(tmp_path / "single.txt", tmp_path) == listed_outs(tmp_path)["single.txt"]
     inside = verified_inputs(tmp_path, ["data/b/x.bin"])
     assert inside["inputs"] == {"data": {"listed": told["md5"], "workspace": told["md5"]}}
     assert inside["inputs_verified"] == "yes"

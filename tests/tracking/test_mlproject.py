@@ -42,7 +42,7 @@ def test_an_entry_point_is_the_command_of_the_stage(entry_point, given, command)
     assert entry.compute_command(given, None) == f"python -m attndistill {command}"
 
 
-def test_the_environment_is_the_lock_and_never_a_folder_that_is_gone_later():
+def test_the_environment_is_the_lock_and_never_the_code_of_another_clone():
     from mlflow.utils.environment import _PythonEnv
 
     environment = _PythonEnv.from_yaml(str(PROJECT / "python_env.yaml"))
