@@ -1,0 +1,67 @@
+# The first two commands a newcomer types: `make repro` and `make test`. Both set up what they need.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(abspath $(VENV))/bin
+INSTALLED := $(VENV)/.installed
+# stages call `python`: it has to be the environment's
+export PATH := $(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: repro smoke test check lint types fast test-slow test-gpu ui format lock clean
+
+repro: $(INSTALLED)  ## environment, then the embedded default through DVC; does nothing the second time
+	dvc repro
+	@echo "open outputs/digits/report/index.html"
+
+smoke: $(INSTALLED)  ## the whole pipeline at toy size, in one process
+	rm -rf outputs/smoke results/smoke
+	python -m attndistill pipeline --experiment experiments/smoke
+
+test: $(INSTALLED)  ## every test but the slow and the GPU ones
+	python -m pytest -n 2 -m "not slow and not gpu"
+
+check: lint types fast  ## format, lint, types and the tests that start no other program
+
+lint: $(INSTALLED)
+	ruff format --check .
+	ruff check .
+
+types: $(INSTALLED)
+	mypy
+
+fast: $(INSTALLED)
+	python -m pytest -n 2 -m "not slow and not gpu and not drivers"
+
+test-slow: $(INSTALLED)  ## minutes each: large trees, full-size models
+	python -m pytest -m slow
+
+test-gpu: $(INSTALLED)  ## needs a CUDA device
+	python -m pytest -m gpu
+
+ui: $(INSTALLED)  ## MLflow's pages on 127.0.0.1
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --workers 1 \
+	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+
+format: $(INSTALLED)
+	ruff format .
+	ruff check --fix .
+
+lock:  ## new versions of everything, plain name==version lines (needs uv)
+	uv pip compile --upgrade --python-version 3.11 --no-header --no-annotate --group dev pyproject.toml \
+	  -o requirements.lock
+
+clean:  ## remove what the pipeline made; DVC's cache and the tracking store stay
+	rm -rf outputs .work
+
+# uv when there is one, else pip. Byte code is compiled once here: importing torch without it takes twice as long.
+$(INSTALLED): requirements.lock pyproject.toml
+	@if command -v uv >/dev/null; then \
+	  { [ -x $(BIN)/python ] || uv venv --python 3.11 $(VENV); } \
+	  && uv pip install --python $(BIN)/python --compile-bytecode -r requirements.lock \
+	  && uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .; \
+	else \
+	  { [ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); } \
+	  && $(BIN)/python -m pip install -r requirements.lock \
+	  && $(BIN)/python -m pip install --no-deps --no-build-isolation -e .; \
+	fi
+	@touch $@
