@@ -22,6 +22,7 @@ def follow(first: Path, parent: int | None) -> int:
 
     Returns 0 when all is sent, 1 when something must be sent later.
     """
+    os.nice(5)  # importing mlflow is seconds of work, which the training shall not feel
     task = _Task(parent)
     follower = _Follower()
     follower.take(first)
