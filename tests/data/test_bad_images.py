@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Prepare
 from PIL import Image
 
 from attndistill.data.decoding import BadImageError, decode, inspect
+from attndistill.data.shards import ShardImages
 from attndistill.data.store import open_split
+
+Prepare = Callable[..., dict[str, Any]]
 
 MOST = 1_000_000
 GREY16 = np.array([[0, 257 * 100], [65535, 257 * 200]], np.uint16)
@@ -53,7 +55,7 @@ JPEG, PNG = encoded(noise(size=(64, 48)), "JPEG"), encoded(noise(), "PNG")
 RAW_PNG = encoded(noise(), "PNG", compress_level=0)  # damage to a pixel then only shows in the checksum
 
 BAD = {
-    "empty.jpg": (b"", "zero bytes"),
+    "a_first.jpg": (b"", "zero bytes"),
     "text.jpg": (b"<html>404</html>", "no image format is recognised"),
     "truncated.jpg": (JPEG[:-300], "cannot be decoded .*truncated"),
     "header_only.jpg": (JPEG[:200], "cannot be decoded|no image format"),
@@ -100,8 +102,11 @@ def test_skipping_leaves_out_exactly_the_bad_ones_and_lists_them(bad_tree: Path,
     reasons = {entry["name"]: entry["reason"] for entry in manifest["bad_images"]["skipped"]}
     assert set(reasons) == {"bee/" + name.replace("\n", "\\n") for name in [*BAD, "broken_link.jpg"]}
     images = open_split(bad_tree.parent / "prepared", "train")
-    assert [name.split("/")[0] for name in images.names] == ["ant"] * 6 + ["bee"] * 6
+    assert isinstance(images, ShardImages)
+    assert images.names == [f"{c}/{c}_{i}.{'png' if i % 2 else 'JPEG'}" for c in ("ant", "bee") for i in range(6)]
     assert images.labels.tolist() == [0] * 6 + [1] * 6
+    for index, name in enumerate(images.names):
+        assert images.encoded(index) == (bad_tree / "train" / name).read_bytes()
 
 
 @pytest.mark.parametrize("name", BAD)

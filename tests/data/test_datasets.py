@@ -6,18 +6,20 @@ import json
 import shutil
 import struct
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Prepare
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from attndistill.data import DATASETS, torchvision_sets
 from attndistill.data.sources import FileSplit, class_list_digest, open_source
 from attndistill.data.store import ArrayImages, open_split, read_manifest
+
+Prepare = Callable[..., dict[str, Any]]
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """Memory does not grow with the data set: measured on a real process over a tree of hard-linked images."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,9 @@ def measure(tmp_path: Path, count: int, side: int, steps: int) -> dict[str, int]
                     source.write_bytes((tmp_path / "one.jpg").read_bytes())
                 (folder / f"image_{number:06d}.jpg").hardlink_to(source)
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "tree"), str(tmp_path / "out"), str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     figures: dict[str, int] = json.loads(done.stdout)
     print(figures)
     assert figures["count"] == count

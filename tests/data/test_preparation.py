@@ -1,17 +1,20 @@
 """What `prepare` writes, and which data sets it refuses."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Prepare
 from PIL import Image
 
 from attndistill.core.artifacts import digest_of, read_json, write_json
 from attndistill.data.preparation import prepare
 from attndistill.data.sources import ArraySplit, Source
 from attndistill.data.store import ArrayImages, open_split
+
+Prepare = Callable[..., dict[str, Any]]
 
 
 def shades(labels: list[int], first: int) -> ArraySplit:
@@ -74,6 +77,12 @@ def test_validation_is_a_seeded_share_of_every_training_class(prepare_set: Prepa
     np.testing.assert_array_equal(first, np.sort(first))
     np.testing.assert_array_equal(first, again)
     assert len(np.intersect1d(first, other)) < len(first) / 2
+
+
+def test_validation_leaves_training_an_image_of_every_class(tmp_path: Path) -> None:
+    prepare(two_classes(), tmp_path / "out", validation_fraction=0.9, split_seed=0)
+    chosen = np.load(tmp_path / "out" / "train-validation.npy")
+    assert np.bincount(open_split(tmp_path / "out", "train").labels[chosen]).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.2])

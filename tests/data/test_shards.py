@@ -1,12 +1,13 @@
 """Shards against PIL and torchvision on the original files."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Prepare
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import InterpolationMode
@@ -16,6 +17,8 @@ from attndistill.data.loading import Schedule, _Views, every_epoch, training_bat
 from attndistill.data.shards import ShardImages, ShardWriter
 from attndistill.data.store import open_split
 from attndistill.data.views import ViewRecipe
+
+Prepare = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
