@@ -19,7 +19,6 @@ from attndistill.tracking.spool import Description
 RECORDING = "attndistill.recording"  # the tag by which a run is found again if its id was lost in a crash
 PARAM_AT_MOST, TAG_AT_MOST, KEY_AT_MOST, DIGEST_AT_MOST = 6000, 8000, 250, 36  # characters, MLflow's limits
 PARAMS_A_BATCH, METRICS_A_BATCH = 100, 1000
-_TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}  # else the page opens on language models
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
@@ -150,7 +149,7 @@ class Store:
             return str(found.experiment_id)
         place = None if self.database is None else (self.database.parent / "mlartifacts" / name).as_uri()
         try:
-            return str(self.client.create_experiment(name, artifact_location=place, tags=_TRAINING_VIEW))
+            return str(self.client.create_experiment(name, artifact_location=place))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

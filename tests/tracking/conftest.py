@@ -33,6 +33,7 @@ class Project:
         self.root = root
         self.environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
         self.environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        self.environment["ATTNDISTILL_TRACKING_WAIT"] = "90"  # seconds; a busy machine is no failure
 
     @property
     def store(self) -> str:
