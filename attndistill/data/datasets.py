@@ -93,7 +93,7 @@ def idx(*, root: str, class_list: str | None = None) -> Source:
 @DATASETS.register("torchvision")
 def torchvision(
     *,
-    name: Literal[
+    set_name: Literal[
         "CIFAR10",
         "CIFAR100",
         "DTD",
@@ -116,9 +116,9 @@ def torchvision(
     """One of torchvision's named sets.
 
     Args:
-        name: torchvision's class name.
+        set_name: torchvision's class name.
         root: where torchvision keeps it.
         download: let torchvision fetch what is missing.
         class_list: file of class names as torchvision spells them (Imagenette: the wnids).
     """
-    return torchvision_source(name, Path(root), download).restricted_to(class_list)
+    return torchvision_source(set_name, Path(root), download).restricted_to(class_list)

@@ -80,7 +80,8 @@ def decode(data: bytes) -> Image.Image:
     with _open(data) as image:
         image.load()
         is_16_bit = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
-        return _rgb(ImageOps.exif_transpose(image), is_16_bit)
+        ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image, is_16_bit)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -111,7 +112,7 @@ def _rgb(image: Image.Image, is_16_bit: bool) -> Image.Image:
         paper = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
     if image.mode in _PLAIN:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     if is_16_bit and "transparency" not in image.info:
         grey = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")

@@ -3,6 +3,7 @@
 from typing import Any
 
 from attndistill.core.artifacts import write_json
+from attndistill.core.measurement import summarise
 from attndistill.core.progress import progress
 from attndistill.data.store import read_manifest
 from attndistill.models.storage import load_model

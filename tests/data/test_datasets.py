@@ -47,7 +47,7 @@ def offline(tmp_path: Path, tree: Path) -> dict[str, dict[str, Any]]:
         "digits": {},
         "idx": {"root": str(tmp_path / "idx")},
         "image_folder": {"root": str(tree)},
-        "torchvision": {"name": "KMNIST", "root": str(tmp_path / "named")},
+        "torchvision": {"set_name": "KMNIST", "root": str(tmp_path / "named")},
     }
 
 
@@ -65,6 +65,7 @@ def test_what_the_text_declares_is_what_is_registered(name: str) -> None:
         assert str(option.annotation) == str(hints[parameter.name])
         assert f"{parameter.name}:" in (inspect.getdoc(DATASETS[name]) or "")
     assert declared["class_list"].default is None
+    assert "name" not in declared  # in a configuration that is the data set's own
 
 
 def test_the_source_text_declares_every_registered_set_and_no_other() -> None:
@@ -188,7 +189,7 @@ def food(root: Path) -> None:
 
 def test_a_torchvision_set_of_files_keeps_the_original_files(tmp_path: Path, prepare_set: Prepare) -> None:
     food(tmp_path / "root")
-    prepare_set("torchvision", {"name": "Food101", "root": str(tmp_path / "root")})
+    prepare_set("torchvision", {"set_name": "Food101", "root": str(tmp_path / "root")})
     images = open_split(tmp_path / "prepared", "train")
     assert [n.removeprefix("food-101/images/") for n in images.names[:3]] == [f"waffles/{i}.jpg" for i in (3, 0, 1)]
     assert images.labels.tolist() == [1, 1, 1, 0, 0, 0]
@@ -201,7 +202,7 @@ def test_the_pet_set_without_a_loader_argument_works_too(tmp_path: Path) -> None
     (base / "annotations").mkdir()
     (base / "annotations" / "trainval.txt").write_text("Abyssinian_1 1 1 1\nbeagle_2 2 2 1\n")
     (base / "annotations" / "test.txt").write_text("beagle_7 2 2 1\nAbyssinian_3 1 1 1\n")
-    source = open_source("torchvision", {"name": "OxfordIIITPet", "root": str(tmp_path)})
+    source = open_source("torchvision", {"set_name": "OxfordIIITPet", "root": str(tmp_path)})
     assert source.class_names == ("Abyssinian", "Beagle")
     assert source.splits["test"].names == [
         "oxford-iiit-pet/images/beagle_7.jpg",
@@ -213,7 +214,7 @@ def test_the_pet_set_without_a_loader_argument_works_too(tmp_path: Path) -> None
 def test_every_offered_torchvision_set_exists_there_and_is_one_of_the_table() -> None:
     from torchvision import datasets
 
-    (option,) = (option for option in DATASETS.declared()["torchvision"] if option.name == "name")
+    (option,) = (option for option in DATASETS.declared()["torchvision"] if option.name == "set_name")
     assert set(typing.get_args(option.annotation)) == set(torchvision_sets.ARRAYS) | set(torchvision_sets.FILES)
     for name in torchvision_sets.FILES:
         takes = inspect.signature(getattr(datasets, name)).parameters
@@ -225,7 +226,7 @@ def test_every_offered_torchvision_set_exists_there_and_is_one_of_the_table() ->
 @pytest.mark.parametrize("name", sorted(torchvision_sets.ARRAYS | torchvision_sets.FILES))
 def test_a_named_set_that_is_not_there_is_refused_without_a_download(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"torchvision's {name} under .*: .*[Dd]ataset not found"):
-        open_source("torchvision", {"name": name, "root": str(tmp_path)})
+        open_source("torchvision", {"set_name": name, "root": str(tmp_path)})
 
 
 def test_an_unknown_data_set_is_refused_by_name() -> None:
