@@ -113,8 +113,7 @@ def _open(options: argparse.Namespace) -> Any:
 def _run_stage(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     from attndistill.pipeline import run_stage
 
-    first_rank = os.environ.get("RANK", "0") == "0"
-    run_stage(_open(options), options.stage, options.item, overrides, tracked=first_rank)
+    run_stage(_open(options), options.stage, options.item, overrides)
 
 
 def _run_pipeline(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from attndistill.stages.table import STAGES, Stage
 from attndistill.tracking import Recorder
 
 
-def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mapping[str, Any], *, tracked: bool) -> None:
+def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mapping[str, Any]) -> None:
     """Run one stage on one item.
 
     Args:
@@ -22,11 +22,13 @@ def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mappin
         stage: from the table of stages.
         item: the model or row; "" for stages without one.
         overrides: dotted key -> value, from the command line.
-        tracked: record the run (a second process of a distributed run does not).
 
     Raises:
         ValueError: an unknown item, a refused configuration, missing inputs.
     """
+    is_main = os.environ.get("RANK", "0") == "0"  # of a distributed run, one process writes
+    if not (is_main or stage.distributed):
+        return
     allowed = stage.items(tuple(experiment.rows))
     if item not in allowed:
         kind = "row" if stage.item == "row" else "model"
@@ -48,14 +50,14 @@ def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mappin
                 config=config.plain(),
                 argv=sys.argv,
                 inputs=inputs,
-                enabled=tracked and config.runtime.tracking,
+                enabled=is_main and config.runtime.tracking,
             )
         )
         make_deterministic(config)
         from attndistill.stages.context import Context
 
         rows = tuple((name, row.label) for name, row in experiment.rows.items())
-        stage.run(Context(config, layout, stage.name, item, rows, recorder))
+        stage.run(Context(config, layout, stage.name, item, rows, recorder, is_main))
 
 
 def run_pipeline(experiment: Experiment, overrides: Mapping[str, Any]) -> None:
@@ -75,7 +77,7 @@ def run_pipeline(experiment: Experiment, overrides: Mapping[str, Any]) -> None:
     ):
         for stage in STAGES.values():
             for item in stage.items(rows):
-                run_stage(experiment, stage, item, overrides, tracked=True)
+                run_stage(experiment, stage, item, overrides)
 
 
 def make_deterministic(config: Config) -> None:

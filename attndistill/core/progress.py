@@ -9,7 +9,9 @@ _LINE_EVERY = 15.0  # seconds between plain lines
 
 
 @contextmanager
-def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
+def progress(
+    label: str, total: int, unit: str, done: int = 0, *, shown: bool = True
+) -> Iterator[Callable[[int], None]]:
     """Yield a function to call with the number of units done.
 
     Args:
@@ -17,8 +19,11 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Calla
         total: units in all.
         unit: name of a unit, plural.
         done: units done before this process began (a resumed run); they do not count towards the rate.
+        shown: False says nothing (all but one process of a distributed run).
     """
-    if sys.stderr.isatty():
+    if not shown:
+        yield lambda done: None
+    elif sys.stderr.isatty():
         with _bar(label, total, unit, done) as update:
             yield update
     else:

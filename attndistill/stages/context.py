@@ -13,6 +13,7 @@ from attndistill.data.store import ImageSet, open_split, read_manifest
 from attndistill.data.views import ViewRecipe
 from attndistill.models.storage import weights_digest
 from attndistill.stages.layout import Layout
+from attndistill.training.checkpoint import Checkpoint
 
 
 class Journal(Protocol):
@@ -42,6 +43,7 @@ class Context:
         item: the model or row it works on; "" for stages without one.
         rows: (name, label) of every distilled row, in the table's order.
         journal: where curves, pictures and figures are told.
+        is_main: whether this process writes; of a distributed run, only the first does.
     """
 
     config: Config
@@ -50,6 +52,7 @@ class Context:
     item: str
     rows: tuple[tuple[str, str], ...]
     journal: Journal
+    is_main: bool = True
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -91,9 +94,9 @@ class Context:
         )
         return open_split(self.layout.data, split)
 
-    def run_digest(self, seed: int, inputs: Mapping[str, str], *sections: str) -> str:
-        """Names a training run by everything that decides its result: sections, seed and input digests."""
-        return digest_of(
+    def checkpoint(self, seed: int, inputs: Mapping[str, str], *sections: str) -> Checkpoint:
+        """The resume checkpoint of one training run, named by all that decides its result."""
+        digest = digest_of(
             {
                 "stage": self.stage,
                 "item": self.item,
@@ -102,6 +105,7 @@ class Context:
                 "inputs": dict(inputs),
             }
         )
+        return Checkpoint(self.layout.work(f"{self.stage}-{self.item}", digest), digest)
 
 
 def view_recipe(views: Views) -> ViewRecipe:

@@ -4,19 +4,16 @@ from collections.abc import Callable
 
 from timm.models.vision_transformer import VisionTransformer
 
-from attndistill.core.artifacts import replacing_directory
 from attndistill.core.features import Features
 from attndistill.data.loading import Batch
 from attndistill.losses import AGGREGATIONS, GUIDANCE
 from attndistill.models.projector import Projector, Student
-from attndistill.models.storage import load_model, save_model
+from attndistill.models.storage import load_model
 from attndistill.models.vit import build_vit
 from attndistill.stages.context import Context
-from attndistill.stages.runs import train, write_curves
+from attndistill.stages.runs import Trained, store, train
 from attndistill.targets import CachedTargets, LiveTeacher
 from attndistill.tasks.distillation import Distillation, Objective
-from attndistill.training.checkpoint import Checkpoint
-from attndistill.training.loop import History
 
 
 def distill(context: Context) -> None:
@@ -24,36 +21,24 @@ def distill(context: Context) -> None:
     config = context.config
     images = context.images("train")
     teacher, _ = load_model(context.layout.weights("teacher", config.seeds[0]))
-    identity = context.targets_identity
+    inputs = context.targets_identity
     teach = _teach(context, teacher)
-    histories: dict[int, History] = {}
-    checkpoints = []
-    with replacing_directory(context.layout.model(context.item)) as directory:
-        for seed in context.seeds:
-            backbone = build_vit(config.views.image_size, seed, **config.student.plain())
-            projector = Projector(backbone.embed_dim, teacher.embed_dim, config.distill.projector_depth, seed)
-            student = Student(backbone, projector)
-            task = Distillation(student, teach, _objective(context, teacher, backbone))
-            digest = context.run_digest(seed, identity, "student", "views", "targets", "distill")
-            checkpoint = Checkpoint(context.layout.work(f"distill-{context.item}", digest), digest)
-            checkpoints.append(checkpoint)
-            with checkpoint.owned():
-                histories[seed] = train(
-                    task,
-                    config.distill.recipe,
-                    images,
-                    context,
-                    seed=seed,
-                    checkpoint=checkpoint,
-                    view_epoch=lambda epoch: epoch % config.targets.views,
-                )
-            save_model(
-                directory / f"seed-{seed}", student, image_size=config.views.image_size, vit=config.student.plain()
-            )
-    write_curves(context, "distill", histories)
-    context.journal.artifact(context.layout.model(context.item), folder="model")
-    for checkpoint in checkpoints:
-        checkpoint.remove()
+
+    def run(seed: int) -> Trained:
+        backbone = build_vit(config.views.image_size, seed, **config.student.plain())
+        projector = Projector(backbone.embed_dim, teacher.embed_dim, config.distill.projector_depth, seed)
+        student = Student(backbone, projector)
+        task = Distillation(student, teach, _objective(context, teacher, backbone))
+        checkpoint = context.checkpoint(seed, inputs, "student", "views", "targets", "distill")
+        views = config.targets.views
+        history = train(
+            task, config.distill.recipe, images, context, checkpoint, seed=seed, view_epoch=lambda epoch: epoch % views
+        )
+        return Trained(student, history, checkpoint)
+
+    trained = {seed: run(seed) for seed in context.seeds}
+    if context.is_main:
+        store(context, "distill", config.student.plain(), trained)
 
 
 def _teach(context: Context, teacher: VisionTransformer) -> Callable[[Batch], Features]:

@@ -5,17 +5,15 @@ import io
 
 from timm.models.vision_transformer import VisionTransformer
 
-from attndistill.core.artifacts import replacing_directory, write_text
+from attndistill.core.artifacts import write_text
 from attndistill.core.randomness import derived_seed
 from attndistill.data.store import ImageSet, read_manifest
 from attndistill.models.mae import MaskedAutoencoder
-from attndistill.models.storage import save_model
 from attndistill.models.vit import build_vit
 from attndistill.stages.context import Context
 from attndistill.stages.features import probe_data
-from attndistill.stages.runs import Evaluate, train, write_curves
+from attndistill.stages.runs import Evaluate, Trained, store, train
 from attndistill.tasks.masked_autoencoding import MaskedAutoencoding
-from attndistill.training.checkpoint import Checkpoint
 from attndistill.training.loop import History
 
 PROBE_STRENGTH = 1.0  # C of the curve's logistic probe; the curve is shown, nothing is chosen by it
@@ -23,39 +21,25 @@ PROBE_STRENGTH = 1.0  # C of the curve's logistic probe; the curve is shown, not
 
 def pretrain(context: Context) -> None:
     """Train and store the encoder of every seed, its loss curves and its probe curve (Fig. 7)."""
-    options = context.config.pretrain
-    sizes = context.config.teacher if context.item == "teacher" else context.config.student
-    images, test = context.images("train"), context.images("test")
+    config = context.config
     section = "teacher" if context.item == "teacher" else "student"
+    sizes = config.teacher if context.item == "teacher" else config.student
+    images, test = context.images("train"), context.images("test")
     inputs = {"data": read_manifest(context.layout.data)["digest"]}
-    histories: dict[int, History] = {}
-    checkpoints = []
-    with replacing_directory(context.layout.model(context.item)) as directory:
-        for seed in context.seeds:
-            encoder = build_vit(context.config.views.image_size, seed, **sizes.plain())
-            model = MaskedAutoencoder(encoder, seed, **options.decoder.plain())
-            task = MaskedAutoencoding(model, derived_seed(seed, "mask"), mask_ratio=options.mask_ratio)
-            digest = context.run_digest(seed, inputs, section, "views", "pretrain")
-            checkpoint = Checkpoint(context.layout.work(f"pretrain-{context.item}", digest), digest)
-            checkpoints.append(checkpoint)
-            with checkpoint.owned():
-                histories[seed] = train(
-                    task,
-                    options.recipe,
-                    images,
-                    context,
-                    seed=seed,
-                    checkpoint=checkpoint,
-                    evaluate=_probe_curve(context, encoder, images, test),
-                )
-            save_model(
-                directory / f"seed-{seed}", encoder, image_size=context.config.views.image_size, vit=sizes.plain()
-            )
-    write_curves(context, "pretrain", histories)
-    _write_probe_curve(context, histories)
-    context.journal.artifact(context.layout.model(context.item), folder="model")
-    for checkpoint in checkpoints:
-        checkpoint.remove()
+
+    def run(seed: int) -> Trained:
+        encoder = build_vit(config.views.image_size, seed, **sizes.plain())
+        model = MaskedAutoencoder(encoder, seed, **config.pretrain.decoder.plain())
+        task = MaskedAutoencoding(model, derived_seed(seed, "mask"), mask_ratio=config.pretrain.mask_ratio)
+        checkpoint = context.checkpoint(seed, inputs, section, "views", "pretrain")
+        evaluate = _probe_curve(context, encoder, images, test)
+        history = train(task, config.pretrain.recipe, images, context, checkpoint, seed=seed, evaluate=evaluate)
+        return Trained(encoder, history, checkpoint)
+
+    trained = {seed: run(seed) for seed in context.seeds}
+    if context.is_main:
+        _write_probe_curve(context, {seed: result.history for seed, result in trained.items()})
+        store(context, "pretrain", sizes.plain(), trained)
 
 
 def _probe_curve(context: Context, encoder: VisionTransformer, images: ImageSet, test: ImageSet) -> Evaluate:

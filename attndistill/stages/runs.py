@@ -3,18 +3,23 @@
 import csv
 import io
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from attndistill.config import Recipe, Runtime
-from attndistill.core.artifacts import write_json, write_text
+from attndistill.core.artifacts import replacing_directory, write_json, write_text
 from attndistill.core.progress import progress
 from attndistill.core.randomness import derived_seed
 from attndistill.data.loading import Schedule, ViewEpoch, training_batches
 from attndistill.data.store import ImageSet
+from attndistill.models.projector import Student
+from attndistill.models.storage import save_model
 from attndistill.stages.context import Context
 from attndistill.training import OPTIMIZERS
 from attndistill.training.checkpoint import Checkpoint
@@ -28,9 +33,9 @@ def train(
     recipe: Recipe,
     images: ImageSet,
     context: Context,
+    checkpoint: Checkpoint,
     *,
     seed: int,
-    checkpoint: Checkpoint,
     view_epoch: ViewEpoch = lambda epoch: epoch,
     evaluate: Evaluate = lambda epoch: None,
 ) -> History:
@@ -49,7 +54,8 @@ def train(
     task.to(accelerator.device)
     optimizer = OPTIMIZERS.bind(recipe.optimizer.name, recipe.optimizer.options())(task)
     label = f"{context.stage} {context.item} seed {seed}"
-    with progress(label, plan.steps, "steps") as at_step:
+    owned = checkpoint.owned() if context.is_main else nullcontext()
+    with owned, progress(label, plan.steps, "steps", checkpoint.steps_done(), shown=context.is_main) as at_step:
         observers = Observers(
             at_step=at_step,
             at_epoch=lambda epoch, values: context.journal.metrics(
@@ -96,7 +102,28 @@ def make_schedule(recipe: Recipe, runtime: Runtime, length: int, seed: int, rank
     )
 
 
-def write_curves(context: Context, kind: str, histories: Mapping[int, History]) -> None:
+@dataclass(frozen=True)
+class Trained:
+    """One seed's result: model, curves, and the checkpoint that is removed once both are safe."""
+
+    model: VisionTransformer | Student
+    history: History
+    checkpoint: Checkpoint
+
+
+def store(context: Context, kind: str, vit: dict[str, Any], trained: Mapping[int, Trained]) -> None:
+    """Store models and curves of all seeds, then remove their resume checkpoints. For one process of a run."""
+    with replacing_directory(context.layout.model(context.item)) as directory:
+        for seed, result in trained.items():
+            image_size = context.config.views.image_size
+            save_model(directory / f"seed-{seed}", result.model, image_size=image_size, vit=vit)
+    _write_curves(context, kind, {seed: result.history for seed, result in trained.items()})
+    context.journal.artifact(context.layout.model(context.item), folder="model")
+    for result in trained.values():
+        result.checkpoint.remove()
+
+
+def _write_curves(context: Context, kind: str, histories: Mapping[int, History]) -> None:
     """results/<experiment>/training/<item>.json and .csv: every curve of every seed, and its last values."""
     last = {
         name: sum(history[name][-1][1] for history in histories.values()) / len(histories)

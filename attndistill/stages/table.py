@@ -26,6 +26,7 @@ class Stage:
         sections: of the configuration, on which its result depends, of an item.
         inputs: files and directories it reads, of an item.
         outputs: files and directories it writes, of an item.
+        distributed: whether several processes (ranks) share the work.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Stage:
     sections: Callable[[str], tuple[str, ...]]
     inputs: Paths
     outputs: Paths
+    distributed: bool = False
 
     def run(self, context: "Context") -> None:
         """Import the stage's function and call it."""
@@ -79,6 +81,7 @@ STAGES = {
                 *_training_results(layout, item),
                 layout.result("pretrain_probe", f"{item}.csv"),
             ],
+            distributed=True,
         ),
         Stage(
             "targets",
@@ -97,6 +100,7 @@ STAGES = {
             lambda _: ("seeds", "views", "student", "targets", "distill"),
             lambda layout, _: [layout.data, layout.model("teacher"), layout.targets],
             lambda layout, item: [layout.model(item), *_training_results(layout, item)],
+            distributed=True,
         ),
         Stage(
             "probe",

@@ -52,6 +52,11 @@ class Checkpoint:
         finally:
             lock.release()
 
+    def steps_done(self) -> int:
+        """Steps of the run that need not be done again."""
+        state = self.load()
+        return 0 if state is None else int(state["step"])
+
     def save(self, state: dict[str, Any]) -> None:
         """Write `state` (tensors, numbers, strings, lists, dicts) whole, replacing the last one."""
         with replacing(self.path) as beside:
