@@ -1,0 +1,120 @@
+"""The loop: resuming is exact, bad losses stop it, accumulation changes nothing."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from attndistill.training.checkpoint import Checkpoint
+from attndistill.training.loop import Observers, Plan, fit
+from attndistill.training.optimizers import adamw, learning_rate
+
+PLAN = Plan(
+    steps=12, steps_per_epoch=4, micro_batches=1, peak_learning_rate=1e-2, warmup_steps=4, checkpoint_seconds=0.0
+)
+
+
+@dataclass
+class Numbers:
+    """A batch whose content is a function of its position, as views are."""
+
+    indices: np.ndarray
+    epoch: int
+
+
+class Regression(nn.Module):
+    def __init__(self, poison: int = -1) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(3, 1, dtype=torch.float64)
+        self.poison = poison
+
+    def forward(self, batch: Numbers) -> dict[str, torch.Tensor]:
+        x = torch.from_numpy(np.stack([np.sin(batch.indices * (batch.epoch + k + 1)) for k in range(3)], axis=1))
+        error = (self.linear(x)[:, 0] - x.sum(dim=1)).square()
+        if self.poison in batch.indices:
+            error = error * float("nan")
+        return {"loss": error.mean(), "largest": error.max()}
+
+
+def micro_batches(size: int, per_step: int) -> Callable[[int], Iterator[Numbers]]:
+    def batches(first_step: int) -> Iterator[Numbers]:
+        for number in range(first_step * per_step, PLAN.steps * per_step):
+            epoch = number // (PLAN.steps_per_epoch * per_step)
+            yield Numbers(np.arange(number * size, (number + 1) * size), epoch)
+
+    return batches
+
+
+class KilledError(Exception):
+    pass
+
+
+def train(task: nn.Module, directory: Path, *, plan: Plan = PLAN, size: int = 8, kill_at: int = -1) -> dict:
+    def at_step(done: int) -> None:
+        if done == kill_at:
+            raise KilledError
+
+    batches = micro_batches(size, plan.micro_batches)
+    checkpoint = Checkpoint(directory, "this run")
+    return fit(task, adamw(task), batches, plan, checkpoint, Accelerator(cpu=True), Observers(at_step=at_step))
+
+
+@pytest.mark.parametrize("kill_at", [1, 4, 7, 11])
+def test_a_run_killed_at_any_step_and_resumed_ends_with_the_same_bits_and_curves(tmp_path, kill_at):
+    whole, resumed = Regression(), Regression()
+    expected = train(whole, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train(Regression(), tmp_path / "killed", kill_at=kill_at)
+    history = train(resumed, tmp_path / "killed")
+    assert torch.equal(whole.linear.weight, resumed.linear.weight)
+    assert history == expected
+    assert [epoch for epoch, _ in history["loss"]] == [1, 2, 3]
+
+
+def test_a_resumed_run_forgets_nothing_it_saw_between_the_checkpoint_and_the_kill(tmp_path):
+    """With a checkpoint an hour old the steps since are simply done again."""
+    whole, resumed = Regression(), Regression()
+    train(whole, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train(Regression(), tmp_path / "killed", plan=replace(PLAN, checkpoint_seconds=3600), kill_at=6)
+    assert not (tmp_path / "killed" / "checkpoint.pt").exists()
+    train(resumed, tmp_path / "killed")
+    assert torch.equal(whole.linear.weight, resumed.linear.weight)
+
+
+def test_accumulating_micro_batches_gives_the_update_of_the_whole_batch(tmp_path):
+    whole, accumulated = Regression(), Regression()
+    expected = train(whole, tmp_path / "whole")
+    history = train(accumulated, tmp_path / "parts", plan=replace(PLAN, micro_batches=4), size=2)
+    assert torch.allclose(whole.linear.weight, accumulated.linear.weight, rtol=1e-12, atol=1e-12)
+    assert history["loss"] == [[epoch, pytest.approx(value, rel=1e-12)] for epoch, value in expected["loss"]]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_naming_step_epoch_and_images(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 5, epoch 1, image indices \[40, 41, .* 47\]"):
+        train(Regression(poison=42), tmp_path)
+    state = Checkpoint(tmp_path, "this run").load()
+    assert state["step"] == 5  # the last good one
+    assert all(tensor.isfinite().all() for tensor in state["task"].values())
+
+
+def test_a_finished_run_started_again_trains_nothing(tmp_path):
+    task = Regression()
+    expected = train(task, tmp_path)
+    again = Regression(poison=0)  # would raise at the first step
+    assert train(again, tmp_path) == expected
+    assert torch.equal(task.linear.weight, again.linear.weight)
+
+
+def test_the_learning_rate_warms_up_linearly_then_falls_as_a_cosine_to_zero():
+    rates = [learning_rate(step, peak=2.0, steps=12, warmup_steps=4) for step in range(13)]
+    assert rates[:5] == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert rates[8] == pytest.approx(1.0)
+    assert rates[12] == pytest.approx(0.0)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
