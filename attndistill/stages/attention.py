@@ -117,7 +117,8 @@ def _write_pictures(
 
     def panel(index: int) -> NDArray[np.uint8]:
         students = [] if student is None else [_maps(context.item, student, index, float(kl[index]))]
-        return attention_panel(pixels[index], _maps("Teacher", teacher, index, None), students)
+        caption = f"{test.names[index]} ({classes[index]})"
+        return attention_panel(pixels[index], _maps("teacher", teacher, index, None), students, caption=caption)
 
     with (
         replacing_directory(context.layout.attention(context.item)) as directory,

@@ -84,15 +84,19 @@ class Context:
 
     def images(self, split: str) -> ImageSet:
         """A split of the prepared data, told to the journal as an input."""
+        self.tell_of_data(split, "training" if split == "train" else "evaluation")
+        return open_split(self.layout.data, split)
+
+    def tell_of_data(self, split: str, purpose: str) -> None:
+        """Record a split of the prepared data as a data set of the run."""
         manifest = read_manifest(self.layout.data)
         self.journal.dataset(
             name=manifest["dataset"],
             digest=manifest["digest"],
-            context={"train": "training", "test": "evaluation"}[split],
+            context=purpose,
             source=str(self.layout.data.relative_to(self.layout.root)),
             profile={"images": manifest["splits"][split]["count"]},
         )
-        return open_split(self.layout.data, split)
 
     def checkpoint(self, seed: int, inputs: Mapping[str, str], *sections: str) -> Checkpoint:
         """The resume checkpoint of one training run, named by all that decides its result."""

@@ -22,6 +22,8 @@ def prepare(context: Context) -> None:
             max_pixels=options.max_pixels,
             progress=lambda split, done, _: update(before[split] + done),
         )
+    for name in manifest["splits"]:
+        context.tell_of_data(name, "prepared")
     context.journal.artifact(context.layout.data / "manifest.json", folder="data")
     context.journal.tag("data_digest", manifest["digest"])
     context.journal.tag("class_list_sha256", manifest["class_list_sha256"])
