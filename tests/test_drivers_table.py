@@ -1,0 +1,83 @@
+"""dvc.yaml against the table of stages, and each DVC stage against what its module imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from attndistill.config import read_yaml
+from attndistill.stages.layout import Layout
+from attndistill.stages.table import STAGES
+
+ROOT = Path(__file__).parents[1]
+ROWS = read_yaml(ROOT / "experiments/digits/rows.yaml")["rows"]
+LAYOUT = Layout(Path(), "digits")
+PLUMBING = {"attndistill.config", *(f"attndistill.stages.{name}" for name in ("context", "layout", "table"))}
+CASES = [(stage.name, item) for stage in STAGES.values() for item in stage.items(tuple(ROWS))]
+
+
+@pytest.fixture(scope="module")
+def dvc_stages() -> dict:
+    from dvc.repo import Repo
+
+    return {stage.cmd: stage for stage in Repo(str(ROOT)).index.stages}
+
+
+def stage_of(dvc_stages: dict, name: str, item: str):
+    option = {"row": " --row ", "pretrained": " --model ", "model": " --model "}.get(STAGES[name].item, "")
+    return dvc_stages[f"python -m attndistill {name}{option}{item}"]
+
+
+def test_dvc_has_these_stages_and_no_others(dvc_stages):
+    assert len(dvc_stages) == len(CASES)
+
+
+@pytest.mark.parametrize(("name", "item"), CASES)
+def test_a_dvc_stage_reads_writes_and_depends_on_what_the_table_says(dvc_stages, name, item):
+    dvc_stage, stage = stage_of(dvc_stages, name, item), STAGES[name]
+    paths = [dep.def_path for dep in dvc_stage.deps if not type(dep).__name__ == "ParamsDependency"]
+    inputs = {path for path in paths if not path.startswith("attndistill/")}
+    wanted = {str(path) for path in stage.inputs(LAYOUT, item)}
+    assert inputs == wanted or (name, inputs) == ("attention", {"outputs/digits/data", "outputs/digits/pretrained"})
+    assert {out.def_path for out in dvc_stage.outs} == {str(path) for path in stage.outputs(LAYOUT, item)}
+
+
+@pytest.mark.parametrize(("name", "item"), CASES)
+def test_a_dvc_stage_watches_the_settings_it_reads_and_its_row(dvc_stages, name, item):
+    watched: dict[str, set[str]] = {}
+    for dep in stage_of(dvc_stages, name, item).deps:
+        if type(dep).__name__ == "ParamsDependency":
+            watched.setdefault(Path(dep.def_path).name, set()).update(dep.params)
+    assert watched.pop("params.yaml") == set(STAGES[name].sections(item))
+    rows = {"report": {"rows.yaml": {"rows"}}}.get(name, {"rows.yaml": {f"rows.{item}.set"}} if item in ROWS else {})
+    assert watched == rows
+
+
+def imported(module: str) -> set[str]:
+    """Modules of the package that `module` imports, plumbing left out; a package stands for its registry's home."""
+    path = ROOT / Path(*module.split("."))
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("attndistill."):
+            found.add(node.module)
+    return found - PLUMBING
+
+
+def covers(dep: str, module: str) -> bool:
+    """Whether a dependency (a file or folder of the package) holds `module`."""
+    path = module.replace(".", "/")
+    return dep in (path, f"{path}.py") or path.startswith(f"{dep}/")
+
+
+@pytest.mark.parametrize(("name", "item"), CASES)
+def test_no_code_a_stage_computes_with_can_change_unseen(dvc_stages, name, item):
+    deps = [dep.def_path for dep in stage_of(dvc_stages, name, item).deps if dep.def_path.startswith("attndistill/")]
+    seen, todo = set(), {STAGES[name].function.partition(":")[0]}
+    while todo:
+        module = todo.pop()
+        seen.add(module)
+        todo |= imported(module) - seen
+    unwatched = [module for module in sorted(seen) if not any(covers(dep, module) for dep in deps)]
+    assert unwatched == []
+    assert [dep for dep in deps if not (ROOT / dep).exists()] == []
