@@ -35,7 +35,7 @@ def test_dvc_has_these_stages_and_no_others(dvc_stages):
 @pytest.mark.parametrize(("name", "item"), CASES)
 def test_a_dvc_stage_reads_writes_and_depends_on_what_the_table_says(dvc_stages, name, item):
     dvc_stage, stage = stage_of(dvc_stages, name, item), STAGES[name]
-    paths = [dep.def_path for dep in dvc_stage.deps if not type(dep).__name__ == "ParamsDependency"]
+    paths = [dep.def_path for dep in dvc_stage.deps if type(dep).__name__ != "ParamsDependency"]
     inputs = {path for path in paths if not path.startswith("attndistill/")}
     wanted = {str(path) for path in stage.inputs(LAYOUT, item)}
     assert inputs == wanted or (name, inputs) == ("attention", {"outputs/digits/data", "outputs/digits/pretrained"})
