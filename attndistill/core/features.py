@@ -1,7 +1,7 @@
 """The one contract between backbones and everything that uses them: what is read out of a vision transformer.
 
 Every reader of a backbone (the losses, the target cache, the probes, the pictures) sees a `Features`, whatever the
-model family. Attention is the class token's, as log-probabilities in float32: see `attndistill.losses.attention`.
+model family. Attention is the class token's, as log-probabilities in float32: see `attndistill.losses.aggregation`.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-# B batch, D embedding width, H heads, N patches
+# B batch, D embedding width, H heads, N patches, A attended tokens: the class token and N patches
 
 
 @dataclass(frozen=True)
@@ -24,5 +24,5 @@ class Features:
     """
 
     cls_token: Float[Tensor, "B D"]
-    log_attention: Float[Tensor, "B H 1+N"] | None = None
+    log_attention: Float[Tensor, "B H A"] | None = None
     patch_tokens: Float[Tensor, "B N D"] | None = None

@@ -7,14 +7,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-# B batch, H heads, N teacher patches, M student patches
+# B batch, H heads, T teacher tokens, S student tokens (class token and patches)
 
 Grid = tuple[int, int]
 
 
 def interpolate_attention(
-    log_attention: Float[Tensor, "B H 1+N"], grid: Grid, target_grid: Grid
-) -> Float[Tensor, "B H 1+M"]:
+    log_attention: Float[Tensor, "B H T"], grid: Grid, target_grid: Grid
+) -> Float[Tensor, "B H S"]:
     """Resample the patch part of per-head attention, keep its mass and the class token's share.
 
     Bicubic interpolation (align_corners=False) of a peaked map overshoots below zero; the published code then takes the
@@ -22,12 +22,12 @@ def interpolate_attention(
     original weight of its own map, then rescaled so that the patches sum to 1 - A[CLS] again.
 
     Args:
-        log_attention: log-probabilities over (class token, teacher patches).
+        log_attention: log-probabilities over (class token, teacher patches), 1 + N.
         grid: rows and columns of the teacher's patches, N of them.
         target_grid: likewise the student's, M of them.
 
     Returns:
-        Log-probabilities over (class token, student patches). Equal grids: the input itself.
+        Log-probabilities over (class token, student patches), 1 + M. Equal grids: the input itself.
     """
     if grid == target_grid:
         return log_attention

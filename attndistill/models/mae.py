@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attndistill.models.vit import fix_sincos_positions, seeded
 
-# B batch, N patches, M visible patches, D width, P values of one patch
+# B batch, N patches, M visible patches, T = 1 + M tokens, D width, P values of one patch
 
 
 class MaskedAutoencoder(nn.Module):
@@ -64,7 +64,7 @@ class MaskedAutoencoder(nn.Module):
         error = (predicted.to(wanted.dtype) - wanted).square().mean(dim=-1)
         return error.gather(1, order[:, visible:]).mean()
 
-    def _encode(self, images: Tensor, shown: Int[Tensor, "B M"]) -> Float[Tensor, "B 1+M D"]:
+    def _encode(self, images: Tensor, shown: Int[Tensor, "B M"]) -> Float[Tensor, "B T D"]:
         encoder = self.encoder
         positions = encoder.pos_embed
         patches = encoder.patch_embed(images) + positions[:, 1:]
@@ -72,7 +72,7 @@ class MaskedAutoencoder(nn.Module):
         cls_token = (encoder.cls_token + positions[:, :1]).expand(len(images), -1, -1)
         return encoder.norm(encoder.blocks(torch.cat([cls_token, patches], dim=1)))  # type: ignore[no-any-return]
 
-    def _decode(self, encoded: Float[Tensor, "B 1+M D"], order: Int[Tensor, "B N"]) -> Float[Tensor, "B N P"]:
+    def _decode(self, encoded: Float[Tensor, "B T D"], order: Int[Tensor, "B N"]) -> Float[Tensor, "B N P"]:
         tokens = self.to_decoder(encoded)
         hidden = self.mask_token.to(tokens.dtype).expand(len(tokens), order.shape[1] - tokens.shape[1] + 1, -1)
         shuffled = torch.cat([tokens[:, 1:], hidden], dim=1)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from attndistill.core.features import Features
 
-# B batch, T all tokens (class, registers, patches), D width, H heads, K width of a head
+# B batch, T all tokens (class, registers, patches), A attended (class, patches), D width, H heads, K width of a head
 
 
 def read_features(vit: VisionTransformer, images: Float[Tensor, "B 3 S S"], *, patch_tokens: bool = False) -> Features:
@@ -104,7 +104,7 @@ def _biases(attn: Attention) -> Any:
     return (None, None, None) if attn.qkv.bias is None else attn.qkv.bias.chunk(3)
 
 
-def _over_class_and_patches(logits: Float[Tensor, "B H T"], prefix: int) -> Float[Tensor, "B H 1+N"]:
+def _over_class_and_patches(logits: Float[Tensor, "B H T"], prefix: int) -> Float[Tensor, "B H A"]:
     if prefix > 1:
         logits = torch.cat([logits[..., :1], logits[..., prefix:]], dim=-1)
     return logits.log_softmax(dim=-1)

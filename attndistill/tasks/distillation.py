@@ -13,7 +13,7 @@ from attndistill.losses.interpolation import Grid, interpolate_attention
 from attndistill.models.projector import Student
 from attndistill.models.readout import read_features
 
-# B batch, H heads, N teacher patches, M student patches, R rows after aggregation
+# B batch; H heads and T tokens of the teacher, G and S of the student
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Objective:
     teacher_grid: Grid
     student_grid: Grid
 
-    def attention_loss(self, teacher: Float[Tensor, "B H 1+N"], student: Float[Tensor, "B H 1+M"]) -> Float[Tensor, ""]:
+    def attention_loss(self, teacher: Float[Tensor, "B H T"], student: Float[Tensor, "B G S"]) -> Float[Tensor, ""]:
         """L_a between per-head log-attentions: interpolate, aggregate, compare."""
         teacher = interpolate_attention(teacher, self.teacher_grid, self.student_grid)
         return self.compare(self.aggregate(teacher), self.aggregate(student))

@@ -1,0 +1,22 @@
+"""Tests check the shapes and types that the numerical packages promise, run on one thread and are seeded."""
+
+import os
+import sys
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Packages with plain protocols (data, targets) and pydantic models (config) cannot be checked this way.
+CHECKED = [f"attndistill.{name}" for name in ("core", "losses", "models", "tasks", "probes.classifiers")]
+install_import_hook(CHECKED, "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def _repeatable() -> None:
+    """One thread and a fixed seed, for tests that use torch; others do not pay for its import."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        torch.use_deterministic_algorithms(False)
