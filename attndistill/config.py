@@ -6,7 +6,7 @@ refused with its path, its value and what is allowed. Options of a variant come 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
@@ -66,7 +66,8 @@ DataSet: Any = variant(DATASETS)
 Aggregation: Any = variant(AGGREGATIONS)
 Guidance: Any = variant(GUIDANCE)
 OptimizerChoice: Any = variant(OPTIMIZERS)
-Probe: Any = variant(PROBES)
+KnnProbe: Any = _variant_model("knn", PROBES.declared()["knn"])
+LogisticProbe: Any = _variant_model("logistic", PROBES.declared()["logistic"])
 
 
 class Data(Section):
@@ -200,8 +201,8 @@ class Probes(Section):
     """How features are judged."""
 
     projector_layer: Count
-    knn: Probe
-    logistic: Probe
+    knn: KnnProbe
+    logistic: LogisticProbe
 
 
 class Attention(Section):
@@ -232,7 +233,7 @@ class Runtime(Section):
 class Config(Section):
     """Everything."""
 
-    seeds: Annotated[tuple[Count, ...], Field(min_length=1)]
+    seeds: tuple[Count, ...]
     data: Data
     views: Views
     teacher: Vit
@@ -247,8 +248,8 @@ class Config(Section):
     @field_validator("seeds", mode="before")
     @classmethod
     def _distinct(cls, value: Any) -> Any:
-        if isinstance(value, list) and len(set(map(str, value))) < len(value):
-            raise ValueError("seeds must differ")
+        if isinstance(value, list) and not 0 < len(set(map(str, value))) == len(value):
+            raise ValueError(f"{value}; allowed: one or more integers, all different")
         return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
@@ -257,6 +258,11 @@ class Config(Section):
         for name, vit in (("teacher", self.teacher), ("student", self.student)):
             if size % vit.patch_size:
                 raise ValueError(f"{name}.patch_size {vit.patch_size} does not divide views.image_size {size}")
+            patches = (size // vit.patch_size) ** 2
+            if round(patches * (1 - self.pretrain.mask_ratio)) in (0, patches):
+                raise ValueError(
+                    f"pretrain.mask_ratio {self.pretrain.mask_ratio} hides all or none of {patches} patches ({name})"
+                )
         if self.distill.lambda_ > 0:
             self._guidable()
         if self.probe.projector_layer > self.distill.projector_depth:
@@ -322,6 +328,8 @@ def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ValueError(f"{path}: {parent} is set to a value already")
+        if leaf in node:
+            raise ValueError(f"{path}: settings below it are given already")
         node[leaf] = value
     return tree
 
@@ -356,9 +364,17 @@ def _explain(problem: Any, merged: Mapping[str, Any]) -> str:
     context = problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
-            return f"{path}: unknown key (given {problem['input']!r}){_siblings(path)}"
+            return f"{path}: unknown key (given {problem['input']!r}){_siblings(path, merged)}"
         case "missing":
             return f"{path}: missing"
+        case "union_tag_not_found":
+            return f"{path}.name: missing"
+        case "tuple_type" | "list_type":
+            return f"{path}: {problem['input']!r}; allowed: a list"
+        case "model_type" | "model_attributes_type":
+            return f"{path}: {problem['input']!r}; allowed: a mapping"
+        case "bool_type":
+            return f"{path}: {problem['input']!r}; allowed: true or false"
         case "union_tag_invalid":
             return f"{path}.name: {context['tag']!r}; allowed: {context['expected_tags']}"
         case "value_error":
@@ -380,11 +396,10 @@ def _known_path(location: Sequence[int | str], merged: Any) -> str:
     return ".".join(parts)
 
 
-def _siblings(path: str) -> str:
+def _siblings(path: str, merged: Any) -> str:
     model: Any = Config
     for part in path.split(".")[:-1]:
-        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
-        model = field.annotation if field else None
-        if not (isinstance(model, type) and issubclass(model, Section)):
-            return ""
+        field, merged = next(f for n, f in model.model_fields.items() if part in (n, f.alias)), merged[part]
+        models = get_args(field.annotation) or (field.annotation,)
+        model = models[0] if len(models) == 1 else next(m for m in models if m.__name__ == merged["name"])
     return f"; allowed: {', '.join(f.alias or n for n, f in model.model_fields.items())}"

@@ -27,8 +27,8 @@ def kl_divergence(
     teacher: Float[Tensor, "B R N"],
     student: Float[Tensor, "B R N"],
     *,
-    lowest: Annotated[float, Field(gt=0, lt=1)] = 1e-5,
-    highest: Annotated[float, Field(gt=0, le=1)] = 0.996,
+    lowest: Annotated[float, Field(gt=0, le=0.1)] = 1e-5,
+    highest: Annotated[float, Field(gt=0.1, le=1)] = 0.996,
 ) -> Float[Tensor, ""]:
     """KL(teacher || student), summed over rows and tokens, averaged over the batch ("batchmean").
 
@@ -48,8 +48,8 @@ def mean_squared_error(
     teacher: Float[Tensor, "B R N"],
     student: Float[Tensor, "B R N"],
     *,
-    lowest: Annotated[float, Field(gt=0, lt=1)] = 1e-5,
-    highest: Annotated[float, Field(gt=0, le=1)] = 0.996,
+    lowest: Annotated[float, Field(gt=0, le=0.1)] = 1e-5,
+    highest: Annotated[float, Field(gt=0.1, le=1)] = 0.996,
 ) -> Float[Tensor, ""]:
     """Squared differences of probabilities, reduced like `kl` (Table 10 f)."""
     teacher = clamp_probabilities(teacher, lowest, highest).exp()

@@ -65,7 +65,7 @@ class ProbeResult:
 def knn(
     data: ProbeData,
     *,
-    neighbours: list[Annotated[int, Field(gt=0)]] = [10, 20, 100, 200],  # noqa: B006
+    neighbours: Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)] = [10, 20, 100, 200],  # noqa: B006
     temperature: Annotated[float, Field(gt=0)] = 0.07,
 ) -> ProbeResult:
     """Weighted k-NN (DINO's eval_knn): cosine similarity, votes of weight exp(similarity / temperature).
@@ -110,7 +110,7 @@ def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
 def logistic(
     data: ProbeData,
     *,
-    strengths: list[Annotated[float, Field(gt=0)]] = [0.01, 0.1, 1.0, 10.0, 100.0],  # noqa: B006
+    strengths: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [0.01, 0.1, 1.0, 10.0, 100.0],  # noqa: B006
     max_iterations: Annotated[int, Field(gt=0)] = 1000,
 ) -> ProbeResult:
     """Multinomial logistic regression (L-BFGS, L2) on features standardised by train's mean and deviation.

@@ -1,0 +1,89 @@
+"""The command line answers and refuses before anything heavy is imported."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "timm", "sklearn", "scipy", "matplotlib", "mlflow", "accelerate", "torchvision")
+PROBE = """
+import json, sys
+from attndistill.cli import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as ending:
+    code = ending.code
+print("\\n" + json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+
+
+def attndistill(*arguments: str) -> tuple[int, set[str], str, str]:
+    """(exit code, imported top-level modules, stdout, stderr)."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    output, _, last = done.stdout.rstrip("\n").rpartition("\n")
+    code, modules = json.loads(last)
+    return code, set(modules), output, done.stderr
+
+
+def test_help_imports_nothing_heavy_and_names_every_stage():
+    code, modules, output, _ = attndistill("--help")
+    assert code == 0
+    assert not modules & {*HEAVY, "numpy", "pydantic", "ruamel"}
+    assert all(name in output for name in ("prepare", "pretrain", "targets", "distill", "probe", "attention", "report"))
+
+
+def test_the_resolved_configuration_is_printed_without_anything_heavy():
+    code, modules, output, errors = attndistill(
+        "config", "--row", "projector_alignment", "--student.embed_dim", "60", "--student.depth=2"
+    )
+    assert (code, errors) == (0, "")
+    assert not modules & set(HEAVY)
+    assert "  lambda: 0.0\n" in output
+    assert "student:\n  embed_dim: 60\n  depth: 2\n" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["distill", "--row", "attndistill", "--student.embed_dim=48", "--student.num_heads", "5"],
+            "student: embed_dim 48 is not a multiple of num_heads 5",
+        ),
+        (
+            ["distill", "--row", "attn"],
+            "distill: unknown row 'attn'; allowed: projector_alignment, attndistill",
+        ),
+        (
+            ["config", "--experiment", "experiments/none"],
+            f"experiment 'experiments/none': no such folder under {ROOT}",
+        ),
+    ],
+)
+def test_a_refusal_is_one_line_exit_code_2_and_imports_nothing_heavy(arguments, message):
+    code, modules, _, errors = attndistill(*arguments)
+    assert (code, errors) == (2, f"attndistill: {message}\n")
+    assert not modules & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["config", "words"], "unknown argument 'words'; settings are given as --section.key value"),
+        (["config", "--student", "3"], "unknown argument '--student'; settings are given as --section.key value"),
+        (["config", "--student.depth"], "--student.depth needs a value"),
+        (["config", "--student.depth", "[1"], "--student.depth: '[1' is not a YAML value"),
+        (["config", "--row", "attn"], "unknown row 'attn'; allowed: projector_alignment, attndistill"),
+        (["tracking", "sync", "--a.b", "1"], "tracking sync takes no settings"),
+    ],
+)
+def test_a_word_that_is_no_setting_is_refused_in_one_line(arguments, message, capsys, monkeypatch):
+    from attndistill.cli import main
+
+    monkeypatch.chdir(ROOT)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"attndistill: {message}\n"

@@ -1,0 +1,59 @@
+"""params.yaml is the one place of defaults, and a row changes what it says and nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from attndistill.config import flat, overlay, read_yaml
+from attndistill.experiments import open_experiment
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/rows.yaml"))
+
+
+def test_params_yaml_sets_every_field_itself():
+    """A default that lives in the code alone would be hidden from DVC, which compares params.yaml."""
+    written = flat(read_yaml(ROOT / "params.yaml"))
+    resolved = flat(open_experiment(ROOT, "experiments/digits").config("", {}).plain())
+    optional = {key for key, value in resolved.items() if value is None and key.startswith("data.set.")}
+    assert set(resolved) - set(written) == optional  # variants' own optional files: nothing is a default too
+    assert {key: resolved[key] for key in written} == written
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_row_of_every_experiment_resolves_and_changes_only_what_it_sets(name):
+    experiment = open_experiment(ROOT, f"experiments/{name}")
+    base = flat(experiment.config("", {}).plain())
+    for item, row in experiment.rows.items():
+        changed = flat(experiment.config(item, {}).plain())
+        named = tuple(key.removesuffix(".name") for key in row.set)
+        different = [key for key in base.keys() | changed.keys() if base.get(key) != changed.get(key)]
+        assert all(key.startswith(named) for key in different)
+
+
+def test_the_command_line_wins_over_the_row_and_the_row_over_the_experiment():
+    smoke = open_experiment(ROOT, "experiments/smoke")
+    assert smoke.config("", {}).student.embed_dim == smoke.layers[1]["student"]["embed_dim"]
+    assert smoke.config("projector_alignment", {}).distill.lambda_ == 0
+    assert smoke.config("projector_alignment", {"distill.lambda": 0.3}).distill.lambda_ == 0.3
+
+
+def test_laying_over_changes_neither_layer():
+    base, changes = {"a": {"name": "x", "k": 1}, "b": [1]}, {"a": {"k": 2}, "b": [2]}
+    assert overlay(base, changes) == {"a": {"name": "x", "k": 2}, "b": [2]}
+    assert base == {"a": {"name": "x", "k": 1}, "b": [1]}
+    assert changes == {"a": {"k": 2}, "b": [2]}
+
+
+def test_a_digest_changes_with_its_own_sections_alone():
+    experiment = open_experiment(ROOT, "experiments/digits")
+    base, other = experiment.config("", {}), experiment.config("", {"student.depth": 7})
+    assert base.digest("student") != other.digest("student")
+    assert base.digest("teacher", "distill") == other.digest("teacher", "distill")
+
+
+def test_the_peak_learning_rate_is_base_times_batch_over_256():
+    config = open_experiment(ROOT, "experiments/digits").config(
+        "", {"distill.recipe.base_learning_rate": 1.5e-4, "distill.recipe.batch_size": 4096}
+    )
+    assert config.distill.recipe.peak_learning_rate == pytest.approx(2.4e-3)

@@ -1,0 +1,152 @@
+"""What params.yaml, rows and the command line may not say: one line with the path, the value and what is allowed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from attndistill.config import nested, read_yaml
+from attndistill.experiments import open_experiment
+
+ROOT = Path(__file__).parents[2]
+# Sizes of its own, so that a better default recipe changes nothing here.
+SIZES = {
+    "views.image_size": 32,
+    "teacher": {"embed_dim": 64, "num_heads": 4, "patch_size": 4},
+    "student": {"embed_dim": 48, "num_heads": 3, "patch_size": 8, "position": "sincos"},
+    "pretrain": {"mask_ratio": 0.75, "decoder": {"embed_dim": 32, "num_heads": 4}},
+    "distill": {"lambda": 0.1, "projector_depth": 4, "interpolation": True},
+    "distill.recipe": {"epochs": 40, "warmup_epochs": 4},
+    "distill.aggregation": {"name": "geometric_mean", "temperature": 4.0},
+}
+DIGITS = open_experiment(ROOT, "experiments/digits")
+LAYERS = [*DIGITS.layers, *(nested({path: value}) for path, value in SIZES.items())]
+BASE = replace(DIGITS, layers=LAYERS)
+NAN, INFINITY = float("nan"), float("inf")
+VIT = "allowed: embed_dim, depth, num_heads, patch_size, mlp_ratio, position"
+REFUSED = [
+    ({"sed.x": 1}, "sed: unknown key (given {'x': 1}); allowed: seeds, data, views, teacher, student"),
+    ({"student.patch_sise": 4}, f"student.patch_sise: unknown key (given 4); {VIT}"),
+    ({"distill.lambda_": 1.0}, "distill.lambda_: unknown key (given 1.0); allowed: projector_depth, "),
+    (
+        {"distill.aggregation.temprature": 3},
+        "distill.aggregation.temprature: unknown key (given 3); allowed: name, temperature",
+    ),
+    (
+        {"distill.recipe.optimizer.beta3": 1},
+        "distill.recipe.optimizer.beta3: unknown key (given 1); allowed: name, beta1, beta2, weight_decay",
+    ),
+    (
+        {"distill.aggregation.name": "median"},
+        "distill.aggregation.name: 'median'; allowed: 'geometric_mean', 'max', 'min', 'mean', 'none'",
+    ),
+    ({"distill.recipe.optimizer.name": "sgd"}, "distill.recipe.optimizer.name: 'sgd'; allowed: 'adamw'"),
+    ({"probe.knn.name": "logistic"}, "probe.knn.name: 'logistic'; allowed: 'knn'"),
+    ({"student.position": "rotary"}, "student.position: 'rotary'; allowed: 'learnable' or 'sincos'"),
+    ({"data.set.name": "idx"}, "data.set.root: missing"),
+    ({"student": 3}, "student: 3; allowed: a mapping"),
+    ({"student.depth": True}, "student.depth: True; input should be a valid integer"),
+    ({"student.depth": "3"}, "student.depth: '3'; input should be a valid integer"),
+    ({"student.depth": 3.0}, "student.depth: 3.0; input should be a valid integer"),
+    ({"distill.lambda": True}, "distill.lambda: True; input should be a valid number"),
+    ({"distill.lambda": -0.1}, "distill.lambda: -0.1; input should be greater than or equal to 0"),
+    ({"distill.lambda": NAN}, "distill.lambda: nan; input should be a finite number"),
+    ({"distill.aggregation.temperature": INFINITY}, "distill.aggregation.temperature: inf; input should be a finite"),
+    ({"views.mean": [0.5, NAN, 0.5]}, "views.mean.1: nan; input should be a finite number"),
+    ({"views.scale": [0.5, 0.2]}, "views: scale [0.5, 0.2] must be [smallest, largest]"),
+    ({"views.scale": 0.2}, "views.scale: 0.2; allowed: a list"),
+    ({"targets.cache": 1}, "targets.cache: 1; allowed: true or false"),
+    ({"seeds": [4, 5, 4]}, "seeds: [4, 5, 4]; allowed: one or more integers, all different"),
+    ({"seeds": []}, "seeds: []; allowed: one or more integers, all different"),
+    ({"seeds": [-1]}, "seeds.0: -1; input should be greater than or equal to 0"),
+    ({"probe.knn.neighbours": []}, "probe.knn.neighbours: []; list should have at least 1 item"),
+    ({"probe.knn.neighbours": [5, 0]}, "probe.knn.neighbours.1: 0; input should be greater than 0"),
+    ({"distill.attention_loss.lowest": 0.9}, "distill.attention_loss.lowest: 0.9; input should be less than"),
+    ({"student.num_heads": 5}, "student: embed_dim 48 is not a multiple of num_heads 5"),
+    ({"student.embed_dim": 42}, "student: embed_dim 42 is not a multiple of 4, which sincos positions need"),
+    ({"pretrain.decoder.num_heads": 3}, "pretrain.decoder: embed_dim 32 is not a multiple of num_heads 3"),
+    ({"student.patch_size": 5}, "student.patch_size 5 does not divide views.image_size 32"),
+    ({"pretrain.mask_ratio": 0.99}, "pretrain.mask_ratio 0.99 hides all or none of 16 patches (student)"),
+    (
+        {"distill.aggregation.name": "none"},
+        "distill.aggregation none matches heads one to one, but teacher.num_heads is 4 and student.num_heads 3",
+    ),
+    (
+        {"distill.interpolation": False},
+        "distill.interpolation is off, but the patch grids differ (teacher.patch_size 4, student.patch_size 8)",
+    ),
+    ({"probe.projector_layer": 5}, "probe.projector_layer 5; allowed: 0 to distill.projector_depth 4"),
+    ({"distill.recipe.warmup_epochs": 40}, "distill.recipe: warmup_epochs 40 must be fewer than epochs 40"),
+    ({"distill.alignment_weight": 0.0, "distill.lambda": 0.0}, "distill: alignment_weight and lambda are both 0"),
+    ({"student.depth": 3, "student.depth.x": 3}, "student.depth.x: depth is set to a value already"),
+    ({"student.depth.x": 3, "student.depth": 3}, "student.depth: settings below it are given already"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), REFUSED, ids=[str(case[0]) for case in REFUSED])
+def test_a_wrong_setting_is_refused_with_its_path_value_and_what_is_allowed(overrides, message):
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011 - the whole beginning is compared
+        BASE.config("", overrides)
+    assert str(refusal.value).startswith(message)
+    assert "\n" not in str(refusal.value)
+
+
+def test_two_problems_are_named_together():
+    with pytest.raises(ValueError, match=r"^student.depth: 0; .*greater than 0; targets.views: 0; .*greater than 0$"):
+        BASE.config("", {"student.depth": 0, "targets.views": 0})
+
+
+@pytest.mark.parametrize("row", BASE.rows)
+def test_without_guidance_neither_heads_nor_grids_have_to_match(row):
+    free = {"distill.lambda": 0.0, "distill.aggregation.name": "none", "distill.interpolation": False}
+    assert BASE.config(row, free).distill.aggregation.options() == {}
+
+
+def test_a_new_name_starts_from_that_variants_own_defaults_and_the_same_name_keeps_what_is_set():
+    assert BASE.config("", {"distill.aggregation.name": "max"}).distill.aggregation.options() == {"temperature": 10.0}
+    same = {"distill.aggregation.name": "geometric_mean"}
+    assert BASE.config("", same).distill.aggregation == BASE.config("", {}).distill.aggregation
+    changed = {"distill.aggregation.name": "max", "distill.aggregation.temperature": 2.5}
+    assert BASE.config("", changed).distill.aggregation.options() == {"temperature": 2.5}
+
+
+def test_dotted_keys_share_their_sections():
+    assert nested({"a.b.c": 1, "a.b.d": 2, "a.e": 3}) == {"a": {"b": {"c": 1, "d": 2}, "e": 3}}
+
+
+def test_yaml_is_version_1_2_as_dvc_reads_it(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("rate: 1e-4\nswitch: off\nnorway: no\noctal: 010\n")
+    assert read_yaml(path) == {"rate": 1e-4, "switch": "off", "norway": "no", "octal": 10}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1\n", "is not valid YAML: .*line 2"),
+        ("a: 1\na: 2\n", 'is not valid YAML: .*duplicate key "a"'),
+        ("- 1\n", "must hold a mapping, not list"),
+        ("a: !!python/object/apply:os.getcwd []\n", "is not valid YAML"),
+    ],
+)
+def test_a_broken_or_hostile_yaml_file_is_refused_by_name(tmp_path, text, message):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ValueError, match=f"params.yaml {message}"):
+        read_yaml(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("rows: {teacher: {label: T, set: {}}}", "row name 'teacher' is taken by a pre-trained model"),
+        ("rows: {a: {label: A}}", r"rows.a.set: Field required \(given \{'label': 'A'\}\)"),
+        ("rows: {a: {label: A, set: {}, sett: {}}}", r"rows.a.sett: Extra inputs are not permitted \(given \{\}\)"),
+        ("rows: []", "must hold `rows:`, a mapping"),
+    ],
+)
+def test_a_wrong_rows_file_is_refused_by_name(tmp_path, rows, message):
+    (tmp_path / "params.yaml").write_text("")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "rows.yaml").write_text(rows)
+    with pytest.raises(ValueError, match=message):
+        open_experiment(tmp_path, "mine")
