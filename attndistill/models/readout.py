@@ -122,5 +122,8 @@ def check_readable(vit: nn.Module) -> None:
         raise ValueError(
             f"blocks of {type(last).__name__} with {attention} are not read; allowed: Block with Attention"
         )
-    if last.attn.attn_drop.p or last.attn.proj_drop.p:
-        raise ValueError("attention or projection dropout is not supported: the class-token readout would leave it out")
+    dropped = last.attn.attn_drop.p or last.attn.proj_drop.p or not isinstance(last.drop_path1, nn.Identity)
+    if dropped or not isinstance(vit.patch_drop, nn.Identity):
+        raise ValueError(
+            "dropout of attention, projection, paths or patches is not supported: the readout would leave it out"
+        )

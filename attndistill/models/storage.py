@@ -55,29 +55,44 @@ def load_model(directory: Path) -> tuple[VisionTransformer, Projector | None]:
     Raises:
         ValueError: missing or broken files, another format, weights that are not the described ones.
     """
-    description = read_json(directory / "model.json")
-    path = directory / "model.safetensors"
-    if description.get("format") != FORMAT:
-        raise ValueError(f"{directory}: model format {description.get('format')!r}; this version reads {FORMAT!r}")
-    if not path.exists() or file_digest(path) != description["weights_sha256"]:
+    description, path = _description(directory), directory / "model.safetensors"
+    if not path.exists() or file_digest(path) != description.get("weights_sha256"):
         raise ValueError(f"{path} is missing or is not the file that model.json describes: run its stage again")
     try:
         weights = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from None
-    backbone = build_vit(description["image_size"], 0, **description["vit"])
-    projector = None
-    if description["projector"]:
-        projector = Projector(backbone.embed_dim, seed=0, **description["projector"])
+    backbone, projector = _build(description, directory)
+    if projector is not None:
         _load(projector, {k.removeprefix(_PROJECTOR): v for k, v in weights.items() if k.startswith(_PROJECTOR)}, path)
-    _load(backbone, {k: v for k, v in weights.items() if not k.startswith(_PROJECTOR)}, path)
+        weights = {k: v for k, v in weights.items() if not k.startswith(_PROJECTOR)}
+    _load(backbone, weights, path)
     return backbone.eval(), projector and projector.eval()
 
 
 def weights_digest(directory: Path) -> str:
-    """SHA-256 of a stored model's weights."""
-    digest: str = read_json(directory / "model.json")["weights_sha256"]
-    return digest
+    """SHA-256 of a stored model's weights, as its description names it."""
+    return str(_description(directory).get("weights_sha256"))
+
+
+def _description(directory: Path) -> dict[str, Any]:
+    description = read_json(directory / "model.json")
+    found = description.get("format") if isinstance(description, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{directory}: model format {found!r}; this version reads {FORMAT!r}")
+    return dict(description)
+
+
+def _build(description: dict[str, Any], directory: Path) -> tuple[VisionTransformer, Projector | None]:
+    """Models of the described sizes, their weights still to be loaded."""
+    try:
+        backbone = build_vit(description["image_size"], 0, **description["vit"])
+        options = description["projector"]
+        return backbone, Projector(backbone.embed_dim, seed=0, **options) if options else None
+    except (AssertionError, ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        # whatever timm and torch raise for sizes that make no model
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{directory / 'model.json'} describes no model that can be built ({problem})") from None
 
 
 def _load(module: nn.Module, weights: dict[str, Any], path: Path) -> None:
