@@ -1,0 +1,114 @@
+"""The target cache: the live teacher's answers to float16, of the very views, checked before it is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from attndistill.core.features import Features
+from attndistill.data.loading import Batch, view_batch
+from attndistill.data.store import ArrayImages
+from attndistill.data.views import ViewRecipe
+from attndistill.models.vit import build_vit
+from attndistill.targets import CachedTargets, LiveTeacher, write_targets
+
+CPU = torch.device("cpu")
+RECIPE = ViewRecipe(3, 16, (0.2, 1.0), (3 / 4, 4 / 3), 0.5, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+VIT = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 4, "mlp_ratio": 2.0, "position": "sincos"}
+IDENTITY = {"teacher": "t1", "data": "d1", "views": "v1"}
+COUNT, VIEWS = 11, 3
+
+
+@pytest.fixture
+def images() -> ArrayImages:
+    pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 20, 20, 3), dtype=np.uint8)
+    return ArrayImages(pixels, np.zeros(COUNT, np.int64), [str(i) for i in range(COUNT)])
+
+
+@pytest.fixture
+def teacher() -> LiveTeacher:
+    vit = build_vit(16, 0, **VIT)
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return LiveTeacher(vit, CPU)
+
+
+def write(teacher: LiveTeacher, images: ArrayImages, to: Path, batch_size: int = 4) -> dict:
+    options = {"identity": IDENTITY, "views": VIEWS, "verify": 300, "batch_size": batch_size}
+    return write_targets(teacher, images, RECIPE, to, progress=lambda done: None, **options)
+
+
+def test_the_cache_answers_like_the_live_teacher_for_every_view_and_image(teacher, images, tmp_path):
+    manifest = write(teacher, images, tmp_path / "targets")
+    cache = CachedTargets(tmp_path / "targets", CPU, IDENTITY)
+    indices = np.array([9, 0, 4, 10])
+    for view in range(VIEWS):
+        batch = view_batch(images, RECIPE, view, indices)
+        live, cached = teacher(batch), cache(batch)
+        torch.testing.assert_close(cached.cls_token, live.cls_token, rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(cached.log_attention, live.log_attention, rtol=2e-3, atol=2e-3)
+        assert (live.cls_token[0] - live.cls_token[1]).abs().max() > 0.1  # entries differ: mixing them up would show
+    other_view = teacher(view_batch(images, RECIPE, 1, indices)).cls_token
+    assert (cache(batch).cls_token - other_view).abs().max() > 0.1
+    assert manifest["bytes_per_view_and_image"] == 2 * (16 + 2 * 17)
+    assert cache(batch).cls_token.dtype == cache(batch).log_attention.dtype == torch.float32
+
+
+def test_the_teacher_gives_no_gradients_and_stays_in_evaluation_mode(teacher, images):
+    features = teacher(view_batch(images, RECIPE, 0, np.array([1])))
+    assert not teacher.vit.training
+    assert not features.cls_token.requires_grad
+    assert not any(parameter.requires_grad for parameter in teacher.vit.parameters())
+
+
+@pytest.mark.parametrize("changed", IDENTITY)
+def test_a_cache_of_another_teacher_other_data_or_other_views_is_refused_naming_it(teacher, images, tmp_path, changed):
+    write(teacher, images, tmp_path / "targets")
+    with pytest.raises(ValueError, match=f"cached for {changed} '{IDENTITY[changed]}', this run has 'another'"):
+        CachedTargets(tmp_path / "targets", CPU, IDENTITY | {changed: "another"})
+
+
+def test_a_missing_or_switched_off_cache_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"manifest\.json does not exist"):
+        CachedTargets(tmp_path, CPU, IDENTITY)
+    (tmp_path / "manifest.json").write_text('{"cached": false}')
+    with pytest.raises(ValueError, match=r"holds no cached targets: run `targets` with targets\.cache on"):
+        CachedTargets(tmp_path, CPU, IDENTITY)
+
+
+class Lying(LiveTeacher):
+    """Stores one wrong entry: of view 2, image 7, in one of its two parts."""
+
+    part: str
+
+    def __call__(self, batch: Batch) -> Features:
+        answer = super().__call__(batch)
+        if len(batch.indices) > 1 and batch.epoch == 2:  # verification asks for images one by one
+            getattr(answer, self.part)[batch.indices == 7] += 0.05
+        return answer
+
+
+@pytest.mark.parametrize("part", ["cls_token", "log_attention"])
+def test_one_wrong_entry_is_caught_by_verification_and_nothing_is_left(part, teacher, images, tmp_path):
+    liar = Lying(teacher.vit, CPU)
+    liar.part = part
+    with pytest.raises(
+        AssertionError, match=rf"{part}\.npy: entry \(view 2, image 7\) is not what the teacher answers"
+    ):
+        write(liar, images, tmp_path / "targets")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_probability_of_zero_is_stored_as_a_finite_logarithm(images, tmp_path, teacher):
+    class Peaked(LiveTeacher):
+        def __call__(self, batch: Batch) -> Features:
+            answer = super().__call__(batch)
+            attention = torch.full_like(answer.log_attention, -1e6)
+            attention[..., 0] = 0
+            return Features(answer.cls_token, attention)
+
+    write(Peaked(teacher.vit, CPU), images, tmp_path / "targets")
+    cached = CachedTargets(tmp_path / "targets", CPU, IDENTITY)(view_batch(images, RECIPE, 0, np.array([1])))
+    assert cached.log_attention.isfinite().all()
