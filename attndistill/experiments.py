@@ -12,6 +12,7 @@ from attndistill.stages.layout import MODELS
 
 BASE = "params.yaml"
 DEFAULT = "experiments/digits"
+SHARED = ("data", "teacher", "pretrain")  # made once for all rows, by stages that no row reaches
 
 
 class Row(BaseModel):
@@ -59,9 +60,12 @@ def _read_rows(path: Path) -> dict[str, Row]:
     rows = {}
     for name, value in found.items():
         try:
-            rows[str(name)] = Row.model_validate(value)
+            row = rows[str(name)] = Row.model_validate(value)
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             place = ".".join(["rows", str(name), *map(str, problem["loc"])])
             raise ValueError(f"{path}: {place}: {problem['msg']} (given {problem['input']!r})") from None
+        for key in row.set:
+            if key.partition(".")[0] in SHARED:
+                raise ValueError(f"{path}: rows.{name}.set: {key}: a row cannot change {', '.join(SHARED)}")
     return rows

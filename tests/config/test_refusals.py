@@ -141,6 +141,10 @@ def test_a_broken_or_hostile_yaml_file_is_refused_by_name(tmp_path, text, messag
         ("rows: {teacher: {label: T, set: {}}}", "row name 'teacher' is taken by a pre-trained model"),
         ("rows: {a: {label: A}}", r"rows.a.set: Field required \(given \{'label': 'A'\}\)"),
         ("rows: {a: {label: A, set: {}, sett: {}}}", r"rows.a.sett: Extra inputs are not permitted \(given \{\}\)"),
+        (
+            "rows: {a: {label: A, set: {teacher.depth: 3}}}",
+            "rows.a.set: teacher.depth: a row cannot change data, teacher",
+        ),
         ("rows: []", "must hold `rows:`, a mapping"),
     ],
 )
