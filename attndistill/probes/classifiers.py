@@ -18,6 +18,7 @@ from pydantic import Field
 from attndistill.probes import PROBES
 
 Scores = NDArray[np.float64]
+_SMALL = 1_000_000  # features x images below which handing products to threads costs more than computing them
 
 
 @dataclass(frozen=True)
@@ -132,13 +133,15 @@ def _logistic_scores(
 ) -> dict[float, Scores]:
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     scaler = StandardScaler().fit(train.features.astype(np.float64))
     features, unseen = (scaler.transform(part.features.astype(np.float64)) for part in (train, queries))
     model = LogisticRegression(max_iter=max_iterations, warm_start=True)
     scores = {}
     for strength in strengths:
-        model.set_params(C=strength).fit(features, train.labels)
+        with threadpool_limits(1 if features.size < _SMALL else None):
+            model.set_params(C=strength).fit(features, train.labels)
         table = np.full((len(unseen), classes), -np.inf)
         table[:, model.classes_] = model.predict_proba(unseen)
         scores[strength] = table
