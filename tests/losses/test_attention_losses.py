@@ -135,10 +135,20 @@ def test_a_peaked_map_whose_interpolation_overshoots_below_zero_stays_finite_thr
     assert student.grad.isfinite().all()
 
 
-def test_a_map_whose_patches_underflow_entirely_is_interpolated_without_nan():
-    heads = torch.tensor([200.0] + [0.0] * 16).expand(1, 1, 17).log_softmax(-1)
+def test_an_overshooting_map_is_floored_at_its_own_smallest_weight():
+    heads = peaked((4, 4), at=5)
+    resampled = interpolate_attention(heads, (4, 4), (8, 8))[..., 1:]
+    spread = heads[..., 1:].amax() - heads[..., 1:].amin()
+    assert resampled.amax() - resampled.amin() <= spread + 0.3  # bicubic may overshoot the peak a little
+
+
+def test_a_map_whose_patches_underflow_entirely_keeps_its_shape_and_is_not_nan():
+    logits = torch.tensor([200.0] + [0.0] * 15 + [5.0])  # all on the class token; of the rest, the last corner
+    heads = logits.expand(1, 1, 17).log_softmax(-1)
     assert heads[..., 1:].exp().sum() == 0
-    assert interpolate_attention(heads, (4, 4), (2, 2)).isfinite().all()
+    resampled = interpolate_attention(heads, (4, 4), (2, 2))[0, 0]
+    assert resampled.isfinite().all()
+    assert resampled[4] - resampled[1] > 2
 
 
 def test_patches_that_do_not_fill_the_grid_are_refused():

@@ -53,6 +53,16 @@ def test_nothing_is_chosen_on_test(probe):
     assert any(other.top1 != result.top1 for other in others)
 
 
+@pytest.mark.parametrize(
+    ("probe", "options", "chosen"),
+    [(knn, {"neighbours": [1, 20]}, {"k": 20}), (logistic, {"strengths": [0.01, 1000.0]}, {"C": 0.01})],
+)
+def test_the_choice_is_made_on_images_the_probe_was_not_fitted_to(probe, options, chosen):
+    """On images that it has seen, one neighbour and no regularisation are always right."""
+    train, test = (clusters(count, 6, 9.0, seed, width=60) for seed, count in enumerate((60, 10)))
+    assert probe(ProbeData(train, np.arange(0, 360, 5), test, 6), **options).chosen == chosen
+
+
 def test_the_choice_is_the_best_on_validation_the_smallest_of_equals(probe):
     """Validation labels decide: what they reward is chosen. On separable features everything is equal."""
     (smallest,) = probe(data()).chosen.values()
@@ -111,7 +121,7 @@ def dino_knn(train: LabelledFeatures, test: LabelledFeatures, classes: int, k: i
 
 
 def test_knn_is_dino_s_weighting_for_every_k():
-    made = data(per_class=12, spread=4.0, tests=8)
+    made = data(per_class=12, spread=6.0, tests=60)
     ks = [1, 2, 5, 20, 70]
     result = knn(made, neighbours=ks, temperature=0.07)
     for k in ks:
