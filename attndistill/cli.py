@@ -84,7 +84,7 @@ def _overrides(rest: Sequence[str]) -> dict[str, Any]:
     words = iter(rest)
     for word in words:
         name, equals, text = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not name or ("." not in name and name != "seeds"):
+        if not word.startswith("--") or not name or ("." not in name and name not in ("seeds", "teacher_seed")):
             raise ValueError(f"unknown argument {word!r}; settings are given as --section.key value")
         value = text if equals else next(words, None)
         if value is None:

@@ -234,6 +234,7 @@ class Config(Section):
     """Everything."""
 
     seeds: tuple[Count, ...]
+    teacher_seed: Count
     data: Data
     views: Views
     teacher: Vit

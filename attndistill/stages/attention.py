@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,13 +43,13 @@ class Maps:
 def attention(context: Context) -> None:
     """Write outputs/<experiment>/attention/<item> (maps, panels, class folders) and the KL distance over seeds."""
     test = context.images("test")
-    teacher = _look(context, "teacher", context.config.seeds[0], test)
+    teacher = _look(context, context.teacher_weights, test)
     is_teacher = context.item == "teacher"
     distances: dict[int, Tensor] = {}
     first: Maps | None = None
     if not is_teacher:
         for seed in context.seeds:
-            student = _look(context, context.item, seed, test)
+            student = _look(context, context.layout.weights(context.item, seed), test)
             distances[seed] = _distance(context, teacher, student)
             first = first or student
     _write_pictures(context, test, teacher, first, distances)
@@ -68,8 +69,8 @@ def _protocol(context: Context) -> str:
     return f"kl/aag-T{context.config.attention.temperature:g}-v1"
 
 
-def _look(context: Context, model: str, seed: int, images: ImageSet) -> Maps:
-    backbone, _ = load_model(context.layout.weights(model, seed))
+def _look(context: Context, weights: Path, images: ImageSet) -> Maps:
+    backbone, _ = load_model(weights)
     backbone.to(context.device)
     rows = []
     batches = evaluation_batches(

@@ -57,7 +57,12 @@ class Context:
     @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds of the item: the teacher is one model, everything else is repeated."""
-        return self.config.seeds[:1] if self.item == "teacher" else self.config.seeds
+        return (self.config.teacher_seed,) if self.item == "teacher" else self.config.seeds
+
+    @property
+    def teacher_weights(self) -> Path:
+        """Where the pre-trained teacher is stored."""
+        return self.layout.weights("teacher", self.config.teacher_seed)
 
     @property
     def device(self) -> torch.device:
@@ -77,7 +82,7 @@ class Context:
     def targets_identity(self) -> dict[str, str]:
         """What the teacher's answers depend on: teacher, data and views."""
         return {
-            "teacher": weights_digest(self.layout.weights("teacher", self.config.seeds[0])),
+            "teacher": weights_digest(self.teacher_weights),
             "data": read_manifest(self.layout.data)["digest"],
             "views": digest_of(self.recipe.describe()),
         }

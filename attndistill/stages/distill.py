@@ -20,7 +20,7 @@ def distill(context: Context) -> None:
     """Train and store the student of every seed, with its curves."""
     config = context.config
     images = context.images("train")
-    teacher, _ = load_model(context.layout.weights("teacher", config.seeds[0]))
+    teacher, _ = load_model(context.teacher_weights)
     inputs = context.targets_identity
     teach = _teach(context, teacher)
 

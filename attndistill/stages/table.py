@@ -52,6 +52,10 @@ def _training_results(layout: Layout, item: str) -> list[Path]:
     return [layout.result("training", f"{item}.json"), layout.result("training", f"{item}.csv")]
 
 
+def _seeds(item: str) -> str:
+    return "teacher_seed" if item == "teacher" else "seeds"
+
+
 def _report_inputs(layout: Layout, _: str) -> list[Path]:
     kinds = ("attention", "pretrain_probe", "probes", "training")
     return [layout.data, layout.outputs / "attention", *(layout.results / kind for kind in kinds)]
@@ -74,7 +78,7 @@ STAGES = {
             "masked autoencoding: the teacher, or the student from scratch",
             "attndistill.stages.pretrain:pretrain",
             "pretrained",
-            lambda item: ("seeds", "views", "pretrain", "teacher" if item == "teacher" else "student"),
+            lambda item: (_seeds(item), "views", "pretrain", "teacher" if item == "teacher" else "student"),
             lambda layout, _: [layout.data],
             lambda layout, item: [
                 layout.model(item),
@@ -88,7 +92,7 @@ STAGES = {
             "the teacher's class token and attention for every view",
             "attndistill.stages.targets:targets",
             "",
-            lambda _: ("seeds", "views", "targets"),
+            lambda _: ("teacher_seed", "views", "targets"),
             lambda layout, _: [layout.data, layout.model("teacher")],
             lambda layout, _: [layout.targets],
         ),
@@ -97,7 +101,7 @@ STAGES = {
             "one row: distil the teacher into a student",
             "attndistill.stages.distill:distill",
             "row",
-            lambda _: ("seeds", "views", "student", "targets", "distill"),
+            lambda _: ("seeds", "teacher_seed", "views", "student", "targets", "distill"),
             lambda layout, _: [layout.data, layout.model("teacher"), layout.targets],
             lambda layout, item: [layout.model(item), *_training_results(layout, item)],
             distributed=True,
@@ -107,7 +111,7 @@ STAGES = {
             "k-NN and logistic regression on frozen features",
             "attndistill.stages.probing:probe",
             "model",
-            lambda _: ("seeds", "views", "probe"),
+            lambda item: (_seeds(item), "views", "probe"),
             lambda layout, item: [layout.data, layout.model(item)],
             lambda layout, item: [layout.result("probes", f"{item}.json")],
         ),
@@ -116,7 +120,7 @@ STAGES = {
             "attention pictures beside the teacher's, and the distance between them",
             "attndistill.stages.attention:attention",
             "model",
-            lambda _: ("seeds", "views", "attention"),
+            lambda _: ("seeds", "teacher_seed", "views", "attention"),
             lambda layout, item: list(dict.fromkeys([layout.data, layout.model("teacher"), layout.model(item)])),
             lambda layout, item: [layout.attention(item), layout.result("attention", f"{item}.json")],
         ),

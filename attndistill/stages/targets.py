@@ -16,7 +16,7 @@ def targets(context: Context) -> None:
             write_json(directory / "manifest.json", {"format": FORMAT, "cached": False, "identity": identity})
         return
     images = context.images("train")
-    backbone, _ = load_model(context.layout.weights("teacher", context.config.seeds[0]))
+    backbone, _ = load_model(context.teacher_weights)
     with progress("targets", options.views * len(images), "views") as update:
         manifest = write_targets(
             LiveTeacher(backbone, context.device),

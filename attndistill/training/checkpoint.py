@@ -6,6 +6,7 @@ result; another run's is refused.
 """
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,5 +84,5 @@ class Checkpoint:
         return state  # type: ignore[no-any-return]
 
     def remove(self) -> None:
-        """Delete the checkpoint, once the run's result is safe elsewhere."""
-        self.path.unlink(missing_ok=True)
+        """Delete the run's directory, once its result is safe elsewhere."""
+        shutil.rmtree(self.directory, ignore_errors=True)

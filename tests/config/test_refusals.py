@@ -25,7 +25,7 @@ BASE = replace(DIGITS, layers=LAYERS)
 NAN, INFINITY = float("nan"), float("inf")
 VIT = "allowed: embed_dim, depth, num_heads, patch_size, mlp_ratio, position"
 REFUSED = [
-    ({"sed.x": 1}, "sed: unknown key (given {'x': 1}); allowed: seeds, data, views, teacher, student"),
+    ({"sed.x": 1}, "sed: unknown key (given {'x': 1}); allowed: seeds, teacher_seed, data, views, teacher"),
     ({"student.patch_sise": 4}, f"student.patch_sise: unknown key (given 4); {VIT}"),
     ({"distill.lambda_": 1.0}, "distill.lambda_: unknown key (given 1.0); allowed: projector_depth, "),
     (
