@@ -12,7 +12,7 @@ from attndistill.stages.layout import MODELS
 
 BASE = "params.yaml"
 DEFAULT = "experiments/digits"
-SHARED = ("data", "teacher", "pretrain")  # made once for all rows, by stages that no row reaches
+SHARED = ("data", "teacher", "teacher_seed", "pretrain")  # made once for all rows, by stages that no row reaches
 
 
 class Row(BaseModel):
