@@ -223,6 +223,7 @@ class Runtime(Section):
 
     device: Literal["auto", "cpu", "cuda", "mps"]
     threads: Positive | None
+    processes: Positive
     workers: Count
     micro_batch_size: Positive | None
     evaluation_batch_size: Positive

@@ -58,11 +58,13 @@ class _Lines:
     def __init__(self, label: str, total: int, unit: str, done: int) -> None:
         self.label, self.total, self.unit, self.first = label, total, unit, done
         self.started = self.last = time.monotonic()
+        self.ended = False
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
-        if now - self.last < _LINE_EVERY and done < self.total:
+        if self.ended or (now - self.last < _LINE_EVERY and done < self.total):
             return
+        self.ended = done >= self.total
         self.last = now
         rate = _rate(done - self.first, self.started)
         left = (self.total - done) / rate if rate else float("inf")

@@ -1,6 +1,6 @@
 """What a stage is given: configuration, paths, the item it works on, and where to tell its story."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +44,7 @@ class Context:
         rows: (name, label) of every distilled row, in the table's order.
         journal: where curves, pictures and figures are told.
         is_main: whether this process writes; of a distributed run, only the first does.
+        told: who is told the steps done in place of a progress display (a seed trained beside others).
     """
 
     config: Config
@@ -53,6 +54,7 @@ class Context:
     rows: tuple[tuple[str, str], ...]
     journal: Journal
     is_main: bool = True
+    told: Callable[[int], None] | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from attndistill.models.projector import Projector, Student
 from attndistill.models.storage import load_model
 from attndistill.models.vit import build_vit
 from attndistill.stages.context import Context
-from attndistill.stages.runs import Trained, store, train
+from attndistill.stages.runs import Trained, store, train, train_seeds
 from attndistill.targets import CachedTargets, LiveTeacher
 from attndistill.tasks.distillation import Distillation, Objective
 
@@ -24,7 +24,7 @@ def distill(context: Context) -> None:
     inputs = context.targets_identity
     teach = _teach(context, teacher)
 
-    def run(seed: int) -> Trained:
+    def run(context: Context, seed: int) -> Trained:
         backbone = build_vit(config.views.image_size, seed, **config.student.plain())
         projector = Projector(backbone.embed_dim, teacher.embed_dim, config.distill.projector_depth, seed)
         student = Student(backbone, projector)
@@ -36,7 +36,7 @@ def distill(context: Context) -> None:
         )
         return Trained(student, history, checkpoint)
 
-    trained = {seed: run(seed) for seed in context.seeds}
+    trained = train_seeds(context, config.distill.recipe, images, run)
     if context.is_main:
         store(context, "distill", config.student.plain(), trained)
 

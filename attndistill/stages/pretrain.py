@@ -12,7 +12,7 @@ from attndistill.models.mae import MaskedAutoencoder
 from attndistill.models.vit import build_vit
 from attndistill.stages.context import Context
 from attndistill.stages.features import probe_data
-from attndistill.stages.runs import Evaluate, Trained, store, train
+from attndistill.stages.runs import Evaluate, Trained, store, train, train_seeds
 from attndistill.tasks.masked_autoencoding import MaskedAutoencoding
 from attndistill.training.loop import History
 
@@ -27,7 +27,7 @@ def pretrain(context: Context) -> None:
     images, test = context.images("train"), context.images("test")
     inputs = {"data": read_manifest(context.layout.data)["digest"]}
 
-    def run(seed: int) -> Trained:
+    def run(context: Context, seed: int) -> Trained:
         encoder = build_vit(config.views.image_size, seed, **sizes.plain())
         model = MaskedAutoencoder(encoder, seed, **config.pretrain.decoder.plain())
         task = MaskedAutoencoding(model, derived_seed(seed, "mask"), mask_ratio=config.pretrain.mask_ratio)
@@ -36,7 +36,7 @@ def pretrain(context: Context) -> None:
         history = train(task, config.pretrain.recipe, images, context, checkpoint, seed=seed, evaluate=evaluate)
         return Trained(encoder, history, checkpoint)
 
-    trained = {seed: run(seed) for seed in context.seeds}
+    trained = train_seeds(context, config.pretrain.recipe, images, run)
     if context.is_main:
         _write_probe_curve(context, {seed: result.history for seed, result in trained.items()})
         store(context, "pretrain", sizes.plain(), trained)

@@ -2,11 +2,13 @@
 
 import csv
 import io
+import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from timm.models.vision_transformer import VisionTransformer
@@ -21,11 +23,21 @@ from attndistill.data.store import ImageSet
 from attndistill.models.projector import Student
 from attndistill.models.storage import save_model
 from attndistill.stages.context import Context
+from attndistill.stages.seeds import train_side_by_side
 from attndistill.training import OPTIMIZERS
 from attndistill.training.checkpoint import Checkpoint
 from attndistill.training.loop import History, Observers, Plan, fit
 
 Evaluate = Callable[[int], dict[str, float] | None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One seed's result: model, curves, and the checkpoint that is removed once both are safe."""
+
+    model: VisionTransformer | Student
+    history: History
+    checkpoint: Checkpoint
 
 
 def train(
@@ -55,9 +67,10 @@ def train(
     optimizer = OPTIMIZERS.bind(recipe.optimizer.name, recipe.optimizer.options())(task)
     label = f"{context.stage} {context.item} seed {seed}"
     owned = checkpoint.owned() if context.is_main else nullcontext()
-    with owned, progress(label, plan.steps, "steps", checkpoint.steps_done(), shown=context.is_main) as at_step:
+    shown = context.is_main and context.told is None
+    with owned, progress(label, plan.steps, "steps", checkpoint.steps_done(), shown=shown) as at_step:
         observers = Observers(
-            at_step=at_step,
+            at_step=context.told or at_step,
             at_epoch=lambda epoch, values: context.journal.metrics(
                 {f"seed-{seed}/{name}": value for name, value in values.items()}, step=epoch
             ),
@@ -74,6 +87,27 @@ def train(
             accelerator,
             observers,
         )
+
+
+def train_seeds(
+    context: Context, recipe: Recipe, images: ImageSet, run: Callable[[Context, int], Trained]
+) -> dict[int, Trained]:
+    """Train every seed, several at a time where that is possible; the result is the same.
+
+    Several at a time needs a CPU run of one rank and one torch thread: thread pools do not survive a fork, and a
+    device is busy with one run.
+    """
+    runtime = context.config.runtime
+    forks = runtime.processes > 1 and len(context.seeds) > 1 and runtime.threads == 1
+    if forks and context.device.type == "cpu" and not torch.cuda.is_available() and "RANK" not in os.environ:
+        steps = make_schedule(recipe, runtime, len(images), 0, 1, 0).steps
+        label = f"{context.stage} {context.item} {len(context.seeds)} seeds"
+
+        def train_one(seed: int, told: Callable[[int], None]) -> None:
+            run(replace(context, told=told), seed)
+
+        train_side_by_side(train_one, context.seeds, runtime.processes, steps, label)
+    return {seed: run(context, seed) for seed in context.seeds}
 
 
 def make_accelerator(context: Context, recipe: Recipe) -> Accelerator:
@@ -100,15 +134,6 @@ def make_schedule(recipe: Recipe, runtime: Runtime, length: int, seed: int, rank
         ranks=ranks,
         rank=rank,
     )
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One seed's result: model, curves, and the checkpoint that is removed once both are safe."""
-
-    model: VisionTransformer | Student
-    history: History
-    checkpoint: Checkpoint
 
 
 def store(context: Context, kind: str, vit: dict[str, Any], trained: Mapping[int, Trained]) -> None:
