@@ -18,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from attndistill.core.artifacts import read_json, replacing_directory, write_json
 from attndistill.core.features import Features
 from attndistill.core.randomness import uniforms
+from attndistill.core.side_by_side import side_by_side
 from attndistill.data.loading import Batch, view_batch
 from attndistill.data.store import ImageSet
 from attndistill.data.views import ViewRecipe
@@ -88,7 +89,7 @@ def write_targets(
     views: int,
     verify: int,
     batch_size: int,
-    progress: Callable[[int], None],
+    processes: int,
 ) -> dict[str, Any]:
     """Run the teacher over every (view, image), store its answers, check a sample, and only then name the result.
 
@@ -101,7 +102,7 @@ def write_targets(
         views: V.
         verify: entries recomputed from scratch and compared.
         batch_size: views per teacher forward.
-        progress: called with the number of views done, of V x N.
+        processes: views worked on side by side.
 
     Returns:
         The manifest.
@@ -115,13 +116,8 @@ def write_targets(
             name: np.lib.format.open_memmap(directory / name, mode="w+", dtype=np.float16, shape=size)
             for name, size in shape.items()
         }
-        for view in range(views):
-            for start in range(0, count, batch_size):
-                indices = np.arange(start, min(start + batch_size, count), dtype=np.int64)
-                answer = _halves(teacher(view_batch(images, recipe, view, indices)))
-                for name, values in answer.items():
-                    stores[name][view, indices] = values
-                progress(view * count + int(indices[-1]) + 1)
+        fill = _filler(stores, teacher, images, recipe, batch_size)
+        side_by_side(fill, range(views), processes, steps=count, label="targets", unit="views")
         for store in stores.values():
             store.flush()
         _verify(stores, teacher, images, recipe, verify)
@@ -137,6 +133,21 @@ def write_targets(
         }
         write_json(directory / "manifest.json", manifest)
     return manifest
+
+
+def _filler(
+    stores: dict[str, Any], teacher: LiveTeacher, images: ImageSet, recipe: ViewRecipe, batch_size: int
+) -> Callable[[int, Callable[[int], None]], None]:
+    """(view, told) -> nothing: compute one view of every image and store it."""
+
+    def fill(view: int, told: Callable[[int], None]) -> None:
+        for start in range(0, len(images), batch_size):
+            indices = np.arange(start, min(start + batch_size, len(images)), dtype=np.int64)
+            for name, values in _halves(teacher(view_batch(images, recipe, view, indices))).items():
+                stores[name][view, indices] = values
+            told(int(indices[-1]) + 1)
+
+    return fill
 
 
 def _halves(features: Features) -> dict[str, NDArray[np.float16]]:

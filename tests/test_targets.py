@@ -37,7 +37,7 @@ def teacher() -> LiveTeacher:
 
 def write(teacher: LiveTeacher, images: ArrayImages, to: Path, batch_size: int = 4) -> dict:
     options = {"identity": IDENTITY, "views": VIEWS, "verify": 300, "batch_size": batch_size}
-    return write_targets(teacher, images, RECIPE, to, progress=lambda done: None, **options)
+    return write_targets(teacher, images, RECIPE, to, **{"processes": 1, **options})
 
 
 def test_the_cache_answers_like_the_live_teacher_for_every_view_and_image(teacher, images, tmp_path):

@@ -1,5 +1,6 @@
 """What a stage is given: configuration, paths, the item it works on, and where to tell its story."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,16 @@ class Context:
         if wanted == "cuda" and not torch.cuda.is_available():
             raise ValueError("runtime.device is cuda, but torch sees no CUDA device; allowed here: auto, cpu")
         return torch.device(wanted)
+
+    @property
+    def forks(self) -> int:
+        """How many processes may work side by side.
+
+        More than one needs a CPU run of one rank and one torch thread: thread pools do not survive a fork, and a
+        device is busy with one run.
+        """
+        alone = self.device.type != "cpu" or torch.cuda.is_available() or "RANK" in os.environ
+        return 1 if alone or self.config.runtime.threads != 1 else self.config.runtime.processes
 
     @property
     def recipe(self) -> ViewRecipe:

@@ -2,13 +2,11 @@
 
 import csv
 import io
-import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from timm.models.vision_transformer import VisionTransformer
@@ -18,12 +16,12 @@ from attndistill.config import Recipe, Runtime
 from attndistill.core.artifacts import replacing_directory, write_json, write_text
 from attndistill.core.progress import progress
 from attndistill.core.randomness import derived_seed
+from attndistill.core.side_by_side import side_by_side
 from attndistill.data.loading import Schedule, ViewEpoch, training_batches
 from attndistill.data.store import ImageSet
 from attndistill.models.projector import Student
 from attndistill.models.storage import save_model
 from attndistill.stages.context import Context
-from attndistill.stages.seeds import train_side_by_side
 from attndistill.training import OPTIMIZERS
 from attndistill.training.checkpoint import Checkpoint
 from attndistill.training.loop import History, Observers, Plan, fit
@@ -94,19 +92,16 @@ def train_seeds(
 ) -> dict[int, Trained]:
     """Train every seed, several at a time where that is possible; the result is the same.
 
-    Several at a time needs a CPU run of one rank and one torch thread: thread pools do not survive a fork, and a
-    device is busy with one run.
+    The parent finds the checkpoints its children finished and goes on as if it had trained them.
     """
-    runtime = context.config.runtime
-    forks = runtime.processes > 1 and len(context.seeds) > 1 and runtime.threads == 1
-    if forks and context.device.type == "cpu" and not torch.cuda.is_available() and "RANK" not in os.environ:
-        steps = make_schedule(recipe, runtime, len(images), 0, 1, 0).steps
+    if context.forks > 1 and len(context.seeds) > 1:
+        steps = make_schedule(recipe, context.config.runtime, len(images), 0, 1, 0).steps
         label = f"{context.stage} {context.item} {len(context.seeds)} seeds"
 
         def train_one(seed: int, told: Callable[[int], None]) -> None:
             run(replace(context, told=told), seed)
 
-        train_side_by_side(train_one, context.seeds, runtime.processes, steps, label)
+        side_by_side(train_one, context.seeds, context.forks, steps=steps, label=label, unit="steps")
     return {seed: run(context, seed) for seed in context.seeds}
 
 

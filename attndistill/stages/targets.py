@@ -1,7 +1,6 @@
 """Stage 3: the teacher's answers to every view, once, for every row."""
 
 from attndistill.core.artifacts import replacing_directory, write_json
-from attndistill.core.progress import progress
 from attndistill.models.storage import load_model
 from attndistill.stages.context import Context
 from attndistill.targets import FORMAT, LiveTeacher, write_targets
@@ -17,17 +16,16 @@ def targets(context: Context) -> None:
         return
     images = context.images("train")
     backbone, _ = load_model(context.teacher_weights)
-    with progress("targets", options.views * len(images), "views") as update:
-        manifest = write_targets(
-            LiveTeacher(backbone, context.device),
-            images,
-            context.recipe,
-            context.layout.targets,
-            identity=identity,
-            views=options.views,
-            verify=options.verify,
-            batch_size=context.config.runtime.evaluation_batch_size,
-            progress=update,
-        )
+    manifest = write_targets(
+        LiveTeacher(backbone, context.device),
+        images,
+        context.recipe,
+        context.layout.targets,
+        identity=identity,
+        views=options.views,
+        verify=options.verify,
+        batch_size=context.config.runtime.evaluation_batch_size,
+        processes=context.forks,
+    )
     context.journal.metrics({"bytes_per_view_and_image": manifest["bytes_per_view_and_image"]}, step=0)
     context.journal.artifact(context.layout.targets / "manifest.json", folder="targets")

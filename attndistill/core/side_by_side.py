@@ -1,8 +1,7 @@
-"""Seeds side by side: small models leave a core idle, so several seeds train at once in forked processes.
+"""Work side by side in forked processes: seeds of one row, views of the target cache. Small models leave a core idle.
 
-A child trains one seed to its end and leaves the finished resume checkpoint; the parent then runs every seed itself,
-finds the checkpoints finished, and goes on as if it had trained them. So nothing has to be sent back, and the result
-is the same bytes as one seed after another.
+A child sends nothing back but errors: what it makes, it leaves on disk (a finished resume checkpoint, a part of a
+memory-mapped array). So the result is the same bytes as one after another.
 """
 
 import ctypes
@@ -21,37 +20,41 @@ _POLL = 0.2  # seconds between looks at the children's progress
 _ERRORS = {error.__name__: error for error in (ValueError, FloatingPointError, KeyboardInterrupt)}
 
 
-def train_side_by_side(
-    train: Callable[[int, Told], object], seeds: Sequence[int], processes: int, steps: int, label: str
+def side_by_side(
+    work: Callable[[int, Told], object], items: Sequence[int], processes: int, *, steps: int, label: str, unit: str
 ) -> None:
-    """Train every seed in a child process, at most `processes` at a time.
+    """Do every item in a child process, at most `processes` at a time.
 
     Args:
-        train: (seed, told) -> anything; `told` takes the steps done.
-        seeds: what to train.
+        work: (item, told) -> anything; `told` takes the steps done.
+        items: seeds, view numbers.
         processes: children at a time. The parent must not have used more than one torch thread: thread pools do not
             survive a fork.
-        steps: of one seed, for the progress bar.
+        steps: of one item, for the progress bar.
         label: of the progress bar.
+        unit: of the steps, plural.
 
     Raises:
         ValueError, FloatingPointError: what a child raised; the other children are ended.
         RuntimeError: a child died without a word.
     """
+    if processes == 1:
+        _one_after_another(work, items, steps=steps, label=label, unit=unit)
+        return
     fork = multiprocessing.get_context("fork")
-    done = fork.RawArray("q", len(seeds))
-    waiting = list(enumerate(seeds))
+    done = fork.RawArray("q", len(items))
+    waiting = list(enumerate(items))
     running: dict[Any, tuple[Any, Any, int]] = {}
     try:
-        with progress(label, steps * len(seeds), "steps") as update:
+        with progress(label, steps * len(items), unit) as update:
             while waiting or running:
                 while waiting and len(running) < processes:
-                    place, seed = waiting.pop(0)
+                    place, item = waiting.pop(0)
                     receiver, sender = fork.Pipe(duplex=False)
-                    child = fork.Process(target=_child, args=(train, seed, done, place, sender, os.getpid()))
+                    child = fork.Process(target=_child, args=(work, item, done, place, sender, os.getpid()))
                     child.start()
                     sender.close()
-                    running[child.sentinel] = child, receiver, seed
+                    running[child.sentinel] = child, receiver, item
                 for sentinel in wait(list(running), _POLL):
                     _conclude(*running.pop(sentinel))
                 update(sum(done))
@@ -61,27 +64,35 @@ def train_side_by_side(
             child.join()
 
 
-def _child(train: Callable[[int, Told], object], seed: int, done: Any, place: int, sender: Any, parent: int) -> None:
+def _one_after_another(
+    work: Callable[[int, Told], object], items: Sequence[int], *, steps: int, label: str, unit: str
+) -> None:
+    with progress(label, steps * len(items), unit) as update:
+        for place, item in enumerate(items):
+            work(item, lambda done, before=place * steps: update(before + done))  # type: ignore[misc]
+
+
+def _child(work: Callable[[int, Told], object], item: int, done: Any, place: int, sender: Any, parent: int) -> None:
     _die_with_parent(parent)
 
     def told(steps: int) -> None:
         done[place] = steps
 
     try:
-        train(seed, told)
+        work(item, told)
     except (ValueError, FloatingPointError, KeyboardInterrupt) as error:
         sender.send((type(error).__name__, str(error)))
         sys.exit(1)
 
 
-def _conclude(child: Any, receiver: Any, seed: int) -> None:
+def _conclude(child: Any, receiver: Any, item: int) -> None:
     child.join()
     if child.exitcode == 0:
         return
     if receiver.poll():
         kind, message = receiver.recv()
         raise _ERRORS[kind](message)
-    raise RuntimeError(f"the process training seed {seed} ended with {child.exitcode}")
+    raise RuntimeError(f"the process working on {item} ended with {child.exitcode}")
 
 
 def _die_with_parent(parent: int) -> None:
