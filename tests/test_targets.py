@@ -112,3 +112,11 @@ def test_a_probability_of_zero_is_stored_as_a_finite_logarithm(images, tmp_path,
     write(Peaked(teacher.vit, CPU), images, tmp_path / "targets")
     cached = CachedTargets(tmp_path / "targets", CPU, IDENTITY)(view_batch(images, RECIPE, 0, np.array([1])))
     assert cached.log_attention.isfinite().all()
+
+
+def test_views_computed_side_by_side_are_the_same_bytes(teacher, images, tmp_path):
+    write(teacher, images, tmp_path / "alone")
+    side_by_side = {"identity": IDENTITY, "views": VIEWS, "verify": 8, "batch_size": 4, "processes": 2}
+    write_targets(teacher, images, RECIPE, tmp_path / "together", **side_by_side)
+    for name in ("cls_token.npy", "log_attention.npy", "manifest.json"):
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "together" / name).read_bytes()

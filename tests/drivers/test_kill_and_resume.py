@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import environment, result
+from conftest import attndistill, environment, result
 from safetensors.torch import load
 
 pytestmark = pytest.mark.drivers
@@ -47,6 +47,23 @@ def test_a_run_killed_at_random_steps_and_restarted_ends_with_byte_identical_wei
         assert step <= steps_saved(taught) < steps
     assert student_of() == expected
     assert steps_saved(taught) == 0  # the checkpoint goes once the result is stored
+
+
+def test_seeds_trained_side_by_side_are_the_bytes_of_one_after_another(taught):
+    def students(processes: int) -> list[bytes]:
+        attndistill(taught, "distill", "--row", "attndistill", "--seeds", "[0, 7, 8]",
+                    "--runtime.processes", str(processes))  # fmt: skip
+        made = taught / "outputs/digits/distilled/attndistill"
+        return [(made / f"seed-{seed}/model.safetensors").read_bytes() for seed in (0, 7, 8)]
+
+    assert students(1) == students(2)
+
+
+def test_a_bad_loss_in_one_of_several_seeds_ends_the_command_with_its_message(taught):
+    done = attndistill(taught, "distill", "--row", "attndistill", "--seeds", "[0, 7, 8]", "--runtime.processes", "2",
+                       "--distill.recipe.base_learning_rate", "1e30", code=1)  # fmt: skip
+    assert len([line for line in done.stderr.splitlines() if "image indices [" in line]) == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_the_number_of_loader_workers_changes_no_byte(student_of):

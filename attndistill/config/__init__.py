@@ -1,0 +1,11 @@
+"""The typed whole: what may be set, checked before anything heavy is imported.
+
+`params.yaml` holds every default. Sections are strict: an unknown key, a wrong type or an impossible combination is
+refused with its path, its value and what is allowed. Options of a variant come from the variant's own signature.
+"""
+
+from attndistill.config.layers import flat, nested, overlay, read_yaml
+from attndistill.config.resolution import resolve
+from attndistill.config.schema import Config, Recipe, Runtime, Views
+
+__all__ = ["Config", "Recipe", "Runtime", "Views", "flat", "nested", "overlay", "read_yaml", "resolve"]

@@ -1,0 +1,243 @@
+"""The sections of the configuration: names, types, bounds, and what fits together. `params.yaml` holds every value."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from attndistill.config.variants import (
+    Aggregation,
+    DataSet,
+    Guidance,
+    KnnProbe,
+    LogisticProbe,
+    OptimizerChoice,
+    Section,
+)
+from attndistill.core.artifacts import digest_of
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class Data(Section):
+    """Which images, and how train is split further."""
+
+    set: DataSet
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)]
+    validation_seed: Count
+    on_bad_image: Literal["error", "skip"]
+    max_pixels: Positive
+
+
+class Views(Section):
+    """Training and evaluation views."""
+
+    seed: Count
+    image_size: Positive
+    scale: tuple[Share, Share]
+    ratio: tuple[PositiveFloat, PositiveFloat]
+    flip_probability: Annotated[float, Field(ge=0, le=1)]
+    mean: tuple[float, float, float]
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    evaluation_crop: Share
+
+    @field_validator("scale", "ratio", "mean", "std", mode="before")
+    @classmethod
+    def _sequence(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Views":
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} [{low}, {high}] must be [smallest, largest]")
+        return self
+
+
+class Vit(Section):
+    """A vision transformer (Table 7)."""
+
+    embed_dim: Positive
+    depth: Positive
+    num_heads: Positive
+    patch_size: Positive
+    mlp_ratio: PositiveFloat
+    position: Literal["learnable", "sincos"]
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Vit":
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        if self.position == "sincos" and self.embed_dim % 4:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of 4, which sincos positions need")
+        return self
+
+
+class Recipe(Section):
+    """A training recipe (Table 8's names)."""
+
+    epochs: Positive
+    batch_size: Positive
+    base_learning_rate: PositiveFloat
+    warmup_epochs: Count
+    precision: Literal["fp32", "bf16"]
+    optimizer: OptimizerChoice
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Base learning rate x batch size / 256."""
+        return self.base_learning_rate * self.batch_size / 256
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> "Recipe":
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be fewer than epochs {self.epochs}")
+        return self
+
+
+class Decoder(Section):
+    """The masked autoencoder's decoder."""
+
+    embed_dim: Annotated[int, Field(gt=0, multiple_of=4)]
+    depth: Positive
+    num_heads: Positive
+    normalize_pixels: bool
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Decoder":
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+
+class Pretrain(Section):
+    """Masked autoencoding (supplementary sec. 4)."""
+
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)]
+    decoder: Decoder
+    probe_every: Positive
+    recipe: Recipe
+
+
+class Targets(Section):
+    """The cache of the teacher's answers."""
+
+    cache: bool
+    views: Positive
+    verify: Positive
+
+
+class Distill(Section):
+    """The method (paper sec. 3)."""
+
+    projector_depth: Positive
+    alignment_weight: Weight
+    lambda_: Weight = Field(alias="lambda")
+    aggregation: Aggregation
+    attention_loss: Guidance
+    interpolation: bool
+    recipe: Recipe
+
+    @model_validator(mode="after")
+    def _learns_something(self) -> "Distill":
+        if self.alignment_weight == self.lambda_ == 0:
+            raise ValueError("alignment_weight and lambda are both 0: nothing would be learned")
+        return self
+
+
+class Probes(Section):
+    """How features are judged."""
+
+    projector_layer: Count
+    knn: KnnProbe
+    logistic: LogisticProbe
+
+
+class Attention(Section):
+    """How attention is compared with the teacher's, and which test images get pictures."""
+
+    temperature: PositiveFloat
+    images: tuple[Count, ...]
+    images_per_class: Positive | None
+
+    @field_validator("images", mode="before")
+    @classmethod
+    def _sequence(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class Runtime(Section):
+    """How a stage runs; nothing here belongs to what is computed."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    threads: Positive | None
+    processes: Positive
+    workers: Count
+    micro_batch_size: Positive | None
+    evaluation_batch_size: Positive
+    checkpoint_seconds: Weight
+    tracking: bool
+
+
+class Config(Section):
+    """Everything."""
+
+    seeds: tuple[Count, ...]
+    teacher_seed: Count
+    data: Data
+    views: Views
+    teacher: Vit
+    student: Vit
+    pretrain: Pretrain
+    targets: Targets
+    distill: Distill
+    probe: Probes
+    attention: Attention
+    runtime: Runtime
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _distinct(cls, value: Any) -> Any:
+        if isinstance(value, list) and not 0 < len(set(map(str, value))) == len(value):
+            raise ValueError(f"{value}; allowed: one or more integers, all different")
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Config":
+        size = self.views.image_size
+        for name, vit in (("teacher", self.teacher), ("student", self.student)):
+            if size % vit.patch_size:
+                raise ValueError(f"{name}.patch_size {vit.patch_size} does not divide views.image_size {size}")
+            patches = (size // vit.patch_size) ** 2
+            if round(patches * (1 - self.pretrain.mask_ratio)) in (0, patches):
+                raise ValueError(
+                    f"pretrain.mask_ratio {self.pretrain.mask_ratio} hides all or none of {patches} patches ({name})"
+                )
+        if self.distill.lambda_ > 0:
+            self._guidable()
+        if self.probe.projector_layer > self.distill.projector_depth:
+            raise ValueError(
+                f"probe.projector_layer {self.probe.projector_layer}; allowed: 0 to distill.projector_depth "
+                f"{self.distill.projector_depth}"
+            )
+        return self
+
+    def _guidable(self) -> None:
+        if not self.distill.interpolation and self.teacher.patch_size != self.student.patch_size:
+            raise ValueError(
+                f"distill.interpolation is off, but the patch grids differ (teacher.patch_size "
+                f"{self.teacher.patch_size}, student.patch_size {self.student.patch_size})"
+            )
+        if self.distill.aggregation.name == "none" and self.teacher.num_heads != self.student.num_heads:
+            raise ValueError(
+                f"distill.aggregation none matches heads one to one, but teacher.num_heads is "
+                f"{self.teacher.num_heads} and student.num_heads {self.student.num_heads}"
+            )
+
+    def digest(self, *sections: str) -> str:
+        """SHA-256 of the named sections ("distill", "views", ...): what a result depends on."""
+        return digest_of({name: self.plain()[name] for name in sections})
