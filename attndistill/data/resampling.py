@@ -29,31 +29,32 @@ def crop_and_resize(images: NDArray[np.uint8], boxes: Boxes, image_size: int) ->
     Returns:
         float32 in [0, 1]; bicubic overshoot is clamped as an 8-bit image would clamp it.
     """
-    rows = _weights(boxes.top, boxes.height, images.shape[1], image_size)
-    columns = _weights(boxes.left, boxes.width, images.shape[2], image_size)
+    batch, height, width, _ = images.shape
+    rows = torch.from_numpy(_weights(boxes.top, boxes.height, height, image_size))
+    columns = _weights(boxes.left, boxes.width, width, image_size)
     columns[boxes.flip] = columns[boxes.flip, ::-1]
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32) / 255
-    down = torch.from_numpy(rows).unsqueeze(1) @ pixels
-    return (down @ torch.from_numpy(columns).transpose(1, 2).unsqueeze(1)).clamp_(0, 1)
+    pixels = torch.from_numpy(images).view(batch, height, width * 3).to(torch.float32)
+    down = (rows @ pixels).view(batch, image_size, width, 3)  # one product for the three channels
+    across = down.permute(0, 3, 1, 2).flatten(1, 2) @ torch.from_numpy(columns).transpose(1, 2)
+    return (across / 255).clamp_(0, 1).view(batch, 3, image_size, image_size)
 
 
 def _weights(start: NDArray[np.int64], extent: NDArray[np.int64], length: int, size: int) -> NDArray[np.float32]:
     """(B, size, length): row s holds the filter of output pixel s over the input line, zero outside the crop."""
     scale = (extent / size)[:, None, None]
-    widen = np.maximum(scale, 1.0)
+    widen = np.maximum(scale, 1.0)  # an antialiasing filter is as wide as what it shrinks
     centre = (np.arange(size)[None, :, None] + 0.5) * scale
     position = np.arange(length)[None, None, :] - start[:, None, None]
-    inside = (position >= 0) & (position < extent[:, None, None])
-    # PIL starts the window at int(centre - support + 0.5) and ends it at int(centre + support + 0.5).
-    reach = _SUPPORT * widen
-    inside = inside & (position >= np.trunc(centre - reach + 0.5)) & (position < np.trunc(centre + reach + 0.5))
-    weights = np.where(inside, _cubic((position - centre + 0.5) / widen), 0.0)
-    normalised: NDArray[np.float32] = (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
+    distance = np.abs((position - centre + 0.5) / widen).astype(np.float32)
+    weights = _cubic(distance) * ((position >= 0) & (position < extent[:, None, None]))
+    normalised: NDArray[np.float32] = weights / weights.sum(axis=-1, keepdims=True)
     return normalised
 
 
-def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    x = np.abs(x)
-    near = ((_CUBIC + 2) * x - (_CUBIC + 3)) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * _CUBIC
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+def _cubic(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Keys' cubic of a distance: zero from 2 on, where both its value and its slope vanish."""
+    a = np.float32(_CUBIC)
+    x = np.minimum(x, np.float32(_SUPPORT))
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, far)
