@@ -21,7 +21,7 @@ def test_an_aggregation_returns_log_probabilities_for_every_image(name):
     torch.testing.assert_close(aggregated.exp().sum(-1), torch.ones(aggregated.shape[:2]))
 
 
-@pytest.mark.parametrize("name", set(AGGREGATIONS.names()) - {"none"})
+@pytest.mark.parametrize("name", sorted(set(AGGREGATIONS.names()) - {"none"}))
 def test_an_aggregation_does_not_care_for_the_order_of_heads_and_yields_one_row(name):
     heads = rows(0)
     aggregated = AGGREGATIONS[name](heads)
