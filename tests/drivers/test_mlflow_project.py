@@ -56,7 +56,7 @@ def test_a_stage_entry_point_takes_settings_and_attaches_to_the_launchers_run(pr
     )  # fmt: skip
     new = [r for run_id, r in stored_runs(project).items() if run_id not in before]
     assert [r.info.status for r in new] == ["FINISHED"]
-    assert new[0].data.params["distill.aggregation.temperature"] == "5.0"
+    assert float(new[0].data.params["distill.aggregation.temperature"]) == 5  # as the launcher wrote it
     assert new[0].data.metrics["seed-0/attention"] > 0
 
 
