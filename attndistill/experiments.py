@@ -11,7 +11,6 @@ from attndistill.config import Config, nested, read_yaml, resolve
 from attndistill.stages.layout import MODELS
 
 BASE = "params.yaml"
-DEFAULT = "experiments/digits"
 SHARED = ("data", "teacher", "teacher_seed", "pretrain")  # made once for all rows, by stages that no row reaches
 
 

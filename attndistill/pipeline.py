@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +39,16 @@ def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mappin
         if not path.exists():
             missing = path.relative_to(experiment.root)
             raise ValueError(f"{stage.name}: {missing} does not exist: run the stage that makes it first")
-    with ExitStack() as stack:
-        recorder = stack.enter_context(
-            Recorder.open(
-                root=experiment.root,
-                command=stage.name,
-                name=f"{stage.name}@{item}" if item else stage.name,
-                experiment=experiment.name,
-                config=config.plain(),
-                argv=sys.argv,
-                inputs=inputs,
-                enabled=is_main and config.runtime.tracking,
-            )
-        )
+    with Recorder.open(
+        root=experiment.root,
+        command=stage.name,
+        name=f"{stage.name}@{item}" if item else stage.name,
+        experiment=experiment.name,
+        config=config.plain(),
+        argv=sys.argv,
+        inputs=inputs,
+        enabled=is_main and config.runtime.tracking,
+    ) as recorder:
         make_deterministic(config)
         from attndistill.stages.context import Context
 

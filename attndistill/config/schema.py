@@ -22,6 +22,11 @@ Weight = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
 
+def _check_heads(embed_dim: int, num_heads: int) -> None:
+    if embed_dim % num_heads:
+        raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
+
+
 class Data(Section):
     """Which images, and how train is split further."""
 
@@ -70,8 +75,7 @@ class Vit(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> "Vit":
-        if self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        _check_heads(self.embed_dim, self.num_heads)
         if self.position == "sincos" and self.embed_dim % 4:
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of 4, which sincos positions need")
         return self
@@ -109,8 +113,7 @@ class Decoder(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> "Decoder":
-        if self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        _check_heads(self.embed_dim, self.num_heads)
         return self
 
 
