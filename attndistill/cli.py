@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         if stage.item:
             command.add_argument(_ITEM_OPTIONS[stage.item], dest="item", required=True, metavar="NAME")
     _command(commands, "pipeline", "every stage, in this process (dvc repro runs only what must run)", _run_pipeline)
+    _command(commands, "dvc-file", "write an experiment's own dvc.yaml from the one at the top", _write_dvc_file)
     show = _command(commands, "config", "print the resolved configuration", _show_config)
     show.add_argument("--row", dest="item", default="", metavar="NAME")
     tracking = commands.add_parser("tracking", help="send recorded runs to MLflow", allow_abbrev=False)
@@ -120,6 +121,16 @@ def _run_pipeline(options: argparse.Namespace, overrides: dict[str, Any]) -> Non
     from attndistill.pipeline import run_pipeline
 
     run_pipeline(_open(options), overrides)
+
+
+def _write_dvc_file(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from attndistill.dvc_pipeline import write_dvc_file
+
+    if overrides:
+        raise ValueError("dvc-file takes no settings: they belong into the experiment's params.yaml")
+    experiment = _open(options)
+    path = write_dvc_file(experiment.root, experiment.name)
+    print(f"{path.relative_to(experiment.root)} written; run it with: dvc repro {path.relative_to(experiment.root)}")
 
 
 def _show_config(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

@@ -82,6 +82,7 @@ def make_deterministic(config: Config) -> None:
     import torch
 
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid: nothing here reads what it fills
     torch.backends.cudnn.benchmark = False
     if config.runtime.threads is not None:
         torch.set_num_threads(config.runtime.threads)

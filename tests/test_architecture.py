@@ -13,7 +13,7 @@ ROWS = [
     {"tasks"},
     {"probes", "targets", "figures"},
     {"config", "report", "stages", "tracking"},
-    {"pipeline", "experiments"},
+    {"pipeline", "experiments", "dvc_pipeline"},
     {"cli", "__main__"},
 ]
 ROW_OF = {name: number for number, names in enumerate(ROWS) for name in names}

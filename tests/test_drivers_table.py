@@ -1,11 +1,13 @@
 """dvc.yaml against the table of stages, and each DVC stage against what its module imports."""
 
 import ast
+import shutil
 from pathlib import Path
 
 import pytest
 
 from attndistill.config import read_yaml
+from attndistill.dvc_pipeline import derive_dvc_file
 from attndistill.stages.layout import MODELS, Layout
 from attndistill.stages.table import STAGES
 
@@ -20,7 +22,7 @@ CASES = [(stage.name, item) for stage in STAGES.values() for item in stage.items
 def dvc_stages() -> dict:
     from dvc.repo import Repo
 
-    return {stage.cmd: stage for stage in Repo(str(ROOT)).index.stages}
+    return {stage.cmd: stage for stage in Repo(str(ROOT)).index.stages if stage.path == str(ROOT / "dvc.yaml")}
 
 
 def stage_of(dvc_stages: dict, name: str, item: str):
@@ -95,6 +97,32 @@ def test_mlflow_has_the_same_stages_with_the_same_commands():
     assert {name: entry["command"] for name, entry in entries.items()} == {
         name: f"{command} --experiment {{experiment}}" for name, command in commands.items()
     }
+
+
+@pytest.mark.parametrize("name", [path.parent.name for path in sorted(ROOT.glob("experiments/*/dvc.yaml"))])
+def test_an_experiments_pipeline_is_the_defaults_with_its_own_paths_and_overlay(name):
+    assert (ROOT / "experiments" / name / "dvc.yaml").read_text() == derive_dvc_file(ROOT, name)
+
+
+def test_a_derived_pipeline_has_a_stage_for_every_item_and_watches_what_the_overlay_changes(tmp_path):
+    from dvc.repo import Repo
+
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    mine = tmp_path / "experiments/mine"
+    mine.mkdir(parents=True)
+    (mine / "params.yaml").write_text("student: {depth: 2}\nruntime: {workers: 1}\n")
+    (mine / "rows.yaml").write_text("rows:\n  wide: {label: Wide, set: {}}\n")
+    (mine / "dvc.yaml").write_text(derive_dvc_file(tmp_path, "mine"))
+    (tmp_path / "dvc.yaml").unlink()
+    watched = {}
+    for stage in Repo.init(str(tmp_path), no_scm=True).index.stages:
+        files = {Path(dep.def_path): dep.params for dep in stage.deps if type(dep).__name__ == "ParamsDependency"}
+        watched[stage.cmd] = files.get(Path("experiments/mine/params.yaml"))
+    end = "--experiment experiments/mine"
+    assert len(watched) == sum(len(stage.items(("wide",))) for stage in STAGES.values())
+    assert watched[f"python -m attndistill pretrain --model teacher {end}"] is None
+    assert watched[f"python -m attndistill pretrain --model scratch {end}"] == ["student"]
+    assert watched[f"python -m attndistill distill --row wide {end}"] == ["student"]
 
 
 def test_plots_that_dvc_shows_are_made_by_the_report(dvc_stages):

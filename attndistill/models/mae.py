@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attndistill.models.vit import fix_sincos_positions, seeded
 
-# B batch, N patches, M visible patches, T = 1 + M tokens, D width, P values of one patch
+# B batch, N patches, M visible and K hidden ones, T = 1 + M tokens, D width, P values of one patch
 
 
 class MaskedAutoencoder(nn.Module):
@@ -56,13 +57,13 @@ class MaskedAutoencoder(nn.Module):
             order: a permutation of the patches per image; the first `visible` are shown to the encoder.
             visible: M.
         """
-        predicted = self._decode(self._encode(images, order[:, :visible]), order)
+        shown, hidden = order[:, :visible], order[:, visible:]
+        predicted = self._decode(self._encode(images, shown), shown, hidden)
         wanted = self._patches(images)
+        wanted = wanted.gather(1, hidden.unsqueeze(-1).expand(-1, -1, wanted.shape[-1]))
         if self.normalize_pixels:
-            mean, variance = wanted.mean(dim=-1, keepdim=True), wanted.var(dim=-1, keepdim=True)
-            wanted = (wanted - mean) / (variance + 1e-6).sqrt()
-        error = (predicted.to(wanted.dtype) - wanted).square().mean(dim=-1)
-        return error.gather(1, order[:, visible:]).mean()
+            wanted = _standardised(wanted)
+        return F.mse_loss(predicted.to(wanted.dtype), wanted)
 
     def _encode(self, images: Tensor, shown: Int[Tensor, "B M"]) -> Float[Tensor, "B T D"]:
         encoder = self.encoder
@@ -72,15 +73,27 @@ class MaskedAutoencoder(nn.Module):
         cls_token = (encoder.cls_token + positions[:, :1]).expand(len(images), -1, -1)
         return encoder.norm(encoder.blocks(torch.cat([cls_token, patches], dim=1)))  # type: ignore[no-any-return]
 
-    def _decode(self, encoded: Float[Tensor, "B T D"], order: Int[Tensor, "B N"]) -> Float[Tensor, "B N P"]:
-        tokens = self.to_decoder(encoded)
-        hidden = self.mask_token.to(tokens.dtype).expand(len(tokens), order.shape[1] - tokens.shape[1] + 1, -1)
-        shuffled = torch.cat([tokens[:, 1:], hidden], dim=1)
-        place = order.argsort(dim=1).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-        tokens = torch.cat([tokens[:, :1], shuffled.gather(1, place)], dim=1) + self.pos_embed
-        return self.to_pixels(self.norm(self.blocks(tokens)))[:, 1:]  # type: ignore[no-any-return]
+    def _decode(
+        self, encoded: Float[Tensor, "B T D"], shown: Int[Tensor, "B M"], hidden: Int[Tensor, "B K"]
+    ) -> Float[Tensor, "B K P"]:
+        """Pixels of the hidden patches. Tokens stay shown first, hidden last: attention knows places, not order."""
+        positions = self.pos_embed[0]
+        places = torch.cat([positions[:1].expand(len(shown), 1, -1), positions[1:][shown]], dim=1)
+        painted = self.mask_token + positions[1:][hidden]
+        tokens = self.to_decoder(encoded) + places
+        tokens = self.blocks(torch.cat([tokens, painted.to(tokens.dtype)], dim=1))
+        return self.to_pixels(self.norm(tokens[:, -hidden.shape[1] :]))  # type: ignore[no-any-return]
 
     def _patches(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B N P"]:
         side = self.patch_size
         cut = images.unfold(2, side, side).unfold(3, side, side)  # B 3 rows columns side side
         return cut.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+
+
+def _standardised(patches: Float[Tensor, "B K P"]) -> Float[Tensor, "B K P"]:
+    """(x - mean) / sqrt(variance + 1e-6) of every patch, the variance unbiased as in He et al.
+
+    layer_norm does it in one pass with the biased variance: the factor between the two is taken out of eps and root.
+    """
+    share = (patches.shape[-1] - 1) / patches.shape[-1]
+    return F.layer_norm(patches, patches.shape[-1:], eps=1e-6 * share) * share**0.5

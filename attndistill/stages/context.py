@@ -12,7 +12,6 @@ from attndistill.config import Config, Views
 from attndistill.core.artifacts import digest_of
 from attndistill.data.store import ImageSet, open_split, read_manifest
 from attndistill.data.views import ViewRecipe
-from attndistill.models.storage import weights_digest
 from attndistill.stages.layout import Layout
 from attndistill.training.checkpoint import Checkpoint
 
@@ -94,6 +93,8 @@ class Context:
     @property
     def targets_identity(self) -> dict[str, str]:
         """What the teacher's answers depend on: teacher, data and views."""
+        from attndistill.models.storage import weights_digest  # here: timm costs prepare and report two seconds
+
         return {
             "teacher": weights_digest(self.teacher_weights),
             "data": read_manifest(self.layout.data)["digest"],
