@@ -87,3 +87,10 @@ def test_a_word_that_is_no_setting_is_refused_in_one_line(arguments, message, ca
     monkeypatch.chdir(ROOT)
     assert main(arguments) == 2
     assert capsys.readouterr().err == f"attndistill: {message}\n"
+
+
+def test_a_reader_that_stops_early_gets_no_traceback():
+    command = f"{sys.executable} -m attndistill config | head -1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "seeds:\n"
+    assert done.stderr == ""
