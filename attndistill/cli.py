@@ -8,7 +8,7 @@ from typing import Any
 
 from attndistill import __version__
 
-_ITEM_OPTIONS = {"pretrained": "--model", "model": "--model", "row": "--row"}
+_ITEM_OPTIONS = {"pretrained": "--model", "model": "--model", "row": "--row", "download": "--name"}
 _SETTINGS = """\
 Any setting of params.yaml can be given as --section.key value (or --section.key=value), for example
   attndistill distill --row attndistill --distill.lambda 0.3 --distill.aggregation.name max
@@ -62,6 +62,16 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "dvc-file", "write an experiment's own dvc.yaml from the one at the top", _write_dvc_file)
     show = _command(commands, "config", "print the resolved configuration", _show_config)
     show.add_argument("--row", dest="item", default="", metavar="NAME")
+    inspect = commands.add_parser("inspect", help="load a teacher checkpoint strictly and say what is in it")
+    inspect.add_argument("path", help="a safetensors or torch file, or a folder stored by this package")
+    inspect.add_argument("--format", default="auto", help="a teacher format; default: recognised")
+    inspect.add_argument("--half", default="teacher", choices=("teacher", "student"), help="default: %(default)s")
+    inspect.add_argument("--timm-name", help="the architecture, where the tensors do not tell it")
+    inspect.add_argument("--num-heads", type=int, help="heads per block, where they are not of width 64")
+    inspect.add_argument("--image-size", type=int, help="pixels, where it is not the one it was trained for")
+    inspect.add_argument("--resize-positions", action="store_true", help="resample position embeddings for it")
+    inspect.add_argument("--sha256", help="of the file; checked before it is read")
+    inspect.set_defaults(handle=_inspect)
     tracking = commands.add_parser("tracking", help="send recorded runs to MLflow", allow_abbrev=False)
     verbs = tracking.add_subparsers(metavar="VERB", required=True)
     verbs.add_parser("sync", help="send what could not be sent before").set_defaults(handle=_sync)
@@ -124,6 +134,18 @@ def _run_pipeline(options: argparse.Namespace, overrides: dict[str, Any]) -> Non
     from attndistill.pipeline import run_pipeline
 
     run_pipeline(_open(options), overrides)
+
+
+def _inspect(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    if overrides:
+        raise ValueError("inspect takes no settings")
+    from pathlib import Path
+
+    from attndistill.models.teachers.loading import Wanted, load_teacher
+
+    names = ("format", "half", "timm_name", "num_heads", "sha256", "image_size", "resize_positions")
+    loaded = load_teacher(Path(options.path), Wanted(**{name: getattr(options, name) for name in names}))
+    print("\n".join(loaded.report.lines()))
 
 
 def _write_dvc_file(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

@@ -35,15 +35,18 @@ def derive_dvc_file(root: Path, name: str) -> str:
     from ruamel.yaml import YAML
 
     overlay = root / "experiments" / name / "params.yaml"
-    changed = set(read_yaml(overlay)) if overlay.exists() else set()
+    changes: dict[str, Any] = read_yaml(overlay) if overlay.exists() else {}
     default: dict[str, Any] = _renamed(read_yaml(root / "dvc.yaml"), name)
+    stages = {
+        found: stage
+        for key, value in default["stages"].items()
+        for found, stage in _derived(key, value, name, set(changes)).items()
+    }
+    fetched = {f"fetch_{item}": _fetch(item, name) for item in changes.get("downloads", {})}
+    _depend_on_files(stages, changes, name)
     derived = {
         "vars": ["rows.yaml"],
-        "stages": {
-            found: stage
-            for key, value in default["stages"].items()
-            for found, stage in _derived(key, value, name, changed).items()
-        },
+        "stages": fetched | stages,
         "plots": [f"../../{plot}" for plot in default["plots"]],
     }
     yaml = YAML()
@@ -95,3 +98,23 @@ def _at_top(stage: dict[str, Any], name: str, changed: set[str]) -> dict[str, An
     params = [*stage["params"], *([{f"experiments/{name}/params.yaml": watched}] if watched else [])]
     command = f"{stage['cmd']} --experiment experiments/{name}"
     return {"wdir": "../..", **stage, "cmd": command, "params": params}
+
+
+def _fetch(item: str, name: str) -> dict[str, Any]:
+    """The stage of one download."""
+    return {
+        "wdir": "../..",
+        "cmd": f"python -m attndistill fetch --name {item} --experiment experiments/{name}",
+        "params": [{f"experiments/{name}/params.yaml": [f"downloads.{item}"]}],
+        "outs": [f"outputs/{name}/downloads/{item}"],
+    }
+
+
+def _depend_on_files(stages: dict[str, Any], changes: dict[str, Any], name: str) -> None:
+    """A teacher's checkpoint, and images that a stage fetched, are dependencies like any other."""
+    source = (changes.get("teacher") or {}).get("source") or {}
+    if "path" in source:
+        stages["pretrain_teacher"]["deps"] = [*stages["pretrain_teacher"]["deps"], source["path"]]
+    root = str(((changes.get("data") or {}).get("set") or {}).get("root", ""))
+    if root.startswith(f"outputs/{name}/"):
+        stages["prepare"]["deps"] = [*stages["prepare"]["deps"], root]

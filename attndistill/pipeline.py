@@ -28,11 +28,11 @@ def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mappin
     is_main = os.environ.get("RANK", "0") == "0"  # of a distributed run, one process writes
     if not (is_main or stage.distributed):
         return
-    allowed = stage.items(tuple(experiment.rows))
-    if item not in allowed:
-        kind = "row" if stage.item == "row" else "model"
-        raise ValueError(f"{stage.name}: unknown {kind} {item!r}; allowed: {', '.join(allowed)}")
     config = experiment.config(item, overrides)
+    allowed = stage.items(tuple(experiment.rows), tuple(config.downloads))
+    if item not in allowed:
+        kind = stage.item if stage.item in ("row", "download") else "model"
+        raise ValueError(f"{stage.name}: unknown {kind} {item!r}; allowed: {', '.join(allowed) or 'none here'}")
     layout = Layout(experiment.root, experiment.name)
     inputs = stage.inputs(layout, item)
     for path in inputs:
@@ -72,7 +72,7 @@ def run_pipeline(experiment: Experiment, overrides: Mapping[str, Any]) -> None:
         enabled=config.runtime.tracking,
     ):
         for stage in STAGES.values():
-            for item in stage.items(rows):
+            for item in stage.items(rows, tuple(config.downloads)):
                 run_stage(experiment, stage, item, overrides)
 
 
@@ -82,7 +82,8 @@ def make_deterministic(config: Config) -> None:
     import torch
 
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid: nothing here reads what it fills
+    # a debugging aid: nothing here reads the memory it fills
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     if config.runtime.threads is not None:
         torch.set_num_threads(config.runtime.threads)

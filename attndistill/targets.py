@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.models.vision_transformer import VisionTransformer
 
 from attndistill.core.artifacts import read_json, replacing_directory, write_json
 from attndistill.core.features import Features
@@ -22,6 +21,7 @@ from attndistill.core.side_by_side import side_by_side
 from attndistill.data.loading import Batch, view_batch
 from attndistill.data.store import ImageSet
 from attndistill.data.views import ViewRecipe
+from attndistill.models.families import Backbone
 from attndistill.models.readout import check_readable, read_features
 
 FORMAT = "attndistill-targets/1"
@@ -33,7 +33,7 @@ _TOLERANCE = 2e-3
 class LiveTeacher:
     """The frozen teacher itself: batch -> its features, without gradients."""
 
-    def __init__(self, vit: VisionTransformer, device: torch.device) -> None:
+    def __init__(self, vit: Backbone, device: torch.device) -> None:
         check_readable(vit)
         self.vit = vit.to(device).eval().requires_grad_(False)
         self.device = device

@@ -19,7 +19,13 @@ ROWS = [
 ROW_OF = {name: number for number, names in enumerate(ROWS) for name in names}
 ARROWS = {("stages", "config"), ("stages", "report"), ("pipeline", "experiments"), ("__main__", "cli")}
 ONLY = {"report": {"core", "figures"}, "tracking": {"core"}, "config": {"core"}}  # narrower than their row allows
-REGISTRIES = {"attndistill.data", "attndistill.losses", "attndistill.probes", "attndistill.training"}
+REGISTRIES = {
+    "attndistill.data",
+    "attndistill.losses",
+    "attndistill.models.teachers",
+    "attndistill.probes",
+    "attndistill.training",
+}
 
 
 def imports() -> Iterator[tuple[Path, str, str]]:

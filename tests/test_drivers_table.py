@@ -91,7 +91,13 @@ def test_no_code_a_stage_computes_with_can_change_unseen(dvc_stages, name, item)
 
 def test_mlflow_has_the_same_stages_with_the_same_commands():
     entries = read_yaml(ROOT / "MLproject")["entry_points"]
-    option = {"row": " --row {row}", "pretrained": " --model {model}", "model": " --model {model}", "": ""}
+    option = {
+        "row": " --row {row}",
+        "pretrained": " --model {model}",
+        "model": " --model {model}",
+        "download": " --name {name}",
+        "": "",
+    }
     commands = {name: f"python -m attndistill {name}{option[stage.item]}" for name, stage in STAGES.items()}
     commands["pipeline"] = "python -m attndistill pipeline"
     assert {name: entry["command"] for name, entry in entries.items()} == {

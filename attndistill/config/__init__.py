@@ -6,6 +6,6 @@ refused with its path, its value and what is allowed. Options of a variant come 
 
 from attndistill.config.layers import flat, nested, overlay, read_yaml
 from attndistill.config.resolution import resolve
-from attndistill.config.schema import Config, Recipe, Runtime, Views
+from attndistill.config.schema import Config, Recipe, Runtime, Teacher, Views
 
-__all__ = ["Config", "Recipe", "Runtime", "Views", "flat", "nested", "overlay", "read_yaml", "resolve"]
+__all__ = ["Config", "Recipe", "Runtime", "Teacher", "Views", "flat", "nested", "overlay", "read_yaml", "resolve"]

@@ -1,9 +1,9 @@
 """From layers to a checked configuration, or to one line per problem: path, value, what is allowed."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from attndistill.config.layers import overlay
 from attndistill.config.schema import Config
@@ -65,7 +65,21 @@ def _known_path(location: Sequence[int | str], merged: Any) -> str:
 def _siblings(path: str, merged: Any) -> str:
     model: Any = Config
     for part in path.split(".")[:-1]:
-        field, merged = next(f for n, f in model.model_fields.items() if part in (n, f.alias)), merged[part]
-        models = get_args(field.annotation) or (field.annotation,)
+        merged = merged[part]
+        if get_origin(model) is dict:  # entries under names of the user's choice
+            model = get_args(model)[1]
+            continue
+        field = next(f for n, f in model.model_fields.items() if part in (n, f.alias))
+        model = field.annotation
+        if get_origin(model) is dict:
+            continue
+        models = _models(field.annotation)
         model = models[0] if len(models) == 1 else next(m for m in models if m.__name__ == merged["name"])
     return f"; allowed: {', '.join(f.alias or n for n, f in model.model_fields.items())}"
+
+
+def _models(annotation: Any) -> list[Any]:
+    """The sections an annotation allows: itself, or those of an optional choice among variants."""
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for part in get_args(annotation) for model in _models(part)]

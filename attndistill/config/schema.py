@@ -1,5 +1,6 @@
 """The sections of the configuration: names, types, bounds, and what fits together. `params.yaml` holds every value."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,8 +13,10 @@ from attndistill.config.variants import (
     LogisticProbe,
     OptimizerChoice,
     Section,
+    TeacherSource,
 )
 from attndistill.core.artifacts import digest_of
+from attndistill.models.teachers import TEACHER_FORMATS
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -25,6 +28,14 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 def _check_heads(embed_dim: int, num_heads: int) -> None:
     if embed_dim % num_heads:
         raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
+
+
+class Download(Section):
+    """A published file: fetched by its own stage, kept only with the digest that was published."""
+
+    url: Annotated[str, Field(pattern="^(https?|file)://")]
+    sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")]
+    unpack: bool
 
 
 class Data(Section):
@@ -79,6 +90,30 @@ class Vit(Section):
         if self.position == "sincos" and self.embed_dim % 4:
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of 4, which sincos positions need")
         return self
+
+
+class Teacher(Vit):
+    """The teacher: its sizes, and where it comes from. None is masked autoencoding here."""
+
+    source: TeacherSource | None
+    check: Literal["on", "off"]
+    check_images: Annotated[int, Field(ge=50)]
+    check_floor: Weight
+    check_reference: Annotated[float, Field(ge=0, le=100)] | None
+    check_slack: Weight
+
+    def sizes(self) -> dict[str, Any]:
+        """The architecture alone."""
+        return {name: getattr(self, name) for name in Vit.model_fields}
+
+    @field_validator("source")
+    @classmethod
+    def _known_format(cls, source: Any) -> Any:
+        allowed = ("auto", *TEACHER_FORMATS.names())
+        given = getattr(source, "format", "auto")
+        if given not in allowed:
+            raise ValueError(f"format {given!r}; allowed: {', '.join(allowed)}")
+        return source
 
 
 class Recipe(Section):
@@ -191,9 +226,10 @@ class Config(Section):
 
     seeds: tuple[Count, ...]
     teacher_seed: Count
+    downloads: dict[str, Download]
     data: Data
     views: Views
-    teacher: Vit
+    teacher: Teacher
     student: Vit
     pretrain: Pretrain
     targets: Targets
@@ -201,6 +237,14 @@ class Config(Section):
     probe: Probes
     attention: Attention
     runtime: Runtime
+
+    @field_validator("downloads")
+    @classmethod
+    def _plain_names(cls, value: dict[str, Download]) -> dict[str, Download]:
+        for name in value:
+            if not re.fullmatch("[A-Za-z0-9_-]+", name):
+                raise ValueError(f"name {name!r}; allowed: letters, digits, - and _ (it becomes a folder)")
+        return value
 
     @field_validator("seeds", mode="before")
     @classmethod

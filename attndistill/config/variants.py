@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from attndistill.core.registry import Option, Registry
 from attndistill.data import DATASETS
 from attndistill.losses import AGGREGATIONS, GUIDANCE
+from attndistill.models.teachers import TEACHER_SOURCES
 from attndistill.probes import PROBES
 from attndistill.training import OPTIMIZERS
 
@@ -55,3 +56,4 @@ Guidance: Any = variant(GUIDANCE)
 OptimizerChoice: Any = variant(OPTIMIZERS)
 KnnProbe: Any = _variant_model("knn", PROBES.declared()["knn"])
 LogisticProbe: Any = _variant_model("logistic", PROBES.declared()["logistic"])
+TeacherSource: Any = variant(TEACHER_SOURCES)

@@ -21,8 +21,12 @@ class Features:
         log_attention: per-head log-probabilities of the last block's class-token query over (class token, patches);
             each row's exponentials sum to 1. None when not asked for.
         patch_tokens: patch tokens after the final norm; None when not asked for (they cost a full last block).
+        layer_attention: as `log_attention`, for each block that was asked for, in that order.
+        value_norms: lengths of the last block's value vectors, per head, over (class token, patches) (ATS, Table 10 f).
     """
 
     cls_token: Float[Tensor, "B D"]
     log_attention: Float[Tensor, "B H A"] | None = None
     patch_tokens: Float[Tensor, "B N D"] | None = None
+    layer_attention: tuple[Float[Tensor, "B H A"], ...] | None = None
+    value_norms: Float[Tensor, "B H A"] | None = None

@@ -96,4 +96,5 @@ def _standardised(patches: Float[Tensor, "B K P"]) -> Float[Tensor, "B K P"]:
     layer_norm does it in one pass with the biased variance: the factor between the two is taken out of eps and root.
     """
     share = (patches.shape[-1] - 1) / patches.shape[-1]
-    return F.layer_norm(patches, patches.shape[-1:], eps=1e-6 * share) * share**0.5
+    normed: Tensor = F.layer_norm(patches, patches.shape[-1:], eps=1e-6 * share)
+    return normed * float(share**0.5)

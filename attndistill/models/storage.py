@@ -9,25 +9,26 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from attndistill.core.artifacts import file_digest, read_json, replacing, write_json
+from attndistill.models.families import Backbone
 from attndistill.models.projector import Projector, Student, state_of
+from attndistill.models.released import Architecture, named
 from attndistill.models.vit import build_vit
 
 FORMAT = "attndistill-model/1"
 _PROJECTOR = "projector."
 
 
-def save_model(directory: Path, model: VisionTransformer | Student, *, image_size: int, vit: dict[str, Any]) -> None:
+def save_model(directory: Path, model: Backbone | Student, *, image_size: int, vit: dict[str, Any]) -> None:
     """Write model.safetensors, then model.json with its digest.
 
     Args:
         directory: made when needed.
         model: a backbone, or a student with its projector.
         image_size: side of the input, pixels.
-        vit: keyword arguments of `build_vit`.
+        vit: how to build it again: keyword arguments of `build_vit`, of `released.Architecture` or of `released.named`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     backbone = model.backbone if isinstance(model, Student) else model
@@ -49,7 +50,7 @@ def save_model(directory: Path, model: VisionTransformer | Student, *, image_siz
     write_json(directory / "model.json", description)
 
 
-def load_model(directory: Path) -> tuple[VisionTransformer, Projector | None]:
+def load_model(directory: Path) -> tuple[Backbone, Projector | None]:
     """The backbone and, for a student, its projector; in evaluation mode, strictly loaded.
 
     Raises:
@@ -83,16 +84,23 @@ def _description(directory: Path) -> dict[str, Any]:
     return dict(description)
 
 
-def _build(description: dict[str, Any], directory: Path) -> tuple[VisionTransformer, Projector | None]:
+def _build(description: dict[str, Any], directory: Path) -> tuple[Backbone, Projector | None]:
     """Models of the described sizes, their weights still to be loaded."""
     try:
-        backbone = build_vit(description["image_size"], 0, **description["vit"])
+        backbone = _backbone(description["image_size"], description["vit"])
         options = description["projector"]
         return backbone, Projector(backbone.embed_dim, seed=0, **options) if options else None
     except (AssertionError, ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
         # whatever timm and torch raise for sizes that make no model
         problem = f"{type(error).__name__}: {error}"
         raise ValueError(f"{directory / 'model.json'} describes no model that can be built ({problem})") from None
+
+
+def _backbone(image_size: int, vit: dict[str, Any]) -> Any:
+    """A ViT of this package's sizes, of a released model's architecture, or by its timm name."""
+    if "timm_name" in vit:
+        return named(**vit)
+    return Architecture(**vit).build() if "hidden" in vit else build_vit(image_size, 0, **vit)
 
 
 def _load(module: nn.Module, weights: dict[str, Any], path: Path) -> None:

@@ -23,15 +23,17 @@ def embed_split(
     device: torch.device,
     projector: Projector | None = None,
     layer: int = 0,
+    indices: NDArray[np.int64] | None = None,
 ) -> LabelledFeatures:
-    """The class token of every image of a split, after `layer` layers of P (0: before P), in float32."""
+    """The class token of every image of a split (or of `indices`), after `layer` layers of P (0: before P), float32."""
     backbone.to(device).eval()
     rows: list[NDArray[np.float32]] = []
     with torch.no_grad():
-        for batch in evaluation_batches(images, recipe, crop_share=crop_share, batch_size=batch_size):
+        for batch in evaluation_batches(images, recipe, crop_share=crop_share, batch_size=batch_size, indices=indices):
             feature = read_features(backbone, batch.images.to(device)).cls_token
             if layer:
                 assert projector is not None
                 feature = projector.to(device).eval().after(feature, layer)
             rows.append(feature.float().cpu().numpy())
-    return LabelledFeatures(np.concatenate(rows), np.asarray(images.labels))
+    labels = np.asarray(images.labels)
+    return LabelledFeatures(np.concatenate(rows), labels if indices is None else labels[indices])

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from attndistill.core.artifacts import replacing, replacing_directory, write_json
@@ -21,6 +20,7 @@ from attndistill.figures.attention import AttentionMaps, attention_panel, png_by
 from attndistill.figures.export import export_by_class, safe_names
 from attndistill.losses.aggregation import geometric_mean
 from attndistill.losses.interpolation import interpolate_attention
+from attndistill.models.families import Backbone
 from attndistill.models.readout import read_features
 from attndistill.models.storage import load_model
 from attndistill.stages.context import Context
@@ -88,7 +88,7 @@ def _look(context: Context, weights: Path, images: ImageSet) -> Maps:
     return Maps(heads, _aggregate(context)(heads)[:, 0], _grid(backbone))
 
 
-def _grid(backbone: VisionTransformer) -> tuple[int, int]:
+def _grid(backbone: Backbone) -> tuple[int, int]:
     rows, columns = backbone.patch_embed.grid_size
     return rows, columns
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-from timm.models.vision_transformer import VisionTransformer
-
 from attndistill.core.features import Features
 from attndistill.data.loading import Batch
 from attndistill.losses import AGGREGATIONS, GUIDANCE
+from attndistill.models.families import Backbone
 from attndistill.models.projector import Projector, Student
 from attndistill.models.storage import load_model
 from attndistill.models.vit import build_vit
@@ -41,14 +40,14 @@ def distill(context: Context) -> None:
         store(context, "distill", config.student.plain(), trained)
 
 
-def _teach(context: Context, teacher: VisionTransformer) -> Callable[[Batch], Features]:
+def _teach(context: Context, teacher: Backbone) -> Callable[[Batch], Features]:
     """The teacher's answers: from the cache, or from the teacher inside the step."""
     if context.config.targets.cache:
         return CachedTargets(context.layout.targets, context.device, context.targets_identity)
     return LiveTeacher(teacher, context.device)
 
 
-def _objective(context: Context, teacher: VisionTransformer, student: VisionTransformer) -> Objective:
+def _objective(context: Context, teacher: Backbone, student: Backbone) -> Objective:
     options = context.config.distill
     return Objective(
         alignment_weight=options.alignment_weight,

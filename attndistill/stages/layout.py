@@ -39,6 +39,10 @@ class Layout:
     def report(self) -> Path:
         return self.outputs / "report"
 
+    def download(self, name: str) -> Path:
+        """A folder with one fetched file, or with what was unpacked from it."""
+        return self.outputs / "downloads" / name
+
     def model(self, name: str) -> Path:
         """Weights of a model, one folder per seed."""
         return self.outputs / ("pretrained" if name in MODELS else "distilled") / name

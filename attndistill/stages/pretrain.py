@@ -12,6 +12,7 @@ from attndistill.models.mae import MaskedAutoencoder
 from attndistill.models.vit import build_vit
 from attndistill.stages.context import Context
 from attndistill.stages.features import probe_data
+from attndistill.stages.released import take_released_teacher
 from attndistill.stages.runs import Evaluate, Trained, store, train, train_seeds
 from attndistill.tasks.masked_autoencoding import MaskedAutoencoding
 from attndistill.training.loop import History
@@ -20,15 +21,22 @@ PROBE_STRENGTH = 1.0  # C of the curve's logistic probe; the curve is shown, not
 
 
 def pretrain(context: Context) -> None:
-    """Train and store the encoder of every seed, its loss curves and its probe curve (Fig. 7)."""
+    """Train and store the encoder of every seed, its loss curves and its probe curve (Fig. 7).
+
+    A teacher that comes from elsewhere (teacher.source) is taken as it is.
+    """
     config = context.config
+    if context.item == "teacher" and config.teacher.source is not None:
+        if context.is_main:
+            take_released_teacher(context)
+        return
     section = "teacher" if context.item == "teacher" else "student"
-    sizes = config.teacher if context.item == "teacher" else config.student
+    sizes = config.teacher.sizes() if context.item == "teacher" else config.student.plain()
     images, test = context.images("train"), context.images("test")
     inputs = {"data": read_manifest(context.layout.data)["digest"]}
 
     def run(context: Context, seed: int) -> Trained:
-        encoder = build_vit(config.views.image_size, seed, **sizes.plain())
+        encoder = build_vit(config.views.image_size, seed, **sizes)
         model = MaskedAutoencoder(encoder, seed, **config.pretrain.decoder.plain())
         task = MaskedAutoencoding(model, derived_seed(seed, "mask"), mask_ratio=config.pretrain.mask_ratio)
         checkpoint = context.checkpoint(seed, inputs, section, "views", "pretrain")
@@ -39,7 +47,7 @@ def pretrain(context: Context) -> None:
     trained = train_seeds(context, config.pretrain.recipe, images, run)
     if context.is_main:
         _write_probe_curve(context, {seed: result.history for seed, result in trained.items()})
-        store(context, "pretrain", sizes.plain(), trained)
+        store(context, "pretrain", sizes, trained)
 
 
 def _probe_curve(context: Context, encoder: VisionTransformer, images: ImageSet, test: ImageSet) -> Evaluate:

@@ -1,6 +1,9 @@
 """Stage 7: the report, from result files alone."""
 
-from attndistill.core.artifacts import write_json
+from pathlib import Path
+
+from attndistill.config import Teacher
+from attndistill.core.artifacts import read_json, write_json
 from attndistill.data.store import read_manifest
 from attndistill.report.build import build_report
 from attndistill.stages.context import Context
@@ -12,7 +15,7 @@ def report(context: Context) -> None:
     """Write outputs/<experiment>/report (index.html, table.csv, table.tex, figures) and the table as metrics."""
     layout = context.layout
     rows = [
-        {"name": "teacher", "label": "Teacher (MAE)"},
+        {"name": "teacher", "label": f"Teacher ({_origin(context.config.teacher)})"},
         {"name": "scratch", "label": "Student from scratch (MAE)"},
         *({"name": name, "label": label} for name, label in context.rows),
     ]
@@ -40,11 +43,26 @@ def _description(context: Context) -> dict[str, str]:
         "Data": f"{manifest['dataset']} ({counts} images, {len(manifest['class_names'])} classes)",
         "Data digest": manifest["digest"],
         "Class list SHA-256": manifest["class_list_sha256"],
-        "Teacher": f"{_size(config.teacher)}, {config.pretrain.recipe.epochs} epochs of masked autoencoding",
+        "Teacher": f"{_size(config.teacher)}, {_schooling(context)}",
         "Students": f"{_size(config.student)}, {epochs} epochs of distillation, seeds {_listed(config.seeds)}",
         "Views": f"V = {views} for {epochs} epochs ({shared}); the same views for every row and seed",
         "Base configuration": config.digest("data", "views", "teacher", "student", "pretrain", "targets", "distill"),
     }
+
+
+def _origin(teacher: Teacher) -> str:
+    """Where the teacher comes from, in a word or two."""
+    if teacher.source is None:
+        return "MAE"
+    return str(teacher.source.timm_name or Path(teacher.source.path).name)
+
+
+def _schooling(context: Context) -> str:
+    config = context.config
+    if config.teacher.source is None:
+        return f"{config.pretrain.recipe.epochs} epochs of masked autoencoding"
+    load = read_json(context.layout.result("training", "teacher.json"))["load"]
+    return f"released: {load['file']} ({load['format']}), SHA-256 {load['sha256'] or 'not known'}"
 
 
 def _size(vit: object) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from attndistill.config import Recipe, Runtime
@@ -19,6 +18,7 @@ from attndistill.core.randomness import derived_seed
 from attndistill.core.side_by_side import side_by_side
 from attndistill.data.loading import Schedule, ViewEpoch, training_batches
 from attndistill.data.store import ImageSet
+from attndistill.models.families import Backbone
 from attndistill.models.projector import Student
 from attndistill.models.storage import save_model
 from attndistill.stages.context import Context
@@ -33,7 +33,7 @@ Evaluate = Callable[[int], dict[str, float] | None]
 class Trained:
     """One seed's result: model, curves, and the checkpoint that is removed once both are safe."""
 
-    model: VisionTransformer | Student
+    model: Backbone | Student
     history: History
     checkpoint: Checkpoint
 

@@ -22,7 +22,7 @@ class Stage:
         name: of the command, the DVC stage and the MLflow entry point.
         summary: for `--help`.
         function: "module:function", imported when it runs.
-        item: what it works on: a pre-trained model, a row, any of both, or nothing.
+        item: what it works on: a pre-trained model, a row, any of both, a download, or nothing.
         sections: of the configuration, on which its result depends, of an item.
         inputs: files and directories it reads, of an item.
         outputs: files and directories it writes, of an item.
@@ -32,7 +32,7 @@ class Stage:
     name: str
     summary: str
     function: str
-    item: Literal["", "pretrained", "row", "model"]
+    item: Literal["", "pretrained", "row", "model", "download"]
     sections: Callable[[str], tuple[str, ...]]
     inputs: Paths
     outputs: Paths
@@ -43,9 +43,10 @@ class Stage:
         module, _, name = self.function.partition(":")
         getattr(importlib.import_module(module), name)(context)
 
-    def items(self, rows: tuple[str, ...]) -> tuple[str, ...]:
-        """Everything the stage works on in an experiment with these rows."""
-        return {"": ("",), "pretrained": MODELS, "row": rows, "model": (*MODELS, *rows)}[self.item]
+    def items(self, rows: tuple[str, ...], downloads: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Everything the stage works on in an experiment with these rows and downloads."""
+        kinds = {"": ("",), "pretrained": MODELS, "row": rows, "model": (*MODELS, *rows), "download": downloads}
+        return kinds[self.item]
 
 
 def _training_results(layout: Layout, item: str) -> list[Path]:
@@ -64,6 +65,15 @@ def _report_inputs(layout: Layout, _: str) -> list[Path]:
 STAGES = {
     stage.name: stage
     for stage in (
+        Stage(
+            "fetch",
+            "one file from elsewhere, by its SHA-256",
+            "attndistill.stages.fetch:fetch",
+            "download",
+            lambda item: (f"downloads.{item}",),
+            lambda layout, _: [],
+            lambda layout, item: [layout.download(item)],
+        ),
         Stage(
             "prepare",
             "the data set as a few files, with a digest and a manifest",

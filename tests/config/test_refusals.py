@@ -25,7 +25,29 @@ BASE = replace(DIGITS, layers=LAYERS)
 NAN, INFINITY = float("nan"), float("inf")
 VIT = "allowed: embed_dim, depth, num_heads, patch_size, mlp_ratio, position"
 REFUSED = [
-    ({"sed.x": 1}, "sed: unknown key (given {'x': 1}); allowed: seeds, teacher_seed, data, views, teacher"),
+    ({"sed.x": 1}, "sed: unknown key (given {'x': 1}); allowed: seeds, teacher_seed, downloads, data, views, teacher"),
+    (
+        {"downloads.dino": {"url": "ftp://x", "sha256": "0" * 64, "unpack": False}},
+        "downloads.dino.url: 'ftp://x'; string should match pattern '^(https?|file)://'",
+    ),
+    (
+        {"downloads.dino": {"url": "https://x/y", "sha256": "0" * 64, "unpack": False, "sha": 1}},
+        "downloads.dino.sha: unknown key (given 1); allowed: url, sha256, unpack",
+    ),
+    (
+        {"downloads": {"../x": {"url": "https://x/y", "sha256": "0" * 64, "unpack": False}}},
+        "downloads: name '../x'; allowed: letters, digits, - and _",
+    ),
+    (
+        {"teacher.source": {"name": "checkpoint", "path": "x.pth", "format": "moco"}},
+        "teacher.source: format 'moco'; allowed: auto, dino_full, ibot_full",
+    ),
+    (
+        {"teacher.source": {"name": "checkpoint", "path": "x.pth", "haif": "teacher"}},
+        "teacher.source.haif: unknown key (given 'teacher'); allowed: name, path, format, half, timm_name",
+    ),
+    ({"teacher.source.name": "hub"}, "teacher.source.name: 'hub'; allowed: 'checkpoint', 'timm'"),
+    ({"teacher.check": "maybe"}, "teacher.check: 'maybe'; allowed: 'on' or 'off'"),
     ({"student.patch_sise": 4}, f"student.patch_sise: unknown key (given 4); {VIT}"),
     ({"distill.lambda_": 1.0}, "distill.lambda_: unknown key (given 1.0); allowed: projector_depth, "),
     (

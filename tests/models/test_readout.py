@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from timm.layers import SwiGLUPacked
 from timm.models.eva import Eva
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from attndistill.models.readout import check_readable, read_features
 
@@ -19,36 +20,54 @@ KINDS = {
     "registers": {"reg_tokens": 3},
     "registers beside positions of patches alone": {"reg_tokens": 2, "no_embed_class": True},
     "norm before the blocks": {"pre_norm": True},
+    "gated MLP": {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU, "init_values": 0.3},
+}
+DINOV3 = {
+    "use_abs_pos_emb": False,
+    "use_rot_pos_emb": True,
+    "rope_type": "dinov3",
+    "rope_rotate_half": True,
+    "dynamic_img_size": True,
+    "init_values": 0.3,
+    "num_reg_tokens": 2,
+    "use_fc_norm": False,
+}
+ROTARY = {
+    "DINOv3": {**DINOV3, "qkv_bias": False},
+    "DINOv3 with biases": DINOV3,
+    "rotary with query and key norms": {**DINOV3, "qk_norm": True},
+    "rotary with three projections": {**DINOV3, "qkv_fused": False, "init_values": None},
+    "rotary beside absolute positions": {**DINOV3, "use_abs_pos_emb": True, "rope_type": "cat", "num_reg_tokens": 0},
 }
 
 
-def lively(**kind: object) -> VisionTransformer:
+def lively(**kind: object) -> nn.Module:
     """A float64 model whose norms, biases and scales are all in use and whose attention is far from uniform."""
     torch.manual_seed(1)
-    vit = VisionTransformer(**SIZES, **kind).double().eval()
+    family = Eva if "use_rot_pos_emb" in kind else VisionTransformer
+    vit = family(**SIZES, **kind).double().eval()
     with torch.no_grad():
         for parameter in vit.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
     return vit
 
 
-def plainly(vit: VisionTransformer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """timm's normed tokens; the class token's attention over (class, patches) from the last queries and keys."""
+def plainly(vit: nn.Module, images: Tensor, layer: int = -1) -> tuple[Tensor, Tensor]:
+    """timm's normed tokens; the class token's attention over (class, patches), from timm's own softmax."""
     seen: list[Tensor] = []
-    attn = vit.blocks[-1].attn
-    hook = attn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    attn = vit.blocks[layer].attn
+    attn.fused_attn = False  # only then timm forms the whole matrix of attention
+    hook = attn.attn_drop.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     tokens = vit.forward_features(images)
     hook.remove()
-    query, key, _ = attn.qkv(seen[0]).unflatten(-1, (3, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
-    scores = attn.q_norm(query) @ attn.k_norm(key).transpose(-1, -2) * attn.head_dim**-0.5
-    row = scores.softmax(dim=-1)[:, :, 0]
+    row = seen[0][:, :, 0]
     kept = torch.cat([row[..., :1], row[..., vit.num_prefix_tokens :]], dim=-1)
     return tokens, kept / kept.sum(dim=-1, keepdim=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *ROTARY])
 def test_class_token_attention_and_gradients_equal_the_full_forward_pass(kind):
-    vit = lively(**KINDS[kind])
+    vit = lively(**{**KINDS, **ROTARY}[kind])
     images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     check_readable(vit)
     tokens, attention = plainly(vit, images)
@@ -101,7 +120,40 @@ def test_what_the_readout_would_get_wrong_is_refused(kind, message):
         check_readable(VisionTransformer(**SIZES, **kind))
 
 
+def test_rotary_positions_that_differ_from_block_to_block_are_refused():
+    with pytest.raises(ValueError, match="mixed"):
+        check_readable(Eva(**SIZES, **{**DINOV3, "rope_type": "mixed"}))
+
+
 def test_a_model_of_another_family_is_refused_by_name():
-    eva = Eva(img_size=16, patch_size=4, embed_dim=24, depth=1, num_heads=3, num_classes=0)
-    with pytest.raises(ValueError, match="Eva is not a timm VisionTransformer"):
-        check_readable(eva)
+    with pytest.raises(ValueError, match="Linear is not read; allowed: timm's VisionTransformer, and Eva"):
+        check_readable(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("kind", ["registers", "query and key norms", "DINOv3"])
+def test_attention_of_chosen_layers_is_that_of_those_blocks(kind):
+    vit = lively(**{**KINDS, **ROTARY}[kind])
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    first, last = read_features(vit, images, layers=[0, -1]).layer_attention
+    torch.testing.assert_close(first.exp(), plainly(vit, images, 0)[1], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(last.exp(), plainly(vit, images, -1)[1], rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match="layer 2; this backbone has blocks 0 to 1"):
+        read_features(vit, images, layers=[2])
+
+
+@pytest.mark.parametrize("kind", ["registers", "DINOv3 with biases", "rotary with three projections"])
+def test_value_norms_are_the_lengths_of_the_last_blocks_values_without_registers(kind):
+    vit = lively(**{**KINDS, **ROTARY}[kind])
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    attn, inputs = vit.blocks[-1].attn, []
+    hook = attn.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    vit.forward_features(images)
+    hook.remove()
+    if attn.qkv is None:
+        values = attn.v_proj(inputs[0])
+    else:
+        values = attn.qkv(inputs[0])[..., -24:]
+        values = values if getattr(attn, "v_bias", None) is None else values + attn.v_bias
+    norms = values.unflatten(-1, (3, 8)).square().sum(-1).sqrt().transpose(1, 2)
+    kept = torch.cat([norms[..., :1], norms[..., vit.num_prefix_tokens :]], dim=-1)
+    torch.testing.assert_close(read_features(vit, images, value_norms=True).value_norms, kept)
