@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(_ITEM_OPTIONS[stage.item], dest="item", required=True, metavar="NAME")
     _command(commands, "pipeline", "every stage, in this process (dvc repro runs only what must run)", _run_pipeline)
     _command(commands, "dvc-file", "write an experiment's own dvc.yaml from the one at the top", _write_dvc_file)
+    _command(commands, "sizes", "parameters and tokens of the teacher, the student and the named sizes", _show_sizes)
     show = _command(commands, "config", "print the resolved configuration", _show_config)
     show.add_argument("--row", dest="item", default="", metavar="NAME")
     inspect = commands.add_parser("inspect", help="load a teacher checkpoint strictly and say what is in it")
@@ -134,6 +135,17 @@ def _run_pipeline(options: argparse.Namespace, overrides: dict[str, Any]) -> Non
     from attndistill.pipeline import run_pipeline
 
     run_pipeline(_open(options), overrides)
+
+
+def _show_sizes(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from attndistill.config import PRESETS, describe
+
+    config = _open(options).config("", overrides)
+    named = {name: {**sizes, "patch_size": 16, "position": "learnable"} for name, sizes in PRESETS.items()}
+    for name, sizes in {"teacher": config.teacher.sizes(), "student": config.student.plain()}.items():
+        print(f"{name:18} {describe(config.views.image_size, sizes)}")
+    for name, sizes in named.items():
+        print(f"{name:18} {describe(224, sizes)}")
 
 
 def _inspect(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

@@ -7,5 +7,19 @@ refused with its path, its value and what is allowed. Options of a variant come 
 from attndistill.config.layers import flat, nested, overlay, read_yaml
 from attndistill.config.resolution import resolve
 from attndistill.config.schema import Config, Recipe, Runtime, Teacher, Views
+from attndistill.config.sizes import PRESETS, describe
 
-__all__ = ["Config", "Recipe", "Runtime", "Teacher", "Views", "flat", "nested", "overlay", "read_yaml", "resolve"]
+__all__ = [
+    "PRESETS",
+    "Config",
+    "Recipe",
+    "Runtime",
+    "Teacher",
+    "Views",
+    "describe",
+    "flat",
+    "nested",
+    "overlay",
+    "read_yaml",
+    "resolve",
+]

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from attndistill.config.layers import overlay
 from attndistill.config.schema import Config
+from attndistill.config.sizes import with_presets
 
 
 def resolve(layers: Sequence[Mapping[str, Any]]) -> Config:
@@ -17,7 +18,7 @@ def resolve(layers: Sequence[Mapping[str, Any]]) -> Config:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        merged = overlay(merged, layer)
+        merged = overlay(merged, with_presets(layer))
     try:
         return Config.model_validate(merged)
     except ValidationError as error:

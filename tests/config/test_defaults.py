@@ -57,3 +57,12 @@ def test_the_peak_learning_rate_is_base_times_batch_over_256():
         "", {"distill.recipe.base_learning_rate": 1.5e-4, "distill.recipe.batch_size": 4096}
     )
     assert config.distill.recipe.peak_learning_rate == pytest.approx(2.4e-3)
+
+
+def test_a_preset_stands_for_its_sizes_and_sizes_beside_it_win():
+    experiment = open_experiment(ROOT, "experiments/digits")
+    config = experiment.config("", {"student.preset": "vit_tiny", "student.num_heads": 6})
+    found = config.student.embed_dim, config.student.depth, config.student.num_heads, config.student.patch_size
+    assert found == (192, 12, 6, 8)
+    with pytest.raises(ValueError, match=r"student.preset: 'vit_huge'; allowed: vit_tiny, "):
+        experiment.config("", {"student.preset": "vit_huge"})

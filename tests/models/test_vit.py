@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from attndistill.config import PRESETS, describe
+from attndistill.config.sizes import count_parameters as sizes_count
 from attndistill.models.projector import Projector
 from attndistill.models.vit import build_vit, count_parameters
 
@@ -11,21 +13,28 @@ TINY = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 4, "mlp_ratio
 
 
 @pytest.mark.parametrize(
-    ("width", "depth", "heads", "patch", "millions", "tokens"),
+    ("preset", "patch", "millions", "tokens"),
     [
-        pytest.param(192, 12, 3, 16, 5.5, 197, id="ViT-T/16: 5.7 M with ImageNet's head of 0.2 M"),
-        pytest.param(192, 8, 3, 16, 3.7, 197, id="ViT-T/16 of 8 layers: 3.7 M; the paper says 3.8 M"),
-        pytest.param(384, 12, 6, 16, 21.7, 197, id="ViT-S/16"),
-        pytest.param(384, 12, 6, 8, 21.7, 785, id="ViT-S/8"),
-        pytest.param(192, 12, 3, 32, 5.9, 50, id="patch 32: 7 x 7 + 1 = 50 tokens; the paper's 65 is an error"),
+        pytest.param("vit_tiny", 16, 5.5, 197, id="ViT-T/16: 5.7 M with ImageNet's head of 0.2 M"),
+        pytest.param("vit_tiny_6_heads", 16, 5.5, 197, id="ViT-T/16 of 6 heads"),
+        pytest.param("vit_tiny_8_layers", 16, 3.7, 197, id="ViT-T/16 of 8 layers: 3.7 M; the paper says 3.8 M"),
+        pytest.param("vit_small", 16, 21.7, 197, id="ViT-S/16"),
+        pytest.param("vit_small", 8, 21.7, 785, id="ViT-S/8"),
+        pytest.param("vit_tiny", 32, 5.9, 50, id="patch 32: 7 x 7 + 1 = 50 tokens; the paper's 65 is an error"),
+        pytest.param("vit_tiny_8_layers", 28, 4.0, 65, id="patch 28: 8 x 8 + 1 = 65 tokens"),
+        pytest.param("vit_tiny", 14, 5.5, 257, id="patch 14"),
+        pytest.param("vit_base", 16, 85.8, 197, id="ViT-B/16"),
     ],
 )
-def test_sizes_are_those_of_table_7(width, depth, heads, patch, millions, tokens):
-    sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "patch_size": patch, "mlp_ratio": 4.0}
+@pytest.mark.parametrize("position", ["learnable", "sincos"])
+def test_sizes_are_those_of_table_7_and_are_counted_without_building(preset, patch, millions, tokens, position):
+    sizes = {**PRESETS[preset], "patch_size": patch, "position": position}
     with torch.device("meta"):
-        vit = build_vit(224, 0, **sizes, position="learnable")
+        vit = build_vit(224, 0, **{**sizes, "position": "learnable"})
+    assert count_parameters(vit) == sizes_count(224, **sizes)
     assert count_parameters(vit) / 1e6 == pytest.approx(millions, abs=0.06)
-    assert vit.pos_embed.shape == (1, tokens, width)
+    assert vit.pos_embed.shape == (1, tokens, sizes["embed_dim"])
+    assert f"{tokens} tokens" in describe(224, sizes)
 
 
 def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone():

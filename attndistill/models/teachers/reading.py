@@ -80,7 +80,7 @@ def _read_torch(path: Path) -> Any:
         if refused:
             name = next(filter(None, refused.groups()))
             raise ValueError(f"{path} asks to run {name}, which is refused; {_ADVICE}") from None
-        raise ValueError(f"{path} is not a whole torch checkpoint ({_one_line(error)[:160]})") from None
+        raise ValueError(f"{path} is not a whole torch checkpoint ({type(error).__name__})") from None
 
 
 def _one_line(error: Exception) -> str:
