@@ -119,13 +119,18 @@ def logistic(
     C is chosen on the validation part of train; the final fit uses all of train. Each C starts from the last one's
     solution, weakest first.
     """
-    fit_part, held_out = data.split_train()
-    candidates = _logistic_scores(fit_part, held_out, data.classes, sorted(strengths), max_iterations)
-    chosen = max(candidates, key=lambda c: (top_k(candidates[c], held_out.labels, 1), -c))
+    chosen = strengths[0] if len(strengths) == 1 else _chosen_strength(data, sorted(strengths), max_iterations)
     final = _logistic_scores(data.train, data.test, data.classes, sorted(strengths), max_iterations)
     sweep = {repr(c): top_k(scores, data.test.labels, 1) for c, scores in final.items()}
     top5 = top_k(final[chosen], data.test.labels, 5)
     return ProbeResult("logistic/standardised-lbfgs-v1", sweep[repr(chosen)], top5, {"C": chosen}, sweep)
+
+
+def _chosen_strength(data: ProbeData, strengths: list[float], max_iterations: int) -> float:
+    """The C that is best on the validation part of train; the smaller of equals."""
+    fit_part, held_out = data.split_train()
+    candidates = _logistic_scores(fit_part, held_out, data.classes, strengths, max_iterations)
+    return max(candidates, key=lambda c: (top_k(candidates[c], held_out.labels, 1), -c))
 
 
 def _logistic_scores(

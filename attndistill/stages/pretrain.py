@@ -17,7 +17,8 @@ from attndistill.stages.runs import Evaluate, Trained, store, train, train_seeds
 from attndistill.tasks.masked_autoencoding import MaskedAutoencoding
 from attndistill.training.loop import History
 
-PROBE_STRENGTH = 1.0  # C of the curve's logistic probe; the curve is shown, nothing is chosen by it
+# C and iterations of the curve's logistic probe; the curve is shown, nothing is chosen by it
+PROBE_STRENGTH, PROBE_ITERATIONS = 1.0, 100
 
 
 def pretrain(context: Context) -> None:
@@ -60,7 +61,7 @@ def _probe_curve(context: Context, encoder: VisionTransformer, images: ImageSet,
         if epoch % options.probe_every and epoch != options.recipe.epochs:
             return None
         data = probe_data(context, encoder, images, test)
-        return {"probe_top1": logistic(data, strengths=[PROBE_STRENGTH]).top1}
+        return {"probe_top1": logistic(data, strengths=[PROBE_STRENGTH], max_iterations=PROBE_ITERATIONS).top1}
 
     return evaluate
 
