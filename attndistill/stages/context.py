@@ -45,6 +45,8 @@ class Context:
         journal: where curves, pictures and figures are told.
         is_main: whether this process writes; of a distributed run, only the first does.
         told: who is told the steps done in place of a progress display (a seed trained beside others).
+        watch: (seed, backbone, epochs done) -> figures for that epoch's curves, or None. A search looks at students
+            while they are distilled, and ends one by raising; it changes nothing in those that go on.
     """
 
     config: Config
@@ -55,6 +57,7 @@ class Context:
     journal: Journal
     is_main: bool = True
     told: Callable[[int], None] | None = None
+    watch: Callable[[int, torch.nn.Module, int], dict[str, float] | None] | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -29,9 +29,16 @@ def distill(context: Context) -> None:
         student = Student(backbone, projector)
         task = Distillation(student, teach, _objective(context, teacher, backbone))
         checkpoint = context.checkpoint(seed, inputs, "student", "views", "targets", "distill")
-        views = config.targets.views
+        views, watch = config.targets.views, context.watch
         history = train(
-            task, config.distill.recipe, images, context, checkpoint, seed=seed, view_epoch=lambda epoch: epoch % views
+            task,
+            config.distill.recipe,
+            images,
+            context,
+            checkpoint,
+            seed=seed,
+            view_epoch=lambda epoch: epoch % views,
+            evaluate=lambda epoch: watch(seed, backbone, epoch) if watch else None,
         )
         return Trained(student, history, checkpoint)
 
