@@ -187,10 +187,25 @@ class Distill(Section):
         return self
 
 
+class Labels(Section):
+    """Which training images keep their label for the probes: all, a drawn share of every class, or a list's."""
+
+    fraction: Share | None
+    list_file: str | None
+    seed: Count
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Labels":
+        if self.fraction is not None and self.list_file is not None:
+            raise ValueError("fraction and list_file are both given; allowed: one of them, or neither for all labels")
+        return self
+
+
 class Probes(Section):
     """How features are judged."""
 
     projector_layer: Count
+    labels: Labels
     knn: KnnProbe
     logistic: LogisticProbe
 

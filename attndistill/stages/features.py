@@ -4,9 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from attndistill.data.label_subsets import label_subset
+from attndistill.data.splits import stratified_subset
 from attndistill.data.store import ImageSet, read_manifest
 from attndistill.models.projector import Projector
-from attndistill.probes.classifiers import ProbeData
+from attndistill.probes.classifiers import LabelledFeatures, ProbeData
 from attndistill.probes.embedding import embed_split
 from attndistill.stages.context import Context
 
@@ -42,3 +44,32 @@ def probe_data(
     ]
     classes = len(read_manifest(context.layout.data)["class_names"])
     return ProbeData(embedded[0], _validation(context), embedded[1], classes)
+
+
+def keep_labels(context: Context, data: ProbeData, chosen: NDArray[np.int64]) -> ProbeData:
+    """The same with only the chosen training images; the part for hyper-parameters is drawn from them.
+
+    Raises:
+        ValueError: no class has an image to spare for that part.
+    """
+    train = LabelledFeatures(data.train.features[chosen], data.train.labels[chosen])
+    options = context.config.data
+    share, seed = options.validation_fraction, options.validation_seed
+    held_out = stratified_subset(train.labels, share, seed, "validation", leave_one=True)
+    if not len(held_out):
+        raise ValueError(f"probe.labels keeps {len(chosen)} images, one a class: none is left to choose k and C on")
+    return ProbeData(train, held_out, data.test, data.classes)
+
+
+def labelled_images(context: Context, images: ImageSet) -> NDArray[np.int64] | None:
+    """Positions of the training images that keep their label; None: all of them.
+
+    Raises:
+        ValueError: a list that cannot be read, or a class without a label.
+    """
+    options = context.config.probe.labels
+    if options.fraction is None and options.list_file is None:
+        return None
+    listed = None if options.list_file is None else context.layout.root / options.list_file
+    labels = np.asarray(images.labels)
+    return label_subset(images.names, labels, list_file=listed, fraction=options.fraction, seed=options.seed)
