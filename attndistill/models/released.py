@@ -1,8 +1,9 @@
 """Released vision transformers: what their tensors say about their architecture, and building it again on timm.
 
 Width, depth, patch, tokens, registers, LayerScale and qk-norm stand in the tensors' shapes. The number of heads does
-not: DINO, MAE, iBOT and Mugs all use heads of width 64, which is the rule unless the number is given. Models whose
-shapes do not tell enough (rotary positions: DINOv3) are named by their timm name.
+not, unless queries have a norm: DINO, MAE, iBOT and Mugs use heads of width 64 up to ViT-L, and the largest released
+ViTs have 16 (MAE's ViT-H: width 80). Models whose shapes do not tell enough are named by their timm name: rotary
+positions (DINOv3), and a norm before the blocks (CLIP's kind: its activation and epsilon leave no trace in a shape).
 """
 
 from collections.abc import Mapping
@@ -13,9 +14,10 @@ from typing import Any
 import timm
 from timm.layers import LayerNorm, SwiGLUPacked, build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, allclose, nn
+from torch import Tensor, allclose, cat, nn
 
 _HEAD_WIDTH = 64
+_LARGE = {1152: 16, 1280: 16, 1408: 16, 1664: 16}  # width -> heads: so400m, ViT-H, ViT-g, ViT-G
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,6 @@ class Architecture:
         layer_scale: LayerScale after attention and MLP.
         qk_norm: LayerNorm on queries and keys.
         qkv_bias: bias of the qkv projection.
-        pre_norm: a norm before the first block.
         final_norm: a norm after the last.
         gated: SwiGLU in the MLP.
     """
@@ -50,7 +51,6 @@ class Architecture:
     layer_scale: bool = False
     qk_norm: bool = False
     qkv_bias: bool = True
-    pre_norm: bool = False
     final_norm: bool = True
     gated: bool = False
 
@@ -72,7 +72,7 @@ class Architecture:
             embed_dim=self.embed_dim,
             depth=self.depth,
             num_heads=self.num_heads,
-            mlp_ratio=self.hidden / self.embed_dim,
+            mlp_ratio=(self.hidden + 0.5) / self.embed_dim,  # timm rounds the product down
             num_classes=0,
             global_pool="token",
             reg_tokens=self.registers,
@@ -80,7 +80,6 @@ class Architecture:
             init_values=1.0 if self.layer_scale else None,
             qk_norm=self.qk_norm,
             qkv_bias=self.qkv_bias,
-            pre_norm=self.pre_norm,
             final_norm=self.final_norm,
             norm_layer=LayerNorm if self.qk_norm else None,
             **gated,
@@ -94,44 +93,57 @@ def architecture_of(weights: Mapping[str, Tensor], *, num_heads: int | None, fin
         ValueError: not a square-patch ViT with a class token and an absolute position embedding, or heads that do not
             divide its width.
     """
-    blocks = {
-        int(name.split(".")[1]) for name in weights if name.startswith("blocks.") and name.split(".")[1].isdigit()
-    }
-    patch, positions = weights.get("patch_embed.proj.weight"), weights.get("pos_embed")
-    if patch is None or patch.ndim != 4 or not blocks or "blocks.0.mlp.fc1.weight" not in weights:
+    blocks = {int(parts[1]) for name in weights if (parts := name.split("."))[0] == "blocks" and parts[1].isdecimal()}
+    if not blocks or not {"patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"} <= set(weights):
         raise ValueError("no patch embedding or no blocks under timm's names: it is no vision transformer")
+    if blocks != set(range(len(blocks))):  # one stray number must not build a thousand blocks
+        raise ValueError(f"its {len(blocks)} blocks are not numbered 0 to {len(blocks) - 1} (one is {max(blocks)})")
     if "cls_token" not in weights:
         raise ValueError("it has no class token: attention distillation matches where the class token looks")
-    if positions is None or positions.ndim != 3:
+    if "pos_embed" not in weights:
         raise ValueError("it has no position embedding (rotary positions?): give its timm name")
-    width, _, side, other = patch.shape
+    if "norm_pre.weight" in weights:
+        raise ValueError(
+            "a norm before its blocks (CLIP's kind): the tensors do not tell its activation; give its timm name"
+        )
+    width, _, side, other = _shape(weights, "patch_embed.proj.weight", 4)
     if side != other:
         raise ValueError(f"its patches are {side} x {other}; only square ones are read")
-    registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
-    grid, cls_position = _grid(positions.shape[1], registers)
-    first, second = weights["blocks.0.mlp.fc1.weight"], weights.get("blocks.0.mlp.fc2.weight")
+    registers = _shape(weights, "reg_token", 3)[1] if "reg_token" in weights else 0
+    grid, cls_position = _grid(_shape(weights, "pos_embed", 3)[1], registers)
+    hidden = _shape(weights, "blocks.0.mlp.fc1.weight", 2)[0]
+    gated = "blocks.0.mlp.fc2.weight" in weights and 2 * _shape(weights, "blocks.0.mlp.fc2.weight", 2)[1] == hidden
     return Architecture(
         image_size=grid * side,
         patch_size=side,
         embed_dim=width,
-        depth=max(blocks) + 1,
-        num_heads=_heads(width, num_heads),
-        hidden=first.shape[0],
+        depth=len(blocks),
+        num_heads=_heads(weights, width, num_heads),
+        hidden=hidden,
         registers=registers,
         cls_position=cls_position,
         layer_scale="blocks.0.ls1.gamma" in weights,
         qk_norm="blocks.0.attn.q_norm.weight" in weights,
         qkv_bias="blocks.0.attn.qkv.bias" in weights,
-        pre_norm="norm_pre.weight" in weights,
         final_norm=final_norm,
-        gated=second is not None and second.shape[-1] * 2 == first.shape[0],
+        gated=gated,
     )
 
 
-def _heads(width: int, given: int | None) -> int:
-    heads = given or width // _HEAD_WIDTH
-    if not heads or width % heads or (given is None and width % _HEAD_WIDTH):
-        said = f"num_heads {given}" if given else f"heads of width {_HEAD_WIDTH} (the rule of released models)"
+def _shape(weights: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
+    shape = tuple(weights[name].shape)
+    if len(shape) != dimensions or not all(shape):
+        raise ValueError(f"{name} is {list(shape)}; wanted {dimensions} dimensions, none of them empty")
+    return shape
+
+
+def _heads(weights: Mapping[str, Tensor], width: int, given: int | None) -> int:
+    normed = "blocks.0.attn.q_norm.weight"
+    head_width = _shape(weights, normed, 1)[0] if normed in weights else _HEAD_WIDTH
+    ruled = _LARGE.get(width) if normed not in weights else None
+    heads = given or ruled or width // head_width
+    if not heads or width % heads or (given is None and ruled is None and width % head_width):
+        said = f"num_heads {given}" if given else f"heads of width {head_width} (the rule of released models)"
         raise ValueError(f"{said} do not divide its width {width}: give num_heads, a divisor of {width}")
     return heads
 
@@ -167,4 +179,6 @@ def position_type(model: nn.Module) -> str:
         return "learnable"
     fixed = build_sincos2d_pos_embed(list(model.patch_embed.grid_size), dim=model.embed_dim, interleave_sin_cos=True)
     patches = positions[0, model.num_prefix_tokens :].detach().float()
-    return "sincos" if allclose(patches, fixed, atol=1e-4) else "learnable"
+    columns_first = cat([*reversed(fixed.chunk(2, dim=1))], dim=1)  # MAE's order; rows come first in timm's
+    same = any(allclose(patches, wanted.to(patches.device), atol=1e-4) for wanted in (fixed, columns_first))
+    return "sincos" if same else "learnable"

@@ -42,12 +42,14 @@ class Found:
         dropped: name -> why it was left out.
         half: which of two halves it is, "" where there is one.
         final_norm: whether the backbone ends with a trained norm of its own.
+        heads_follow_width: whether all models published in this format have the heads that their width suggests.
     """
 
     weights: dict[str, Tensor]
     dropped: dict[str, str]
     half: str = ""
     final_norm: bool = True
+    heads_follow_width: bool = True
 
 
 @TEACHER_FORMATS.register("dino_full")
@@ -73,13 +75,13 @@ def attndistill_official(contents: Contents) -> Found | None:
     """A student of the paper's published code: its P and both norms are left out.
 
     The `norm` in it has the teacher's width and belongs after P; `student_norm` was never trained. So the backbone ends
-    without a norm.
+    without a norm. Such students have 3, 6 or 12 heads at one width (Table 7), which no tensor tells.
     """
     wrapped = _state(contents.tree.get("model"))
     if wrapped is None or not any(name.startswith("proj.") for name in wrapped):
         return None
     found = _without(wrapped, "attndistill_official")
-    return Found(found.weights, found.dropped, final_norm=False)
+    return Found(found.weights, found.dropped, final_norm=False, heads_follow_width=False)
 
 
 @TEACHER_FORMATS.register("mae")
@@ -120,6 +122,9 @@ def timm(contents: Contents) -> Found | None:
     """timm's names, flat, with or without a classifier."""
     if not contents.is_flat:
         return None
+    if {"cls_token", "fc_norm.weight"} <= set(contents.tree) and "norm.weight" not in contents.tree:
+        averaged = "its last norm follows the average over patches (fc_norm): its class token was never trained"
+        raise ValueError(f"{contents.path}: {averaged}")
     return _without(contents.tree, "timm")
 
 
@@ -130,13 +135,19 @@ def _half(contents: Contents, half: str, marks: set[str], name: str) -> Found | 
     if wrapped is None:
         there = [other for other in ("teacher", "student") if _state(contents.tree.get(other))]
         raise ValueError(f"{contents.path} has no {half} half; it has: {', '.join(there) or 'neither'}")
-    found = _without(_unprefixed(wrapped), name)
+    found = _without(_unprefixed(wrapped, contents), name)
     return Found(found.weights, found.dropped, half)
 
 
-def _unprefixed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _unprefixed(state: Mapping[str, Tensor], contents: Contents) -> dict[str, Tensor]:
     """Without the prefixes of data parallel training and of the multi-crop wrapper, which some old files lack."""
-    return {name.removeprefix("module.").removeprefix("backbone."): tensor for name, tensor in state.items()}
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        plain = name.removeprefix("module.").removeprefix("backbone.")
+        if plain in found:
+            raise ValueError(f"{contents.path} has {plain} twice, with and without a prefix: which one is meant?")
+        found[plain] = tensor
+    return found
 
 
 def _without(state: Mapping[str, Tensor], format_name: str) -> Found:

@@ -2,14 +2,16 @@
 
 import hashlib
 
+import numpy as np
 import pytest
 import timm
 import torch
-from layouts import FORMATS, backbone, layouts
+from layouts import FORMATS, SIZES, backbone, beneath, layouts
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 
 from attndistill.models.readout import read_features
+from attndistill.models.released import architecture_of
 from attndistill.models.storage import load_model, save_model
 from attndistill.models.teachers import TEACHER_FORMATS
 from attndistill.models.teachers.loading import Wanted, load_from_hub, load_teacher
@@ -63,7 +65,8 @@ def test_what_is_dropped_is_named_with_its_reason(saved):
 
 
 def test_the_official_student_is_a_backbone_without_a_final_norm(official_student, teacher):
-    loaded = load_teacher(official_student, Wanted())
+    assert "several numbers of heads and the tensors do not tell which: give num_heads" in refusal(official_student)
+    loaded = load_teacher(official_student, Wanted(num_heads=1))
     assert loaded.report.format == "attndistill_official"
     assert {name.split(".")[0] for name in loaded.report.dropped} == {"proj", "norm", "student_norm"}
     assert isinstance(loaded.model.norm, torch.nn.Identity)
@@ -84,7 +87,6 @@ KINDS = {
     "registers with positions": {"reg_tokens": 2},
     "qk-norm": {"qk_norm": True},
     "without qkv bias": {"qkv_bias": False},
-    "norm before the blocks": {"pre_norm": True},
 }
 
 
@@ -121,7 +123,7 @@ def test_positions_are_resampled_only_when_asked_for_and_the_report_says_so(save
         path, image_size=48
     )
     loaded = load_teacher(path, Wanted(image_size=48, resize_positions=True))
-    assert any("resampled from 17 to 37 for 48 px" in note for note in loaded.report.notes)
+    assert "position embedding resampled for 48 px in place of 32 px" in loaded.report.notes
     wanted = resample_abs_pos_embed(teacher.pos_embed, [6, 6], num_prefix_tokens=1)
     assert torch.equal(loaded.model.pos_embed, wanted)
     assert "patches of 8 px do not fill 50 px" in refusal(path, image_size=50, resize_positions=True)
@@ -132,6 +134,46 @@ def test_heads_are_of_width_64_unless_their_number_is_given(saved):
     assert load_teacher(path, Wanted()).report.num_heads == 1
     assert load_teacher(path, Wanted(num_heads=4)).report.num_heads == 4
     assert "num_heads 5 do not divide its width 64" in refusal(path, num_heads=5)
+
+
+def test_an_mlp_width_that_its_ratio_rounds_down_is_kept(timm_file):
+    """448 x (488 / 448) is 487.99... in floating point."""
+    model = VisionTransformer(**{**SIZES, "embed_dim": 448, "num_heads": 7, "depth": 1}, mlp_ratio=488.5 / 448).eval()
+    assert model.blocks[0].mlp.fc1.out_features == 488
+    assert same(load_teacher(timm_file(model), Wanted()).model, model)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(768, 12), (1024, 16), (1280, 16)])
+def test_heads_of_released_sizes_are_those_of_timms_model(width, heads):
+    name = {768: "vit_base_patch16_224.mae", 1024: "vit_large_patch16_224.mae", 1280: "vit_huge_patch14_224.mae"}[width]
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=0)
+    found = architecture_of(model.state_dict(), num_heads=None, final_norm=True)
+    assert found.num_heads == model.blocks[0].attn.num_heads == heads
+
+
+def test_a_norm_of_queries_tells_the_heads(timm_file):
+    torch.manual_seed(0)
+    model = VisionTransformer(**{**SIZES, "num_heads": 4}, qk_norm=True).eval()
+    loaded = load_teacher(timm_file(model), Wanted())
+    assert loaded.report.num_heads == 4
+    assert not loaded.report.notes
+    assert same(loaded.model, model)
+
+
+@pytest.mark.parametrize("columns_first", [True, False], ids=["as MAE", "as timm"])
+def test_fixed_positions_are_told_from_trained_ones(columns_first, timm_file):
+    """MAE's position embedding: sin and cos of the column in the first half, of the row in the second (float64)."""
+    row, column = (axis.reshape(-1, 1) for axis in np.mgrid[:4, :4].astype(np.float64))
+    angles = [place / 10000 ** (np.arange(16) / 16) for place in ((column, row) if columns_first else (row, column))]
+    fixed = np.concatenate([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=1)
+    model = backbone()
+    with torch.no_grad():
+        model.pos_embed[0, 0], model.pos_embed[0, 1:] = 0, torch.tensor(fixed)
+    assert load_teacher(timm_file(model), Wanted()).report.position == "sincos"
+    with torch.no_grad():
+        model.pos_embed[0, 1:] = torch.tensor(fixed[::-1].copy())
+    assert load_teacher(timm_file(model), Wanted()).report.position == "learnable"
 
 
 def test_another_digest_is_refused_before_anything_is_read(saved):
@@ -163,6 +205,63 @@ def test_a_tensor_that_is_missing_or_left_over_is_an_error_in_every_layout(layou
     message = refusal(path)
     assert said in message
     assert "tensors found, " in message
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "said"),
+    [
+        ("norm.weight", torch.full((64,), float("nan")), "norm.weight holds NaN"),
+        ("norm.weight", torch.ones(64, dtype=torch.int64), "norm.weight holds int64"),
+        ("norm.weight", torch.ones(64, dtype=torch.complex64), "norm.weight holds complex64"),
+        ("norm.weight", torch.ones(64).to_sparse(), "sparse_coo"),
+        ("norm.weight", torch.ones(64, device="meta"), "on meta"),
+        ("patch_embed.proj.weight", torch.zeros(1).expand(64000, 3, 8, 8), "fewer values repeated"),
+        ("reg_token", torch.ones(4), "reg_token is [4]; wanted 3 dimensions"),
+        ("blocks.0.mlp.fc1.weight", torch.tensor(1.0), "fc1.weight is []; wanted 2 dimensions"),
+        ("blocks.3000.norm1.weight", torch.ones(64), "its 3 blocks are not numbered 0 to 2"),
+        ("norm_pre.weight", torch.ones(64), "do not tell its activation; give its timm name"),
+        ("fc_norm.weight", torch.ones(64), "norm.weight"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused_before_a_model_is_built(name, tensor, said, tmp_path):
+    path, state = tmp_path / "odd.pth", dict(backbone().state_dict())
+    if name == "fc_norm.weight":
+        del state["norm.weight"]
+        said = "its last norm follows the average over patches"
+    torch.save({**state, name: tensor}, path)
+    assert said in refusal(path)
+
+
+def test_a_name_with_and_without_its_prefix_is_refused(tmp_path):
+    state = backbone().state_dict()
+    torch.save(
+        {"teacher": {**beneath("backbone.", state), **state}, "student": {}, "dino_loss": {}}, tmp_path / "both.pth"
+    )
+    assert "twice, with and without a prefix" in refusal(tmp_path / "both.pth")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "vit_medium_patch16_gap_240"])
+def test_a_timm_name_of_something_that_cannot_be_read_is_refused(name, saved):
+    assert f"{name}: " in refusal(saved("mae"), timm_name=name)
+    with pytest.raises(ValueError, match=f"{name}: "):
+        load_from_hub(name, Wanted())
+
+
+def test_heads_that_contradict_the_timm_name_are_refused(saved):
+    said = {"timm_name": "vit_tiny_patch16_224", "num_heads": 6}
+    assert "num_heads 6, but vit_tiny_patch16_224 has 3" in refusal(saved("mae"), **said)
+
+
+def test_a_file_is_judged_by_its_content_and_not_by_its_name(teacher, saved, timm_file, tmp_path):
+    safetensors, torches = tmp_path / "weights.bin", tmp_path / "weights.safetensors"
+    timm_file(teacher).rename(safetensors)
+    saved("mae").rename(torches)
+    assert load_teacher(safetensors, Wanted()).report.format == "timm"
+    assert load_teacher(torches, Wanted()).report.format == "mae"
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><title>Not found</title>")
+    assert "is a web page" in refusal(tmp_path / "page.pth")
+    (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "is a Git LFS pointer" in refusal(tmp_path / "pointer.pth")
 
 
 def test_half_that_is_not_there_is_refused(tmp_path):
@@ -217,6 +316,19 @@ def test_a_model_without_a_class_token_is_refused(timm_file):
 def test_files_that_are_not_there_are_refused(tmp_path):
     assert "no such file" in refusal(tmp_path / "none.pth")
     assert "model.json does not exist" in refusal(tmp_path)
+
+
+def test_a_model_of_the_hub_is_resized_only_when_asked_for(monkeypatch):
+    """The hub is stood in for by random weights: what is shown is what happens to them."""
+    real = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: real(name, **options))
+    name = "vit_small_patch14_reg4_dinov2"
+    with pytest.raises(ValueError, match="positions are for 518 px and images of 70 px were asked for"):
+        load_from_hub(name, Wanted(image_size=70))
+    loaded = load_from_hub(name, Wanted(image_size=70, resize_positions=True))
+    assert loaded.report.tokens == 1 + 4 + 25
+    assert loaded.report.notes[0] == "position embedding resampled for 70 px in place of 518 px"
+    assert loaded.rebuild == {"timm_name": name, "image_size": 70}
 
 
 def test_a_hub_that_cannot_be_reached_is_one_clear_line(monkeypatch):

@@ -1,0 +1,165 @@
+"""From a state dict to a model that holds it: architecture, positions, and the one strict load.
+
+What a reader would get wrong: nothing here is lenient. The published code loads two of its three formats with
+strict=False, so that a wrong file silently gives a random teacher.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from attndistill.models.families import Backbone
+from attndistill.models.readout import check_readable
+from attndistill.models.released import Architecture, architecture_of, named
+from attndistill.models.teachers.formats import Found, explaining
+from attndistill.models.teachers.reading import check_tensors
+
+_NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user says of a checkpoint.
+
+    Attributes:
+        format: a registered format, or "auto".
+        half: "teacher" or "student", of checkpoints that hold both.
+        timm_name: the architecture, where the tensors do not tell it.
+        num_heads: heads per block, where their width is not the rule's.
+        sha256: of the file.
+        image_size: side of the images it will see, pixels; None takes the one it was trained for.
+        resize_positions: whether position embeddings may be resampled for that size.
+    """
+
+    format: str = "auto"
+    half: str = "teacher"
+    timm_name: str | None = None
+    num_heads: int | None = None
+    sha256: str | None = None
+    image_size: int | None = None
+    resize_positions: bool = False
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model with its weights, how to build it again, and what was decided for the user."""
+
+    model: Backbone
+    rebuild: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def fit(found: Found, wanted: Wanted) -> Fitted:
+    """Build the model these weights belong to and load them strictly.
+
+    Raises:
+        ValueError: no weights; an architecture that cannot be told or read; positions for another image size; tensors
+            that are missing, left over or of another shape.
+    """
+    check_tensors(found.weights)
+    model, rebuild = _by_name(wanted) if wanted.timm_name is not None else _by_shape(found, wanted)
+    size, notes = model.patch_embed.img_size[0], [*_notes(found, wanted, model)]
+    _check_names(model, found.weights)
+    weights: Mapping[str, Tensor] = found.weights
+    if wanted.image_size not in (None, size):
+        if not wanted.resize_positions:
+            raise ValueError(
+                f"its positions are for {size} px and images of {wanted.image_size} px were asked for; "
+                "set resize_positions to true to resample them"
+            )
+        model, rebuild, weights = _resized(model, rebuild, weights, int(wanted.image_size or 0))
+        kind = "rotary positions computed" if model.pos_embed is None else "position embedding resampled"
+        notes.append(f"{kind} for {wanted.image_size} px in place of {size} px")
+    model.load_state_dict(weights, strict=True)
+    return Fitted(model, rebuild, tuple(notes))
+
+
+def empty(timm_name: str, image_size: int | None = None) -> Any:
+    """A timm model that the readout can read, its weights random.
+
+    Raises:
+        ValueError: a name timm lacks, or a model whose class token was not trained or cannot be read.
+    """
+    model: Any = named(timm_name, image_size)
+    try:
+        check_readable(model)
+    except ValueError as error:
+        raise ValueError(f"{timm_name}: {error}") from None
+    if not isinstance(model.fc_norm, nn.Identity):
+        raise ValueError(
+            f"{timm_name}: its last norm follows the average over patches: its class token was never trained"
+        )
+    return model
+
+
+def _by_name(wanted: Wanted) -> tuple[Any, dict[str, Any]]:
+    model = empty(str(wanted.timm_name))
+    heads = model.blocks[0].attn.num_heads
+    if wanted.num_heads not in (None, heads):
+        raise ValueError(f"num_heads {wanted.num_heads}, but {wanted.timm_name} has {heads}; leave num_heads out")
+    return model, {"timm_name": wanted.timm_name, "image_size": model.patch_embed.img_size[0]}
+
+
+def _by_shape(found: Found, wanted: Wanted) -> tuple[Any, dict[str, Any]]:
+    architecture = architecture_of(found.weights, num_heads=wanted.num_heads, final_norm=found.final_norm)
+    if wanted.num_heads is None and not found.heads_follow_width:
+        raise ValueError(
+            f"models of width {architecture.embed_dim} were published in this format with several numbers of heads "
+            "and the tensors do not tell which: give num_heads"
+        )
+    model = architecture.build()
+    check_readable(model)
+    return model, architecture.plain()
+
+
+def _resized(
+    model: Any, rebuild: Mapping[str, Any], weights: Mapping[str, Tensor], image_size: int
+) -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
+    """The same model for images of another size, its position embedding (if any) resampled."""
+    patch = model.patch_embed.patch_size[0]
+    if image_size % patch:
+        raise ValueError(f"its patches of {patch} px do not fill {image_size} px")
+    weights, changed = dict(weights), {**rebuild, "image_size": image_size}
+    if model.pos_embed is not None:
+        prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+        grid = [image_size // patch] * 2
+        weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], grid, num_prefix_tokens=prefix)
+    if "timm_name" in rebuild:
+        return empty(rebuild["timm_name"], image_size), changed, weights
+    return Architecture(**changed).build(), changed, weights
+
+
+def _check_names(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Every tensor the model wants, in its shape, and no other."""
+    wanted = model.state_dict()
+    missing = [name for name in wanted if name not in weights]
+    left_over = [name for name in weights if name not in wanted]
+    shapes = [
+        f"{name} is {list(weights[name].shape)}, wanted {list(wanted[name].shape)}"
+        for name in wanted
+        if name in weights and weights[name].shape != wanted[name].shape
+    ]
+    problems = [
+        f"{len(names)} {what} ({', '.join(names[:_NAMES_SHOWN])}{', ...' if len(names) > _NAMES_SHOWN else ''})"
+        for what, names in (("missing", missing), ("left over", left_over), ("of another shape", shapes))
+        if names
+    ]
+    if problems:
+        nearest = explaining(left_over)
+        advice = f"; nearest known format: {nearest}" if nearest else ""
+        raise ValueError(f"{len(weights)} tensors found, {len(wanted)} wanted: {'; '.join(problems)}{advice}")
+
+
+def _notes(found: Found, wanted: Wanted, model: Any) -> list[str]:
+    notes = []
+    if wanted.num_heads is None and wanted.timm_name is None and isinstance(model.blocks[0].attn.q_norm, nn.Identity):
+        notes.append(
+            f"{model.blocks[0].attn.num_heads} heads, the rule of released models of width {model.embed_dim}: "
+            "the file does not say (num_heads overrides)"
+        )
+    if not found.final_norm:
+        notes.append("no final norm: the one in the file has the width of its own teacher")
+    return notes
