@@ -141,9 +141,11 @@ def _heads(weights: Mapping[str, Tensor], width: int, given: int | None) -> int:
     normed = "blocks.0.attn.q_norm.weight"
     head_width = _shape(weights, normed, 1)[0] if normed in weights else _HEAD_WIDTH
     ruled = _LARGE.get(width) if normed not in weights else None
-    heads = given or ruled or width // head_width
-    if not heads or width % heads or (given is None and ruled is None and width % head_width):
-        said = f"num_heads {given}" if given else f"heads of width {head_width} (the rule of released models)"
+    heads = (ruled or width // head_width) if given is None else given
+    if heads < 1 or width % heads or (given is None and ruled is None and width % head_width):
+        said = (
+            f"num_heads {given}" if given is not None else f"heads of width {head_width} (the rule of released models)"
+        )
         raise ValueError(f"{said} do not divide its width {width}: give num_heads, a divisor of {width}")
     return heads
 

@@ -1,6 +1,8 @@
 """Stage 7: the report, from result files alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from attndistill.config import Teacher
 from attndistill.core.artifacts import read_json, write_json
@@ -43,8 +45,8 @@ def _description(context: Context) -> dict[str, str]:
         "Data": f"{manifest['dataset']} ({counts} images, {len(manifest['class_names'])} classes)",
         "Data digest": manifest["digest"],
         "Class list SHA-256": manifest["class_list_sha256"],
-        "Teacher": f"{_size(config.teacher)}, {_schooling(context)}",
-        "Students": f"{_size(config.student)}, {epochs} epochs of distillation, seeds {_listed(config.seeds)}",
+        "Teacher": _teacher(context),
+        "Students": f"{_size(config.student.plain())}, {epochs} epochs of distillation, seeds {_listed(config.seeds)}",
         "Views": f"V = {views} for {epochs} epochs ({shared}); the same views for every row and seed",
         "Base configuration": config.digest("data", "views", "teacher", "student", "pretrain", "targets", "distill"),
     }
@@ -57,19 +59,19 @@ def _origin(teacher: Teacher) -> str:
     return str(teacher.source.timm_name or Path(teacher.source.path).name)
 
 
-def _schooling(context: Context) -> str:
+def _teacher(context: Context) -> str:
+    """What the teacher is and where it learned; of a released one, as it was found, not as it was configured."""
     config = context.config
     if config.teacher.source is None:
-        return f"{config.pretrain.recipe.epochs} epochs of masked autoencoding"
+        return f"{_size(config.teacher.sizes())}, {config.pretrain.recipe.epochs} epochs of masked autoencoding"
     load = read_json(context.layout.result("training", "teacher.json"))["load"]
-    return f"released: {load['file']} ({load['format']}), SHA-256 {load['sha256'] or 'not known'}"
+    return f"{_size(load)}, released: {load['file']} ({load['format']}), SHA-256 {load['sha256'] or 'not known'}"
 
 
-def _size(vit: object) -> str:
-    values = vars(vit)
+def _size(vit: Mapping[str, Any]) -> str:
     return (
-        f"ViT width {values['embed_dim']}, depth {values['depth']}, {values['num_heads']} heads, "
-        f"patch {values['patch_size']}, {values['position']} positions"
+        f"ViT width {vit['embed_dim']}, depth {vit['depth']}, {vit['num_heads']} heads, "
+        f"patch {vit['patch_size']}, {vit['position']} positions"
     )
 
 

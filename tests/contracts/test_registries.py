@@ -13,14 +13,13 @@ from attndistill.core.registry import Registry
 
 
 def registries() -> dict[str, Registry]:
-    """Every Registry that a package of attndistill holds in its __init__."""
+    """Every Registry that a package of attndistill, at any depth, holds in its __init__."""
     found = {}
-    for package in pkgutil.iter_modules(attndistill.__path__):
+    for package in pkgutil.walk_packages(attndistill.__path__, "attndistill."):
         if package.ispkg:
-            module = importlib.import_module(f"attndistill.{package.name}")
-            found |= {
-                f"{package.name}.{name}": value for name, value in vars(module).items() if isinstance(value, Registry)
-            }
+            values = vars(importlib.import_module(package.name)).items()
+            place = package.name.removeprefix("attndistill.")
+            found |= {f"{place}.{name}": value for name, value in values if isinstance(value, Registry)}
     return found
 
 
@@ -29,11 +28,13 @@ VARIANTS = [(kind, name) for kind, registry in REGISTRIES.items() for name in re
 OPTIONS = [(*variant, option) for variant in VARIANTS for option in REGISTRIES[variant[0]].declared()[variant[1]]]
 
 
-def test_the_five_kinds_of_variants_are_found():
+def test_every_kind_of_variant_is_found():
     assert set(REGISTRIES) == {
         "data.DATASETS",
         "losses.AGGREGATIONS",
         "losses.GUIDANCE",
+        "models.teachers.TEACHER_FORMATS",
+        "models.teachers.TEACHER_SOURCES",
         "probes.PROBES",
         "training.OPTIMIZERS",
     }

@@ -59,6 +59,7 @@ def test_a_checkpoint_becomes_the_teacher_that_later_stages_use(root, capsys):
     stage(root, "report", **settings)
     page = (layout.report / "index.html").read_text()
     assert "Teacher (dino.pth)" in page
+    assert "patch 8, learnable positions, released: dino.pth" in page  # params.yaml says sincos, of one trained here
     assert account["load"]["sha256"] in page
 
 

@@ -1,10 +1,12 @@
 """Where a teacher comes from when it is not pre-trained here: a checkpoint file, or timm's hub.
 
-B is the side of the images it will see, in pixels: the first argument of every source.
+The first argument of every source is the side of the images it will see, in pixels.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from attndistill.models.teachers import TEACHER_SOURCES
 from attndistill.models.teachers.loading import Loaded, Wanted, load_from_hub, load_teacher
@@ -18,8 +20,8 @@ def checkpoint(
     format: str = "auto",
     half: Literal["teacher", "student"] = "teacher",
     timm_name: str | None = None,
-    num_heads: int | None = None,
-    sha256: str | None = None,
+    num_heads: Annotated[int, Field(gt=0)] | None = None,
+    sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None,
     resize_positions: bool = False,
 ) -> Loaded:
     """A released checkpoint, or a folder stored by this package.

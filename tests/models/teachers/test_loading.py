@@ -133,7 +133,8 @@ def test_heads_are_of_width_64_unless_their_number_is_given(saved):
     path = saved("mae")
     assert load_teacher(path, Wanted()).report.num_heads == 1
     assert load_teacher(path, Wanted(num_heads=4)).report.num_heads == 4
-    assert "num_heads 5 do not divide its width 64" in refusal(path, num_heads=5)
+    for wrong in (5, 0, -1):
+        assert f"num_heads {wrong} do not divide its width 64" in refusal(path, num_heads=wrong)
 
 
 def test_an_mlp_width_that_its_ratio_rounds_down_is_kept(timm_file):
