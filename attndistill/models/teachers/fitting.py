@@ -107,8 +107,8 @@ def _by_shape(found: Found, wanted: Wanted) -> tuple[Any, dict[str, Any]]:
     architecture = architecture_of(found.weights, num_heads=wanted.num_heads, final_norm=found.final_norm)
     if wanted.num_heads is None and not found.heads_follow_width:
         raise ValueError(
-            f"models of width {architecture.embed_dim} were published in this format with several numbers of heads "
-            "and the tensors do not tell which: give num_heads"
+            "students of one width have different numbers of heads (Table 7: ViT-T has 3 or 6) and the tensors do not "
+            "tell which: give num_heads"
         )
     model = architecture.build()
     check_readable(model)

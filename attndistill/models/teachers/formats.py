@@ -42,7 +42,7 @@ class Found:
         dropped: name -> why it was left out.
         half: which of two halves it is, "" where there is one.
         final_norm: whether the backbone ends with a trained norm of its own.
-        heads_follow_width: whether all models published in this format have the heads that their width suggests.
+        heads_follow_width: whether the rule of released models tells the number of heads in this format.
     """
 
     weights: dict[str, Tensor]
@@ -75,7 +75,7 @@ def attndistill_official(contents: Contents) -> Found | None:
     """A student of the paper's published code: its P and both norms are left out.
 
     The `norm` in it has the teacher's width and belongs after P; `student_norm` was never trained. So the backbone ends
-    without a norm. Such students have 3, 6 or 12 heads at one width (Table 7), which no tensor tells.
+    without a norm. Its heads must be given: ViT-T, 192 wide, has 3 in some rows of Table 7 and 6 in others.
     """
     wrapped = _state(contents.tree.get("model"))
     if wrapped is None or not any(name.startswith("proj.") for name in wrapped):
