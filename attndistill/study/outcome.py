@@ -4,7 +4,7 @@ experiments/search/found/<experiment>/<file>.json   numbers alone: no time, no r
 outputs/<experiment>/study/<file>/*.png             the same as figures
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from attndistill.stages.layout import Layout
 from attndistill.study.trial import ERROR, REFUSED, SAME_AS, Search
 
 EVALUATOR = "PED-ANOVA"
+_FEWEST = 10  # complete trials for importances
 
 
 def write_outcome(search: Search, study: optuna.Study) -> Path | None:
@@ -84,19 +85,23 @@ def _complete(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def importances(study: optuna.Study) -> dict[str, dict[str, float]] | None:
-    """Objective -> setting -> importance; None where there are too few trials or they are all alike."""
-    names = study.metric_names or [str(place) for place in range(len(study.directions))]
-    evaluator = PedAnovaImportanceEvaluator()
+    """Objective -> setting -> importance; None where there are too few trials, or they are all alike.
+
+    PED-ANOVA asks which settings the best tenth of the trials shares, so it needs ten of them.
+    """
+    if len(_complete(study)) < _FEWEST:
+        return None
     found = {}
-    for place, name in enumerate(names):
+    for place, name in enumerate(study.metric_names or []):
+        evaluator, smallest = PedAnovaImportanceEvaluator(), _smallest_is_best(study, place)
         try:
-            found[name] = get_param_importances(
-                study, evaluator=evaluator, target=None if len(names) == 1 else _value(place)
-            )
+            found[name] = get_param_importances(study, evaluator=evaluator, target=smallest)
         except (ValueError, RuntimeError):
             return None
     return found
 
 
-def _value(place: int) -> Any:
-    return lambda trial: trial.values[place]
+def _smallest_is_best(study: optuna.Study, place: int) -> Callable[[FrozenTrial], float]:
+    """An objective as the evaluator wants it: it takes the smallest values for the best."""
+    sign = -1 if study.directions[place] == optuna.study.StudyDirection.MAXIMIZE else 1
+    return lambda trial: sign * float(trial.values[place])
