@@ -79,17 +79,17 @@ class Project:
         return printed
 
     def experiment(self):
-        return open_experiment(self.root, "experiments/toy")
+        return open_experiment(self.root, "experiments/digits")
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("prepared")
-    (root / "experiments" / "toy").mkdir(parents=True)
+    (root / "experiments" / "digits").mkdir(parents=True)
     small = overlay(read_yaml(ROOT / "params.yaml"), read_yaml(ROOT / "experiments/smoke/params.yaml"))
     YAML().dump(overlay(small, SETTINGS), root / "params.yaml")
-    shutil.copy(ROOT / "experiments/smoke/rows.yaml", root / "experiments/toy")
-    experiment = open_experiment(root, "experiments/toy")
+    shutil.copy(ROOT / "experiments/smoke/rows.yaml", root / "experiments/digits")
+    experiment = open_experiment(root, "experiments/digits")
     for stage, item in (("prepare", ""), ("pretrain", "teacher"), ("targets", "")):
         run_stage(experiment, STAGES[stage], item, {"pretrain.recipe.epochs": 2})
     return root

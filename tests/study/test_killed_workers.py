@@ -33,7 +33,7 @@ def study_of(project, path: Path, address: str | None, overrides: dict | None = 
 
 
 def steps_saved(project) -> int:
-    for path in (project.root / ".work/study").glob("toy-*/*/checkpoint/*/checkpoint.pt"):
+    for path in (project.root / ".work/study").glob("digits-*/*/checkpoint/*/checkpoint.pt"):
         return int(torch.load(path, weights_only=True)["state"]["step"])
     return 0
 
@@ -48,7 +48,7 @@ def wait_for(condition, process: "subprocess.Popen[str]") -> None:
 
 def words(path: Path, address: str | None, *more: str) -> list[str]:
     place = [] if address is None else ["--storage", address]
-    return ["study", str(path), "--experiment", "experiments/toy", *LONG, *place, *more]
+    return ["study", str(path), "--experiment", "experiments/digits", *LONG, *place, *more]
 
 
 def ended(study) -> list[TrialState]:
@@ -143,7 +143,7 @@ def test_one_of_two_workers_on_a_real_postgresql_is_killed_and_no_trial_is_lost(
 
 def test_two_commands_that_start_at_once_run_each_trial_once(project):
     path = project.write(trials=3)
-    both = [project.start("study", str(path), "--experiment", "experiments/toy") for _ in range(2)]
+    both = [project.start("study", str(path), "--experiment", "experiments/digits") for _ in range(2)]
     printed = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
     _, study = study_of(project, path, None)

@@ -31,7 +31,7 @@ def searched(project, **changes) -> tuple[Search, optuna.Study]:
 
 
 def test_the_objective_is_the_pipelines_student_judged_on_the_validation_part_and_test_is_never_opened(project):
-    for path in (project.root / "outputs/toy/data").glob("test-*"):
+    for path in (project.root / "outputs/digits/data").glob("test-*"):
         path.unlink()
     search, study = searched(project, trials=2)
     assert [trial.state for trial in study.trials] == [COMPLETE, COMPLETE]
@@ -39,7 +39,7 @@ def test_the_objective_is_the_pipelines_student_judged_on_the_validation_part_an
     assert first.params == {"distill.lambda": 0.1, "distill.projector_depth": 1}
     assert study.trials[1].params["distill.lambda"] != 0.1
     run_stage(project.experiment(), STAGES["distill"], "attndistill", first.params)
-    config, layout = project.experiment().config("attndistill", {}), Layout(project.root, "toy")
+    config, layout = project.experiment().config("attndistill", {}), Layout(project.root, "digits")
     context = ValidationContext(config, layout, "study", "attndistill", (), Recorder(None))
     student, _ = load_model(layout.weights("attndistill", 0))
     everything = Context(config, layout, "study", "attndistill", (), Recorder(None)).images("train")
@@ -64,13 +64,13 @@ def test_a_trial_leaves_its_curves_and_panels_as_artifacts_in_its_note_and_the_s
         pictures = [(search.place.artifacts / link.split("/")[4]).read_bytes() for link in links]
         assert all(picture.startswith(b"\x89PNG") for picture in pictures)
         assert f"| knn_top1 | {trial.value:.6g} |" in note
-    path = project.root / "experiments/search/found/toy/toy.json"
+    path = project.root / "experiments/search/found/digits/toy.json"
     found = read_json(path)
     assert [trial["values"] for trial in found["trials"]] == [trial.values for trial in study.trials]
     assert [trial["given"] for trial in found["trials"]] == [True, False, False]
     assert found["best"] == [study.best_trial.number]
     assert found["importances"] is None  # of three trials there are none to speak of
-    pictures = sorted(path.name for path in (project.root / "outputs/toy/study/toy").iterdir())
+    pictures = sorted(path.name for path in (project.root / "outputs/digits/study/toy").iterdir())
     assert pictures == ["slices.png"]
     before = path.read_bytes()
     searched(project)  # nothing is left to do
@@ -79,7 +79,7 @@ def test_a_trial_leaves_its_curves_and_panels_as_artifacts_in_its_note_and_the_s
 
 def test_two_objectives_give_a_front_and_an_importance_for_each(project):
     _, study = searched(project, objectives=["knn_top1", "kl_to_teacher"], trials=4)
-    found = read_json(project.root / "experiments/search/found/toy/toy.json")
+    found = read_json(project.root / "experiments/search/found/digits/toy.json")
     front = [trial for trial in found["trials"] if trial["number"] in found["best"]]
     for trial in found["trials"]:
         beaten = [
@@ -100,7 +100,7 @@ def test_a_trial_without_finite_losses_fails_alone(project):
     _, study = searched(project, search={"distill.recipe.base_learning_rate": rate}, enqueue=given, trials=2)
     assert [trial.state for trial in study.trials] == [FAIL, COMPLETE]
     assert "image indices [" in study.trials[0].user_attrs["error"]
-    found = read_json(project.root / "experiments/search/found/toy/toy.json")
+    found = read_json(project.root / "experiments/search/found/digits/toy.json")
     assert [trial["state"] for trial in found["trials"]] == ["fail", "complete"]
 
 
