@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro smoke test check lint types fast test-slow test-gpu ui format lock clean
+.PHONY: repro smoke test check lint types fast test-slow test-gpu study ui dashboard format lock clean
 
 repro: $(INSTALLED)  ## environment, then the embedded default through DVC; does nothing the second time
 	dvc repro
@@ -38,9 +38,11 @@ test-slow: $(INSTALLED)  ## minutes each: large trees, full-size models
 test-gpu: $(INSTALLED)  ## needs a CUDA device
 	python -m pytest -m gpu
 
-ui: $(INSTALLED)  ## MLflow's pages on 127.0.0.1
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --workers 1 \
-	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+study: $(INSTALLED)  ## the default search: lambda, T and the depth of P; goes on where it was stopped
+	python -m attndistill study experiments/search/default.yaml -j 2
+
+ui dashboard: $(INSTALLED)  ## MLflow's pages and the dashboard of the studies on 127.0.0.1, until Ctrl-C
+	python -m attndistill ui
 
 format: $(INSTALLED)
 	ruff format .

@@ -73,6 +73,19 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--resize-positions", action="store_true", help="resample position embeddings for it")
     inspect.add_argument("--sha256", help="of the file; checked before it is read")
     inspect.set_defaults(handle=_inspect)
+    study = _command(
+        commands, "study", "search settings by study files; `study best FILE` names the winner", _run_study
+    )
+    study.add_argument("words", nargs="+", metavar="[best] FILE", help="such as experiments/search/default.yaml")
+    study.add_argument("--storage", help="database address or journal file; default: sqlite under .work/study")
+    study.add_argument("--artifacts", metavar="FOLDER", help="of the pictures; default: .work/study/artifacts")
+    study.add_argument("-j", dest="workers", type=int, default=1, help="workers on this machine; default: %(default)s")
+    study.add_argument("--trial", type=int, help="with best: this trial, not the winner")
+    study.add_argument("--apply", action="store_true", help="with best: run the command that is printed")
+    ui = commands.add_parser("ui", help="MLflow's pages and optuna-dashboard on 127.0.0.1, until Ctrl-C")
+    ui.add_argument("--storage", help="of the studies; default: sqlite under .work/study")
+    ui.add_argument("--artifacts", metavar="FOLDER", help="of the pictures; default: .work/study/artifacts")
+    ui.set_defaults(handle=_show_pages)
     tracking = commands.add_parser("tracking", help="send recorded runs to MLflow", allow_abbrev=False)
     verbs = tracking.add_subparsers(metavar="VERB", required=True)
     verbs.add_parser("sync", help="send what could not be sent before").set_defaults(handle=_sync)
@@ -135,6 +148,43 @@ def _run_pipeline(options: argparse.Namespace, overrides: dict[str, Any]) -> Non
     from attndistill.pipeline import run_pipeline
 
     run_pipeline(_open(options), overrides)
+
+
+def _run_study(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from attndistill.study.commands import run_studies, show_best
+
+    experiment = _open(options)
+    if options.words[0] == "best":
+        if len(options.words) != 2:
+            raise ValueError("study best takes one study file")
+        return show_best(
+            options.words[1],
+            experiment,
+            overrides,
+            storage=options.storage,
+            number=options.trial,
+            apply=options.apply,
+        )
+    if options.apply or options.trial is not None:
+        raise ValueError("--apply and --trial belong to `study best FILE`")
+    run_studies(
+        options.words,
+        experiment,
+        overrides,
+        storage=options.storage,
+        artifacts=options.artifacts,
+        workers=options.workers,
+    )
+    return 0
+
+
+def _show_pages(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    if overrides:
+        raise ValueError("ui takes no settings")
+    from attndistill.pipeline import project_root
+    from attndistill.study.ui import show_pages
+
+    return show_pages(project_root(), options.storage, options.artifacts)
 
 
 def _show_sizes(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

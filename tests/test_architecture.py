@@ -14,10 +14,16 @@ ROWS = [
     {"probes", "targets", "figures"},
     {"config", "report", "stages", "tracking"},
     {"pipeline", "experiments", "dvc_pipeline"},
-    {"cli", "__main__"},
+    {"cli", "study", "__main__"},
 ]
 ROW_OF = {name: number for number, names in enumerate(ROWS) for name in names}
-ARROWS = {("stages", "config"), ("stages", "report"), ("pipeline", "experiments"), ("__main__", "cli")}
+ARROWS = {
+    ("stages", "config"),
+    ("stages", "report"),
+    ("pipeline", "experiments"),
+    ("__main__", "cli"),
+    ("cli", "study"),
+}
 ONLY = {"report": {"core", "figures"}, "tracking": {"core"}, "config": {"core"}}  # narrower than their row allows
 REGISTRIES = {
     "attndistill.data",
@@ -58,7 +64,10 @@ def test_imports_go_down_the_picture_only():
     assert broken == []
 
 
-@pytest.mark.parametrize(("library", "owners"), [("mlflow", {"tracking"}), ("dvc", set()), ("optuna", set())])
+@pytest.mark.parametrize(
+    ("library", "owners"),
+    [("mlflow", {"tracking"}), ("dvc", set()), ("optuna", {"study"}), ("optuna_dashboard", {"study"})],
+)
 def test_drivers_are_imported_by_their_owner_alone(library, owners):
     assert {unit for _, unit, module in imports() if module.split(".")[0] == library} == owners
 

@@ -73,7 +73,7 @@ def _one_after_another(
 
 
 def _child(work: Callable[[int, Told], object], item: int, done: Any, place: int, sender: Any, parent: int) -> None:
-    _die_with_parent(parent)
+    die_with_parent(parent)
 
     def told(steps: int) -> None:
         done[place] = steps
@@ -95,7 +95,7 @@ def _conclude(child: Any, receiver: Any, item: int) -> None:
     raise RuntimeError(f"the process working on {item} ended with {child.exitcode}")
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Linux: a parent that is killed takes its children along, so that none goes on training unseen."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1

@@ -57,7 +57,7 @@ def accuracy_bars(
         ValueError: a probe with another number of models than labels, or no value at all.
     """
     colours = palette(labels, teacher=teacher)
-    with _canvas(6.4, 0.2 + len(accuracies) * (0.95 + 0.36 * len(labels))) as (figure, rendered):
+    with canvas(6.4, 0.2 + len(accuracies) * (0.95 + 0.36 * len(labels))) as (figure, rendered):
         axes = figure.subplots(len(accuracies), 1, squeeze=False)[:, 0]
         for axis, (title, values) in zip(axes, accuracies.items(), strict=True):
             if len(values) != len(labels) or not any(len(entry) for entry in values):
@@ -77,14 +77,14 @@ def probe_curve(
         teacher: the label drawn as the teacher.
     """
     colours = palette(list(curves), teacher=teacher if teacher in curves else None)
-    with _canvas(6.4, 3.4) as (figure, rendered):
+    with canvas(6.4, 3.4) as (figure, rendered):
         axis = figure.subplots()
         for label, (epochs, values) in curves.items():
             _line(axis, epochs, values, colours[label], f"{label} (n = {len(values)})", marker="o")
         axis.set_xlabel("epoch of pre-training")
         axis.set_ylabel(ylabel)
         axis.legend(edgecolor="none", framealpha=0.9, loc="lower right")
-        _plain(axis, grid="y")
+        plain(axis, grid="y")
     return rendered()
 
 
@@ -100,7 +100,7 @@ def loss_curves(panels: Mapping[str, Mapping[str, Curve]], *, xlabel: str = "epo
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    with _canvas(6.4, 0.35 + 2.2 * rows) as (figure, rendered):
+    with canvas(6.4, 0.35 + 2.2 * rows) as (figure, rendered):
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
@@ -118,12 +118,12 @@ def loss_curves(panels: Mapping[str, Mapping[str, Curve]], *, xlabel: str = "epo
             axis.set_xlabel(xlabel)
             axis.set_ylabel("loss (as trained)")
             axis.legend(edgecolor="none", framealpha=0.9, fontsize=8)
-            _plain(axis, grid="y")
+            plain(axis, grid="y")
     return rendered()
 
 
 @contextmanager
-def _canvas(width: float, height: float) -> Iterator[tuple[Figure, Callable[[], bytes]]]:
+def canvas(width: float, height: float) -> Iterator[tuple[Figure, Callable[[], bytes]]]:
     """A figure in Matplotlib's own style, and what turns it into PNG bytes once it is drawn."""
     buffer = BytesIO()
     with matplotlib.style.context(["default", {"font.size": 9.0, "axes.unicode_minus": True}]):
@@ -163,7 +163,7 @@ def _accuracy_axis(
     name, _, protocol = title.partition("\n")
     axis.set_title(name, loc="left", fontsize=9, fontweight="bold", pad=14)  # above the columns' headings
     axis.set_xlabel(" · ".join(filter(None, ["accuracy (%)", f"axis starts at {start:g}", protocol])), color=_MUTED)
-    _plain(axis, grid="x")
+    plain(axis, grid="x")
     axis.tick_params(axis="y", length=0)
 
 
@@ -235,7 +235,8 @@ def _binned(steps: Float[np.ndarray, " T"], values: Float[np.ndarray, "R T"]) ->
     )
 
 
-def _plain(axis: Axes, *, grid: str) -> None:
+def plain(axis: Axes, *, grid: str) -> None:
+    """Two spines, and thin lines across the `grid` axis."""
     axis.spines[["top", "right", "left" if grid == "x" else "bottom"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color(_MUTED)
     axis.grid(axis="x" if grid == "x" else "y", color=_FAINT, linewidth=0.7)

@@ -58,6 +58,15 @@ class Layout:
         """A small result file, kept by git."""
         return self.results / kind / name
 
+    @property
+    def searches(self) -> Path:
+        """Study files; what was found lies below them, kept by git."""
+        return self.root / "experiments" / "search"
+
+    def found(self, study: str) -> Path:
+        """What a study found on this experiment."""
+        return self.searches / "found" / self.experiment / f"{study}.json"
+
     def work(self, stage: str, digest: str) -> Path:
         """Where a run keeps its resume checkpoint.
 

@@ -1,0 +1,107 @@
+"""What a study found, as one file for git and a few figures: trials, winner, importances, slices, the surface (Fig. 8).
+
+experiments/search/found/<experiment>/<file>.json   numbers alone: no time, no run id; the report reads it
+outputs/<experiment>/study/<file>/*.png             the same as figures
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+
+from attndistill.core.artifacts import replacing_directory, write_json
+from attndistill.report.search import Found, figures_of
+from attndistill.stages.layout import Layout
+from attndistill.study.trial import ERROR, REFUSED, SAME_AS, Search
+
+EVALUATOR = "PED-ANOVA"
+_FEWEST = 10  # complete trials for importances
+
+
+def write_outcome(search: Search, study: optuna.Study) -> Path | None:
+    """Write the file and the figures of a study with a finished trial; gives the file's path."""
+    if not _complete(study):
+        return None
+    experiment = search.plan.experiment
+    layout = Layout(experiment.root, experiment.name)
+    path = layout.found(search.plan.name)
+    write_json(path, outcome_of(search, study))
+    with replacing_directory(layout.outputs / "study" / search.plan.name) as directory:
+        for name, picture in figures_of(Found.read(path)).items():
+            (directory / name).write_bytes(picture)
+    return path
+
+
+def outcome_of(search: Search, study: optuna.Study) -> dict[str, Any]:
+    """Everything the report says of a study, as JSON-able values; trials that were run again are left out."""
+    definition, plan = search.plan.definition, search.plan
+    superseded = {n for trial in study.get_trials(deepcopy=False) for n in trial.system_attrs.get("retry_history", [])}
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number not in superseded]
+    config = plan.config({})
+    chosen = definition.plain()
+    return {
+        "study": plan.name,
+        "experiment": plan.experiment.name,
+        **{key: chosen[key] for key in ("row", "search", "seeds", "objectives", "surface", "sampler", "pruner")},
+        "directions": definition.directions,
+        "protocol": f"{definition.probe} on the validation part of train ({config.data.validation_fraction:g} of it)",
+        "configuration": search.name.rpartition("-")[2],
+        "trials": [_trial(trial, definition.enqueue) for trial in trials if trial.state.is_finished()],
+        "best": [trial.number for trial in best_trials(study)],
+        "importances": importances(study),
+        "evaluator": EVALUATOR,
+    }
+
+
+def _trial(trial: FrozenTrial, enqueued: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    reasons = {key: trial.user_attrs[key] for key in (SAME_AS, REFUSED, ERROR) if key in trial.user_attrs}
+    return {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "settings": trial.params,
+        "values": trial.values,
+        "epochs": trial.last_step if trial.state == TrialState.PRUNED else None,
+        "given": trial.params in enqueued,
+        **reasons,
+    }
+
+
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The winner, or of two objectives the Pareto front. Of equal trials the first."""
+    complete = _complete(study)
+    if not complete:
+        return []
+    if len(study.directions) == 1:
+        sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
+        return [min(complete, key=lambda trial: (sign * trial.values[0], trial.number))]
+    return sorted(study.best_trials, key=lambda trial: trial.number)
+
+
+def _complete(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def importances(study: optuna.Study) -> dict[str, dict[str, float]] | None:
+    """Objective -> setting -> importance; None where there are too few trials, or they are all alike.
+
+    PED-ANOVA asks which settings the best tenth of the trials shares, so it needs ten of them.
+    """
+    if len(_complete(study)) < _FEWEST:
+        return None
+    found = {}
+    for place, name in enumerate(study.metric_names or []):
+        evaluator, smallest = PedAnovaImportanceEvaluator(), _smallest_is_best(study, place)
+        try:
+            found[name] = get_param_importances(study, evaluator=evaluator, target=smallest)
+        except (ValueError, RuntimeError):
+            return None
+    return found
+
+
+def _smallest_is_best(study: optuna.Study, place: int) -> Callable[[FrozenTrial], float]:
+    """An objective as the evaluator wants it: it takes the smallest values for the best."""
+    sign = -1 if study.directions[place] == optuna.study.StudyDirection.MAXIMIZE else 1
+    return lambda trial: sign * float(trial.values[place])

@@ -1,0 +1,98 @@
+"""`attndistill ui`: both pages answer, a browser sees a trial's attention, and nothing is left running."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from conftest import Project
+from PIL import Image
+
+from attndistill.study.commands import run_studies
+from attndistill.tracking.spool import process_started
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.drivers
+
+
+class Pages:
+    """A running `attndistill ui`."""
+
+    def __init__(self, project: Project) -> None:
+        self.process = project.start("ui")
+        self.addresses = {}
+        for line in iter(self.process.stdout.readline, ""):
+            if line.startswith("Ctrl-C"):
+                break
+            name, _, address = line.strip().partition(": ")
+            self.addresses[name] = address
+        self.family = {pid: process_started(pid) for pid in descendants(self.process.pid)}
+
+    def survivors(self) -> list[int]:
+        """Processes that it started and that are still there, after at most some seconds."""
+        deadline = time.monotonic() + 60
+        left = list(self.family)
+        while left and time.monotonic() < deadline:
+            left = [pid for pid in left if process_started(pid) == self.family[pid]]
+            time.sleep(0.1)
+        return left
+
+
+def descendants(pid: int) -> list[int]:
+    children = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    return children + [pid for child in children for pid in descendants(child)]
+
+
+@pytest.fixture
+def pages(project):
+    opened = Pages(project)
+    yield opened
+    if opened.process.poll() is None:
+        opened.process.send_signal(signal.SIGINT)
+        opened.process.wait(60)
+    opened.process.stdout.close()
+
+
+@pytest.fixture
+def searched(project):
+    """A study of one trial, before the pages are opened."""
+    run_studies([str(project.write(trials=1))], project.experiment(), {}, storage=None, artifacts=None, workers=1)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
+def test_a_browser_finds_a_trial_in_the_dashboard_and_sees_its_attention(searched, pages, tmp_path):
+    assert set(pages.addresses) == {"MLflow", "optuna-dashboard"}
+    for address in pages.addresses.values():
+        assert address.startswith("http://127.0.0.1:")
+        assert urlopen(address, timeout=30).status == 200
+    address = f"{pages.addresses['optuna-dashboard']}/dashboard/studies/1/trials?numbers=0"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", "--virtual-time-budget=20000",
+             "--window-size=1400,2600", f"--user-data-dir={tmp_path / 'profile'}"]  # fmt: skip
+    shot = tmp_path / "trial.png"
+    command = [BROWSER, *flags, f"--screenshot={shot}", "--dump-dom", address]
+    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert "Trial 0" in dom
+    pictures = re.findall(r'<img[^>]*src="(/artifacts/1/1/[0-9a-f-]{36})"', dom)
+    assert len(set(pictures)) == 3  # curves and two panels
+    seen = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    # the hue of attention maps, which the dashboard's own drawings do not have
+    orange = (seen[..., 0] > 220) & (seen[..., 1] > 100) & (seen[..., 1] < 200) & (seen[..., 2] < 60)
+    assert orange.mean() > 0.002
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
+def test_no_server_outlives_the_command(pages, number):
+    assert len(pages.family) >= 4  # two guards, two servers
+    os.kill(pages.process.pid, number)
+    code = pages.process.wait(60)
+    assert code == (0 if number == signal.SIGINT else -signal.SIGKILL)
+    assert pages.survivors() == []

@@ -1,0 +1,161 @@
+"""Trials in this process, on toy data: what they measure, what they leave, and how they end."""
+
+import optuna
+import pytest
+
+from attndistill.core.artifacts import read_json
+from attndistill.models.storage import load_model
+from attndistill.pipeline import run_stage
+from attndistill.stages.context import Context
+from attndistill.stages.layout import Layout
+from attndistill.stages.table import STAGES
+from attndistill.study import worker
+from attndistill.study.commands import run_studies
+from attndistill.study.definition import read_plan
+from attndistill.study.outcome import importances
+from attndistill.study.storage import Place
+from attndistill.study.trial import Search, TrialJournal
+from attndistill.study.validation import ValidationContext
+from attndistill.study.worker import load_study
+from attndistill.tracking import Recorder
+
+COMPLETE, PRUNED, FAIL = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL
+
+
+def searched(project, **changes) -> tuple[Search, optuna.Study]:
+    """Run a study to its end in this process."""
+    path = project.write(**changes)
+    run_studies([str(path)], project.experiment(), {}, storage=None, artifacts=None, workers=1)
+    search = Search.of(read_plan(path, project.experiment(), {}), Place.of(project.root, None, None))
+    return search, load_study(search)
+
+
+def test_the_objective_is_the_pipelines_student_judged_on_the_validation_part_and_test_is_never_opened(project):
+    for path in (project.root / "outputs/digits/data").glob("test-*"):
+        path.unlink()
+    search, study = searched(project, trials=2)
+    assert [trial.state for trial in study.trials] == [COMPLETE, COMPLETE]
+    first = study.trials[0]
+    assert first.params == {"distill.lambda": 0.1, "distill.projector_depth": 1}
+    assert study.trials[1].params["distill.lambda"] != 0.1
+    run_stage(project.experiment(), STAGES["distill"], "attndistill", first.params)
+    config, layout = project.experiment().config("attndistill", {}), Layout(project.root, "digits")
+    context = ValidationContext(config, layout, "study", "attndistill", (), Recorder(None))
+    student, _ = load_model(layout.weights("attndistill", 0))
+    everything = Context(config, layout, "study", "attndistill", (), Recorder(None)).images("train")
+    assert context.judge_backbone(student, everything, "knn").top1 == first.value
+    assert set(context.images("test").names).isdisjoint(context.images("train").names)
+    assert len(context.images("test")) + len(context.images("train")) == len(everything)
+    assert first.intermediate_values[2] == first.value  # of the last epoch
+    assert not any(search.folder.iterdir())
+
+
+def test_a_trial_leaves_its_curves_and_panels_as_artifacts_in_its_note_and_the_study_one_file_without_times(project):
+    search, study = searched(project)
+    from optuna_dashboard._note import get_note_from_system_attrs
+
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    for trial in study.trials:
+        note = get_note_from_system_attrs(attributes, trial._trial_id)["body"]
+        links = [line.partition("](")[2].rstrip(")") for line in note.splitlines() if line.startswith("![")]
+        assert [link.split("/")[:4] for link in links] == 3 * [
+            ["", "artifacts", str(study._study_id), str(trial._trial_id)]
+        ]
+        pictures = [(search.place.artifacts / link.split("/")[4]).read_bytes() for link in links]
+        assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+        assert f"| knn_top1 | {trial.value:.6g} |" in note
+    path = project.root / "experiments/search/found/digits/toy.json"
+    found = read_json(path)
+    assert [trial["values"] for trial in found["trials"]] == [trial.values for trial in study.trials]
+    assert [trial["given"] for trial in found["trials"]] == [True, False, False]
+    assert found["best"] == [study.best_trial.number]
+    assert found["importances"] is None  # of three trials there are none to speak of
+    pictures = sorted(path.name for path in (project.root / "outputs/digits/study/toy").iterdir())
+    assert pictures == ["slices.png"]
+    before = path.read_bytes()
+    searched(project)  # nothing is left to do
+    assert path.read_bytes() == before
+
+
+def test_two_objectives_give_a_front_and_an_importance_for_each(project):
+    _, study = searched(project, objectives=["knn_top1", "kl_to_teacher"], trials=4)
+    found = read_json(project.root / "experiments/search/found/digits/toy.json")
+    front = [trial for trial in found["trials"] if trial["number"] in found["best"]]
+    for trial in found["trials"]:
+        beaten = [
+            other
+            for other in found["trials"]
+            if other["values"][0] >= trial["values"][0]
+            and other["values"][1] <= trial["values"][1]
+            and other["values"] != trial["values"]
+        ]
+        assert (trial in front) == (not beaten)
+    assert found["directions"] == ["maximize", "minimize"]
+    assert all(trial.values[1] > 0 for trial in study.trials)
+
+
+def test_a_trial_without_finite_losses_fails_alone(project):
+    rate = {"type": "float", "low": 1e-3, "high": 1e30, "scale": "log"}
+    given = [{"distill.recipe.base_learning_rate": value} for value in (1e30, 1e-3)]
+    _, study = searched(project, search={"distill.recipe.base_learning_rate": rate}, enqueue=given, trials=2)
+    assert [trial.state for trial in study.trials] == [FAIL, COMPLETE]
+    assert "image indices [" in study.trials[0].user_attrs["error"]
+    found = read_json(project.root / "experiments/search/found/digits/toy.json")
+    assert [trial["state"] for trial in found["trials"]] == ["fail", "complete"]
+
+
+def test_settings_that_do_not_fit_together_are_pruned_with_the_reason_and_equal_ones_are_not_trained_twice(project):
+    heads = {"type": "choice", "choices": [2, 3]}
+    width = {"type": "choice", "choices": [24, 32]}
+    given = [{"student.embed_dim": 32, "student.num_heads": 2}, {"student.embed_dim": 24, "student.num_heads": 2}]
+    changes = {"search": {"student.embed_dim": width, "student.num_heads": heads}, "enqueue": given}
+    with pytest.raises(ValueError, match=r"search.student.embed_dim: student: embed_dim 32 is not a multiple"):
+        searched(project, **changes)
+    width["choices"] = [24, 48]
+    given[0]["student.embed_dim"] = 48
+    _, study = searched(project, **changes, trials=6)
+    assert {trial.state for trial in study.trials} == {COMPLETE}
+    twins = [trial for trial in study.trials if "same_as" in trial.user_attrs]
+    assert len(twins) >= 2  # six trials of four settings
+    assert all(trial.values == study.trials[trial.user_attrs["same_as"]].values for trial in twins)
+
+
+def test_a_pruned_trial_ends_after_its_first_figure_and_leaves_no_folder(project, monkeypatch):
+    monkeypatch.setattr(worker, "pruner_of", lambda _: optuna.pruners.ThresholdPruner(lower=100.5))
+    search, study = searched(project, trials=2)
+    assert [trial.state for trial in study.trials] == [PRUNED, PRUNED]
+    assert [list(trial.intermediate_values) for trial in study.trials] == [[1], [1]]
+    assert not any(search.folder.iterdir())
+
+
+def test_a_pruner_sees_the_seeds_of_a_trial_one_after_another(project):
+    config = project.experiment().config("attndistill", {"seeds": [4, 7], "distill.recipe.epochs": 5})
+    trial = optuna.create_study(direction="maximize").ask()
+    journal = TrialJournal(Recorder(None), trial, "validation_knn_top1", config)
+    journal.metrics({"seed-4/loss": 1.0, "seed-4/validation_knn_top1": 50.0}, step=5)
+    journal.metrics({"seed-7/validation_knn_top1": 60.0}, step=2)
+    assert trial.study.trials[0].intermediate_values == {5: 50.0, 7: 60.0}
+
+
+def test_importances_name_the_setting_that_the_best_trials_share():
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0))
+    study.set_metric_names(["knn_top1", "kl_to_teacher"])
+    for number in range(60):
+        trial = study.ask()
+        high, low = trial.suggest_float("high", 0, 1), trial.suggest_float("low", 0, 1)
+        # many settings are equally bad, few are good: the sign of an objective matters
+        study.tell(trial, [min(100 * high, 50) if high < 0.9 else 90.0, min(low, 0.1) + number * 1e-9])
+    found = importances(study)
+    assert found["knn_top1"]["high"] > 0.8
+    assert found["kl_to_teacher"]["low"] > 0.8
+
+
+def test_another_configuration_is_another_study(project):
+    path = project.write()
+    place = Place.of(project.root, None, None)
+    names = [
+        Search.of(read_plan(path, project.experiment(), overrides), place).name
+        for overrides in ({}, {"distill.alignment_weight": 2.0}, {"runtime.workers": 1})
+    ]
+    assert names[0] != names[1]
+    assert names[0] == names[2]
