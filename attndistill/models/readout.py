@@ -53,7 +53,7 @@ def read_features(
         tokens = family.run(block, tokens)
     cls_token, logits = family.class_token(blocks[-1], tokens)
     last = captured[len(blocks) - 1] = _over_class_and_patches(logits, prefix)
-    norm: Any = vit.norm
+    norm = _final_norm(vit)
     return Features(
         norm(cls_token),
         last,
@@ -61,6 +61,11 @@ def read_features(
         tuple(captured[number] for number in wanted) if layers is not None else None,
         _value_norms(family, blocks[-1], tokens, prefix) if value_norms else None,
     )
+
+
+def _final_norm(vit: Any) -> Any:
+    """The norm after the last block; models made for average pooling keep it after the pool, as `fc_norm`."""
+    return vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
 
 
 def _counted(layers: Sequence[int], depth: int) -> list[int]:
