@@ -29,11 +29,13 @@ VARIANTS = [(kind, name) for kind, registry in REGISTRIES.items() for name in re
 OPTIONS = [(*variant, option) for variant in VARIANTS for option in REGISTRIES[variant[0]].declared()[variant[1]]]
 
 
-def test_the_five_kinds_of_variants_are_found():
+def test_the_seven_kinds_of_variants_are_found():
     assert set(REGISTRIES) == {
         "data.DATASETS",
         "losses.AGGREGATIONS",
+        "losses.EMBEDDING_LOSSES",
         "losses.GUIDANCE",
+        "losses.SIGNALS",
         "probes.PROBES",
         "training.OPTIMIZERS",
     }
