@@ -11,7 +11,7 @@ from attndistill.data.loading import Batch, view_batch
 from attndistill.data.store import ArrayImages
 from attndistill.data.views import ViewRecipe
 from attndistill.models.vit import build_vit
-from attndistill.targets import CachedTargets, LiveTeacher, write_targets
+from attndistill.targets import CachedTargets, LiveTeacher, bytes_per_answer, write_targets
 
 CPU = torch.device("cpu")
 RECIPE = ViewRecipe(3, 16, (0.2, 1.0), (3 / 4, 4 / 3), 0.5, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -68,6 +68,43 @@ def test_a_cache_of_another_teacher_other_data_or_other_views_is_refused_naming_
     write(teacher, images, tmp_path / "targets")
     with pytest.raises(ValueError, match=f"cached for {changed} '{IDENTITY[changed]}', this run has 'another'"):
         CachedTargets(tmp_path / "targets", CPU, IDENTITY | {changed: "another"})
+
+
+FIELDS = ("layer_attention", "value_norms", "patch_tokens")
+
+
+def test_fields_that_were_asked_for_are_cached_too_and_their_bytes_are_predicted(teacher, images, tmp_path):
+    asked = LiveTeacher(teacher.vit, CPU, FIELDS)
+    manifest = write(asked, images, tmp_path / "targets")
+    cache = CachedTargets(tmp_path / "targets", CPU, IDENTITY, FIELDS)
+    batch = view_batch(images, RECIPE, 1, np.array([9, 0, 4]))
+    live, cached = asked(batch), cache(batch)
+    for field in FIELDS:
+        torch.testing.assert_close(getattr(cached, field), getattr(live, field), rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(cached.layer_attention[-1], cached.log_attention)
+    assert (live.layer_attention[0] - live.layer_attention[1]).abs().max() > 0.01
+    with torch.device("meta"):
+        vit = build_vit(16, 0, **{**VIT, "position": "learnable"})
+    written = sum(path.stat().st_size for path in (tmp_path / "targets").glob("*.npy"))
+    predicted = bytes_per_answer(vit, FIELDS)
+    assert manifest["bytes_per_view_and_image"] == predicted
+    assert 0 <= written - VIEWS * COUNT * predicted <= 5 * 128  # headers
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_field_that_the_cache_lacks_is_refused_saying_what_to_set(field, teacher, images, tmp_path):
+    write(teacher, images, tmp_path / "targets")
+    with pytest.raises(ValueError, match=f"holds no {field} of the teacher: run `targets` with {field} in targets.ex"):
+        CachedTargets(tmp_path / "targets", CPU, IDENTITY, (field,))
+
+
+def test_a_cache_that_the_disk_cannot_hold_is_refused_before_it_costs_anything(teacher, images, tmp_path):
+    with pytest.raises(ValueError, match=r"would take .* GB, and .* GB are free: ask for fewer targets\.views"):
+        write_targets(
+            teacher, images, RECIPE, tmp_path / "targets", identity=IDENTITY, views=10**15, verify=1, batch_size=4,
+            processes=1,
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_or_switched_off_cache_is_refused(tmp_path):

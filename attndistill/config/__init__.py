@@ -5,8 +5,9 @@ refused with its path, its value and what is allowed. Options of a variant come 
 """
 
 from attndistill.config.layers import flat, nested, overlay, read_yaml
+from attndistill.config.method import Recipe
 from attndistill.config.resolution import resolve
-from attndistill.config.schema import Config, Recipe, Runtime, Teacher, Views
+from attndistill.config.schema import Config, Runtime, Teacher, Views
 from attndistill.config.sizes import PRESETS, describe
 
 __all__ = [

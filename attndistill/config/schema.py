@@ -5,24 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from attndistill.config.variants import (
-    Aggregation,
-    DataSet,
-    Guidance,
-    KnnProbe,
-    LogisticProbe,
-    OptimizerChoice,
-    Section,
-    TeacherSource,
-)
+from attndistill.config.bounds import Count, Positive, PositiveFloat, Share, Weight
+from attndistill.config.method import Distill, Recipe, Targets
+from attndistill.config.variants import DataSet, KnnProbe, LogisticProbe, Section, TeacherSource
 from attndistill.core.artifacts import digest_of
 from attndistill.models.teachers import TEACHER_FORMATS
-
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Weight = Annotated[float, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 def _check_heads(embed_dim: int, num_heads: int) -> None:
@@ -116,28 +103,6 @@ class Teacher(Vit):
         return source
 
 
-class Recipe(Section):
-    """A training recipe (Table 8's names)."""
-
-    epochs: Positive
-    batch_size: Positive
-    base_learning_rate: PositiveFloat
-    warmup_epochs: Count
-    precision: Literal["fp32", "bf16"]
-    optimizer: OptimizerChoice
-
-    @property
-    def peak_learning_rate(self) -> float:
-        """Base learning rate x batch size / 256."""
-        return self.base_learning_rate * self.batch_size / 256
-
-    @model_validator(mode="after")
-    def _warms_up_in_time(self) -> "Recipe":
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be fewer than epochs {self.epochs}")
-        return self
-
-
 class Decoder(Section):
     """The masked autoencoder's decoder."""
 
@@ -159,32 +124,6 @@ class Pretrain(Section):
     decoder: Decoder
     probe_every: Positive
     recipe: Recipe
-
-
-class Targets(Section):
-    """The cache of the teacher's answers."""
-
-    cache: bool
-    views: Positive
-    verify: Positive
-
-
-class Distill(Section):
-    """The method (paper sec. 3)."""
-
-    projector_depth: Positive
-    alignment_weight: Weight
-    lambda_: Weight = Field(alias="lambda")
-    aggregation: Aggregation
-    attention_loss: Guidance
-    interpolation: bool
-    recipe: Recipe
-
-    @model_validator(mode="after")
-    def _learns_something(self) -> "Distill":
-        if self.alignment_weight == self.lambda_ == 0:
-            raise ValueError("alignment_weight and lambda are both 0: nothing would be learned")
-        return self
 
 
 class Labels(Section):
@@ -279,8 +218,8 @@ class Config(Section):
                 raise ValueError(
                     f"pretrain.mask_ratio {self.pretrain.mask_ratio} hides all or none of {patches} patches ({name})"
                 )
-        if self.distill.lambda_ > 0:
-            self._guidable()
+        self._guidable()
+        self._answerable()
         if self.probe.projector_layer > self.distill.projector_depth:
             raise ValueError(
                 f"probe.projector_layer {self.probe.projector_layer}; allowed: 0 to distill.projector_depth "
@@ -289,16 +228,29 @@ class Config(Section):
         return self
 
     def _guidable(self) -> None:
-        if not self.distill.interpolation and self.teacher.patch_size != self.student.patch_size:
+        """Teacher and student can be matched token by token and head by head, where the losses do so."""
+        by_attention, by_patch = self.distill.lambda_ > 0, "patch_tokens" in self.distill.needs
+        unequal = self.teacher.patch_size != self.student.patch_size
+        if (by_attention or by_patch) and unequal and not self.distill.interpolation:
             raise ValueError(
                 f"distill.interpolation is off, but the patch grids differ (teacher.patch_size "
                 f"{self.teacher.patch_size}, student.patch_size {self.student.patch_size})"
             )
-        if self.distill.aggregation.name == "none" and self.teacher.num_heads != self.student.num_heads:
+        heads_apart = by_attention and self.distill.aggregation.name == "none"
+        if heads_apart and self.teacher.num_heads != self.student.num_heads:
             raise ValueError(
                 f"distill.aggregation none matches heads one to one, but teacher.num_heads is "
                 f"{self.teacher.num_heads} and student.num_heads {self.student.num_heads}"
             )
+
+    def _answerable(self) -> None:
+        """The cache holds what the losses ask of the teacher."""
+        for field, setting in self.distill.needs.items():
+            if self.targets.cache and field not in self.targets.extra:
+                raise ValueError(
+                    f"{setting} needs the teacher's {field}, which the cache does not hold: "
+                    f"add {field} to targets.extra, or set targets.cache to false"
+                )
 
     def digest(self, *sections: str) -> str:
         """SHA-256 of the named sections ("distill", "views", ...): what a result depends on."""

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from attndistill.core.registry import Option, Registry
 from attndistill.data import DATASETS
-from attndistill.losses import AGGREGATIONS, GUIDANCE
+from attndistill.losses import AGGREGATIONS, EMBEDDING_LOSSES, GUIDANCE, SIGNALS
 from attndistill.models.teachers import TEACHER_SOURCES
 from attndistill.probes import PROBES
 from attndistill.training import OPTIMIZERS
@@ -53,6 +53,8 @@ def _variant_model(name: str, options: tuple[Option, ...]) -> type[Variant]:
 DataSet: Any = variant(DATASETS)
 Aggregation: Any = variant(AGGREGATIONS)
 Guidance: Any = variant(GUIDANCE)
+Signal: Any = variant(SIGNALS)
+EmbeddingLoss: Any = variant(EMBEDDING_LOSSES)
 OptimizerChoice: Any = variant(OPTIMIZERS)
 KnnProbe: Any = _variant_model("knn", PROBES.declared()["knn"])
 LogisticProbe: Any = _variant_model("logistic", PROBES.declared()["logistic"])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attndistill.core.features import Features
 from attndistill.models.families import Family, check_readable, family_of
 
-__all__ = ["check_readable", "read_features"]
+__all__ = ["check_readable", "read_features", "read_fields"]
 
 # B batch, T all tokens (class, registers, patches), A attended (class, patches), H heads
 
@@ -53,7 +53,7 @@ def read_features(
         tokens = family.run(block, tokens)
     cls_token, logits = family.class_token(blocks[-1], tokens)
     last = captured[len(blocks) - 1] = _over_class_and_patches(logits, prefix)
-    norm: Any = vit.norm
+    norm = _final_norm(vit)
     return Features(
         norm(cls_token),
         last,
@@ -61,6 +61,23 @@ def read_features(
         tuple(captured[number] for number in wanted) if layers is not None else None,
         _value_norms(family, blocks[-1], tokens, prefix) if value_norms else None,
     )
+
+
+def read_fields(vit: nn.Module, images: Float[Tensor, "B 3 S S"], fields: Sequence[str] = ()) -> Features:
+    """`read_features` with these optional fields of `Features` filled in; "layer_attention" is every block's."""
+    depth = len(vit.blocks)  # type: ignore[arg-type]
+    return read_features(
+        vit,
+        images,
+        patch_tokens="patch_tokens" in fields,
+        layers=range(depth) if "layer_attention" in fields else None,
+        value_norms="value_norms" in fields,
+    )
+
+
+def _final_norm(vit: Any) -> Any:
+    """The norm after the last block; models made for average pooling keep it after the pool, as `fc_norm`."""
+    return vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
 
 
 def _counted(layers: Sequence[int], depth: int) -> list[int]:

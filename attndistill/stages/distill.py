@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from attndistill.core.features import Features
 from attndistill.data.loading import Batch
-from attndistill.losses import AGGREGATIONS, GUIDANCE
+from attndistill.losses import AGGREGATIONS, EMBEDDING_LOSSES, GUIDANCE, SIGNALS
+from attndistill.losses.embedding import EmbeddingLoss, Setting
 from attndistill.models.families import Backbone
 from attndistill.models.projector import Projector, Student
 from attndistill.models.storage import load_model
@@ -27,7 +28,8 @@ def distill(context: Context) -> None:
         backbone = build_vit(config.views.image_size, seed, **config.student.plain())
         projector = Projector(backbone.embed_dim, teacher.embed_dim, config.distill.projector_depth, seed)
         student = Student(backbone, projector)
-        task = Distillation(student, teach, _objective(context, teacher, backbone))
+        objective = _objective(context, teacher, backbone)
+        task = Distillation(student, teach, objective, _embedding_loss(context, teacher, objective, seed))
         checkpoint = context.checkpoint(seed, inputs, "student", "views", "targets", "distill")
         views, watch = config.targets.views, context.watch
         history = train(
@@ -49,9 +51,10 @@ def distill(context: Context) -> None:
 
 def _teach(context: Context, teacher: Backbone) -> Callable[[Batch], Features]:
     """The teacher's answers: from the cache, or from the teacher inside the step."""
+    fields = tuple(context.config.distill.needs)
     if context.config.targets.cache:
-        return CachedTargets(context.layout.targets, context.device, context.targets_identity)
-    return LiveTeacher(teacher, context.device)
+        return CachedTargets(context.layout.targets, context.device, context.targets_identity, fields)
+    return LiveTeacher(teacher, context.device, fields)
 
 
 def _objective(context: Context, teacher: Backbone, student: Backbone) -> Objective:
@@ -59,8 +62,19 @@ def _objective(context: Context, teacher: Backbone, student: Backbone) -> Object
     return Objective(
         alignment_weight=options.alignment_weight,
         attention_weight=options.lambda_,
+        signal=SIGNALS.bind(options.signal.name, options.signal.options()),
         aggregate=AGGREGATIONS.bind(options.aggregation.name, options.aggregation.options()),
         compare=GUIDANCE.bind(options.attention_loss.name, options.attention_loss.options()),
         teacher_grid=teacher.patch_embed.grid_size,
         student_grid=student.patch_embed.grid_size,
+        fields=tuple(options.needs),
     )
+
+
+def _embedding_loss(context: Context, teacher: Backbone, objective: Objective, seed: int) -> EmbeddingLoss | None:
+    choice = context.config.distill.embedding_loss
+    if choice is None:
+        return None
+    setting = Setting(teacher.embed_dim, objective.teacher_grid, objective.student_grid, seed)
+    loss: EmbeddingLoss = EMBEDDING_LOSSES.bind(choice.name, choice.options())(setting)
+    return loss

@@ -17,7 +17,7 @@ def targets(context: Context) -> None:
     images = context.images("train")
     backbone, _ = load_model(context.teacher_weights)
     manifest = write_targets(
-        LiveTeacher(backbone, context.device),
+        LiveTeacher(backbone, context.device, options.extra),
         images,
         context.recipe,
         context.layout.targets,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -31,6 +31,13 @@ class TrainingBatch(Protocol):
     def indices(self) -> NDArray[Any]: ...
     @property
     def epoch(self) -> int: ...
+
+
+@runtime_checkable
+class KeepsState(Protocol):
+    """A task whose buffers change once an update, whatever the micro-batches."""
+
+    def after_update(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,8 @@ def fit(
         rate = learning_rate(step, peak=plan.peak_learning_rate, steps=plan.steps, warmup_steps=plan.warmup_steps)
         _update(task, optimizer, micro_batches, rate, step, meter, accelerator)
         meter.check(step)
+        if isinstance(trainable, KeepsState):
+            trainable.after_update()
         epoch, step_in_epoch = divmod(step + 1, plan.steps_per_epoch)
         if step_in_epoch == 0:
             meter.check(step, force=True)
@@ -210,15 +219,16 @@ def _replay(history: History, observers: Observers) -> None:
         observers.at_epoch(epoch, by_epoch[epoch])
 
 
-def _trainable_state(task: nn.Module) -> dict[str, Tensor]:
-    wanted = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
-    return {name: tensor for name, tensor in task.state_dict().items() if name in wanted}
+def _changing_state(task: nn.Module) -> dict[str, Tensor]:
+    """What a run changes: trained parameters and buffers; what is frozen is built again."""
+    frozen = {name for name, parameter in task.named_parameters() if not parameter.requires_grad}
+    return {name: tensor for name, tensor in task.state_dict().items() if name not in frozen}
 
 
 def _state(task: nn.Module, optimizer: Optimizer, meter: _Meter, history: History, step: int) -> dict[str, Any]:
     return {
         "step": step,
-        "task": _trainable_state(task),
+        "task": _changing_state(task),
         "optimizer": optimizer.state_dict(),
         "sums": dict(meter.sums),
         "history": history,
@@ -232,7 +242,7 @@ def _restore(
     if state is None:
         return _Meter(device.type), {}, 0
     missing, unexpected = task.load_state_dict(state["task"], strict=False)
-    assert not unexpected and not set(missing) & set(_trainable_state(task))  # noqa: PT018
+    assert not unexpected and not set(missing) & set(_changing_state(task))  # noqa: PT018
     optimizer.load_state_dict(state["optimizer"])
     sums = {name: total.to(device) for name, total in state["sums"].items()}
     return _Meter(device.type, sums), state["history"], state["step"]

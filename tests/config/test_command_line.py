@@ -47,6 +47,15 @@ def test_the_resolved_configuration_is_printed_without_anything_heavy():
     assert "student:\n  embed_dim: 60\n  depth: 2\n" in output
 
 
+def test_sizes_are_counted_without_anything_heavy():
+    code, modules, output, errors = attndistill("sizes", "--student.preset", "vit_tiny", "--views.image_size", "224")
+    assert (code, errors) == (0, "")
+    assert not modules & set(HEAVY)
+    assert (
+        "student            width 192, depth 12, 3 heads, patch 8, 224 px: 785 tokens, 5,526,720 parameters" in output
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

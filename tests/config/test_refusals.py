@@ -1,11 +1,14 @@
 """What params.yaml, rows and the command line may not say: one line with the path, the value and what is allowed."""
 
+import dataclasses
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from attndistill.config import nested, read_yaml
+from attndistill.config.method import TeacherField
 from attndistill.experiments import open_experiment
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +100,39 @@ REFUSED = [
         {"distill.interpolation": False},
         "distill.interpolation is off, but the patch grids differ (teacher.patch_size 4, student.patch_size 8)",
     ),
+    (
+        {"distill.signal.layers": "all"},
+        "distill.signal.layers all needs the teacher's layer_attention, which the cache does not hold: "
+        "add layer_attention to targets.extra, or set targets.cache to false",
+    ),
+    ({"distill.signal.name": "value_norms"}, "distill.signal value_norms needs the teacher's value_norms, which the"),
+    (
+        {"distill.embedding_loss.name": "patch_tokens"},
+        "distill.embedding_loss patch_tokens needs the teacher's patch_tokens, which the cache does not hold",
+    ),
+    (
+        {"distill.embedding_loss.name": "patch_tokens", "distill.lambda": 0.0, "distill.interpolation": False},
+        "distill.interpolation is off, but the patch grids differ",
+    ),
+    (
+        {"distill.signal": {"name": "value_norms", "layers": "all"}},
+        "distill.signal.layers: unknown key (given 'all'); allowed: name",
+    ),
+    ({"distill.signal.layers": "first"}, "distill.signal.layers: 'first'; allowed: 'last' or 'all'"),
+    (
+        {"distill.embedding_loss.name": "dino"},
+        "distill.embedding_loss.name: 'dino'; allowed: 'patch_tokens', 'compress'",
+    ),
+    (
+        {"distill.embedding_loss": {"name": "compress", "size": 3}},
+        "distill.embedding_loss.size: unknown key (given 3); allowed: name, weight, queue_size, temperature",
+    ),
+    ({"distill.embedding_loss.weight": 1.0}, "distill.embedding_loss.name: missing"),
+    (
+        {"targets.extra": ["logits"]},
+        "targets.extra.0: 'logits'; allowed: 'layer_attention', 'value_norms' or 'patch_tokens'",
+    ),
+    ({"targets.extra": ["value_norms", "value_norms"]}, "targets.extra: ['value_norms', 'value_norms']; allowed: each"),
     ({"probe.projector_layer": 5}, "probe.projector_layer 5; allowed: 0 to distill.projector_depth 4"),
     ({"distill.recipe.warmup_epochs": 40}, "distill.recipe: warmup_epochs 40 must be fewer than epochs 40"),
     ({"distill.alignment_weight": 0.0, "distill.lambda": 0.0}, "distill: alignment_weight and lambda are both 0"),
@@ -116,6 +152,28 @@ def test_a_wrong_setting_is_refused_with_its_path_value_and_what_is_allowed(over
 def test_two_problems_are_named_together():
     with pytest.raises(ValueError, match=r"^student.depth: 0; .*greater than 0; targets.views: 0; .*greater than 0$"):
         BASE.config("", {"student.depth": 0, "targets.views": 0})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"distill.signal.layers": "all", "targets.extra": ["layer_attention"]},
+        {"distill.signal.name": "value_norms", "targets.cache": False},
+        {"distill.signal.name": "value_norms", "distill.lambda": 0.0},
+        {"distill.embedding_loss.name": "patch_tokens", "targets.extra": ["value_norms", "patch_tokens"]},
+        {"distill.embedding_loss.name": "compress", "distill.alignment_weight": 0.0, "distill.lambda": 0.0},
+    ],
+    ids=str,
+)
+def test_what_the_teacher_can_answer_is_accepted(changes):
+    assert set(BASE.config("", changes).distill.needs) <= {"layer_attention", "value_norms", "patch_tokens"}
+
+
+def test_what_a_cache_can_be_asked_for_are_the_optional_fields_of_features():
+    from attndistill.core.features import Features
+
+    fields = {field.name for field in dataclasses.fields(Features)} - {"cls_token", "log_attention"}
+    assert set(get_args(TeacherField)) == fields
 
 
 @pytest.mark.parametrize("row", BASE.rows)

@@ -32,7 +32,9 @@ def test_every_kind_of_variant_is_found():
     assert set(REGISTRIES) == {
         "data.DATASETS",
         "losses.AGGREGATIONS",
+        "losses.EMBEDDING_LOSSES",
         "losses.GUIDANCE",
+        "losses.SIGNALS",
         "models.teachers.TEACHER_FORMATS",
         "models.teachers.TEACHER_SOURCES",
         "probes.PROBES",

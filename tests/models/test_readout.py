@@ -38,6 +38,19 @@ ROTARY = {
     "rotary with query and key norms": {**DINOV3, "qk_norm": True},
     "rotary with three projections": {**DINOV3, "qkv_fused": False, "init_values": None},
     "rotary beside absolute positions": {**DINOV3, "use_abs_pos_emb": True, "rope_type": "cat", "num_reg_tokens": 0},
+    "rotary beside absolute positions of patches alone": {**DINOV3, "use_abs_pos_emb": True, "no_embed_class": True},
+    "rotary with norms inside attention and a gated MLP": {
+        **DINOV3,
+        "scale_attn_inner": True,
+        "swiglu_mlp": True,
+        "scale_mlp": True,
+        "qkv_fused": False,
+    },
+    "rotary with a packed gated MLP and a norm before the blocks": {
+        **DINOV3,
+        "swiglu_mlp": True,
+        "use_pre_transformer_norm": True,
+    },
 }
 
 
@@ -93,6 +106,19 @@ def test_patch_tokens_are_those_of_the_full_forward_pass_without_registers():
     torch.testing.assert_close(features.cls_token, vit.forward_features(images)[:, 0])
 
 
+@pytest.mark.parametrize("family", [VisionTransformer, Eva])
+def test_a_model_made_for_average_pooling_is_normed_by_the_norm_after_its_pool(family):
+    """Its `norm` is empty: an unnormed class token would be a target of another scale for every image."""
+    vit = family(**SIZES, global_pool="avg").double().eval()
+    nn.init.normal_(vit.fc_norm.weight)
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    tokens = vit.fc_norm(vit.forward_features(images))
+    features = read_features(vit, images, patch_tokens=True)
+    torch.testing.assert_close(features.cls_token, tokens[:, 0])
+    torch.testing.assert_close(features.patch_tokens, tokens[:, 1:])
+    torch.testing.assert_close(read_features(vit, images).cls_token, tokens[:, 0])
+
+
 def test_attention_stays_in_full_precision_under_bfloat16():
     """Three digits would round most differences between teacher and student away."""
     vit, images = lively().bfloat16(), torch.randn(2, 3, 16, 16).bfloat16()
@@ -118,6 +144,21 @@ def test_attention_stays_in_full_precision_under_bfloat16():
 def test_what_the_readout_would_get_wrong_is_refused(kind, message):
     with pytest.raises(ValueError, match=message):
         check_readable(VisionTransformer(**SIZES, **kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ({"class_token": False, "global_pool": "avg"}, "no class token"),
+        ({"use_post_norm": True}, "EvaBlockPostNorm with EvaAttention are not read; allowed: EvaBlock with"),
+        ({"attn_type": "rope"}, "EvaBlock with AttentionRope are not read"),
+        ({"patch_drop_rate": 0.5}, "dropout"),
+    ],
+    ids=str,
+)
+def test_what_the_readout_of_rotary_models_would_get_wrong_is_refused(kind, message):
+    with pytest.raises(ValueError, match=message):
+        check_readable(Eva(**SIZES, **{**DINOV3, **kind}))
 
 
 def test_rotary_positions_that_differ_from_block_to_block_are_refused():

@@ -88,6 +88,39 @@ def test_a_resumed_run_forgets_nothing_it_saw_between_the_checkpoint_and_the_kil
     assert torch.equal(whole.linear.weight, resumed.linear.weight)
 
 
+class Remembering(Regression):
+    """Carries a sum of all it has seen, taken in once an update, and something frozen."""
+
+    def __init__(self, poison: int = -1) -> None:
+        super().__init__(poison)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.fresh = 0
+
+    def forward(self, batch: Numbers) -> dict[str, torch.Tensor]:
+        self.fresh += int(batch.indices.sum())
+        losses = super().forward(batch)
+        return losses | {"loss": losses["loss"] + 1e-6 * self.seen * self.linear.weight.sum()}
+
+    def after_update(self) -> None:
+        self.seen += self.fresh
+        self.fresh = 0
+
+
+@pytest.mark.parametrize("kill_at", [1, 4, 11])
+def test_the_state_a_task_keeps_resumes_exactly_and_does_not_depend_on_micro_batches(tmp_path, kill_at):
+    whole, resumed, accumulated = Remembering(), Remembering(), Remembering()
+    expected = train(whole, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train(Remembering(), tmp_path / "killed", kill_at=kill_at)
+    assert train(resumed, tmp_path / "killed") == expected
+    assert torch.equal(whole.linear.weight, resumed.linear.weight)
+    assert whole.seen == resumed.seen == sum(range(12 * 8))
+    assert "frozen" not in Checkpoint(tmp_path / "killed", "this run").load()["task"]
+    train(accumulated, tmp_path / "parts", plan=replace(PLAN, micro_batches=4), size=2)
+    assert torch.allclose(whole.linear.weight, accumulated.linear.weight, rtol=1e-12, atol=1e-12)
+
+
 def test_accumulating_micro_batches_gives_the_update_of_the_whole_batch(tmp_path):
     whole, accumulated = Regression(), Regression()
     expected = train(whole, tmp_path / "whole")
