@@ -12,6 +12,7 @@ from attndistill.core.artifacts import replacing_directory
 if TYPE_CHECKING:
     from attndistill.report.page import Pictures
     from attndistill.report.results import Row
+    from attndistill.report.search import Found
     from attndistill.report.table import Column
 
 INLINE_PANELS = 12  # the page stays a few megabytes; figures/attention/ holds them all
@@ -25,6 +26,7 @@ def build_report(
     title: str,
     rows: Sequence[Mapping[str, str]],
     description: Mapping[str, str],
+    searches: Path | None = None,
 ) -> dict[str, Any]:
     """Read what the stages wrote and write the report; figures that nobody measured stay empty.
 
@@ -35,6 +37,7 @@ def build_report(
         title: of the page.
         rows: the table's lines in order: {"name", "label"} and, where lines are grouped, {"group"}.
         description: provenance printed on the page, name -> text.
+        searches: holds the outcome of each study, a JSON file; None where nothing was searched.
 
     Returns:
         The table and the paired comparisons as nested numbers, for `dvc metrics`.
@@ -46,16 +49,21 @@ def build_report(
     from attndistill.report.comparison import TEACHER, compare, comparisons_dict
     from attndistill.report.page import render_page
     from attndistill.report.results import read_rows
+    from attndistill.report.search import read_searches
     from attndistill.report.table import as_csv, as_dict, as_tex, columns_of
 
     _check_destination(destination, (results, outputs))
     read = read_rows(results, outputs, rows)
     columns = columns_of(read)
     comparisons = compare(read, columns)
+    found = read_searches(searches) if searches else []
     teacher = next((index for index, row in enumerate(read) if row.name == TEACHER), None)
     with replacing_directory(destination) as beside:
         pictures = _write_figures(beside / "figures", read, columns)
-        page = render_page(read, columns, comparisons, pictures, title=title, description=description)
+        sections = _write_searches(beside / "figures", found)
+        page = render_page(
+            read, columns, comparisons, pictures, title=title, description=description, searches=sections
+        )
         (beside / "index.html").write_text(page, encoding="utf-8")
         (beside / "table.csv").write_text(as_csv(read, columns), encoding="utf-8")
         (beside / "table.tex").write_text(as_tex(read, columns, teacher=teacher), encoding="utf-8")
@@ -70,6 +78,20 @@ def _check_destination(destination: Path, read: Sequence[Path]) -> None:
             raise ValueError(f"report destination {destination} holds {source}, a directory of its own allowed")
     if place.exists() and any(place.iterdir()) and not (place / "index.html").exists():
         raise ValueError(f"report destination {destination} holds something else, an empty or earlier report allowed")
+
+
+def _write_searches(directory: Path, found: Sequence["Found"]) -> list[dict[str, Any]]:
+    """The figures of every study as files; gives what the page says of each."""
+    from attndistill.report.search import figures_of, section_of
+
+    sections = []
+    for study in found:
+        drawn = figures_of(study)
+        (directory / "search" / study.name).mkdir(parents=True)
+        for name, picture in drawn.items():
+            (directory / "search" / study.name / name).write_bytes(picture)
+        sections.append(section_of(study, drawn))
+    return sections
 
 
 def _write_figures(directory: Path, rows: Sequence["Row"], columns: Sequence["Column"]) -> "Pictures":

@@ -31,6 +31,7 @@ def render_page(
     *,
     title: str,
     description: Mapping[str, str],
+    searches: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """HTML with every picture inlined; every label is escaped."""
     environment = Environment(
@@ -49,7 +50,7 @@ def render_page(
         lines=_lines(rows, columns),
         headlines=[entry.sentence for entry in comparisons if entry.right == PROJECTOR_ALIGNMENT],
         comparisons=_comparisons(comparisons),
-        charts={Path(name).stem: _data_uri(picture) for name, picture in pictures.charts.items()},
+        charts=_inlined(pictures.charts),
         panels=[
             {"name": name, "kind": kind, "picture": _data_uri(picture)}
             for (name, kind), picture in pictures.panels.items()
@@ -57,7 +58,12 @@ def render_page(
         panel_count=pictures.panel_count,
         probe=next((row.probe for row in rows if row.probe), None),
         chosen=_chosen(rows, columns),
+        searches=[{**search, "charts": _inlined(search["charts"])} for search in searches],
     )
+
+
+def _inlined(charts: Mapping[str, bytes]) -> dict[str, str]:
+    return {Path(name).stem: _data_uri(picture) for name, picture in charts.items()}
 
 
 def _data_uri(picture: bytes) -> str:

@@ -1,6 +1,6 @@
 """What searches found: the file of a study, and its figures. Everything is drawn from that one file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ import numpy as np
 
 from attndistill.core.artifacts import read_json
 from attndistill.figures.search import Setting, importance_bars, slices, surface
+
+_BEST = {"maximize": "the largest is best", "minimize": "the smallest is best"}
 
 
 @dataclass(frozen=True)
@@ -81,21 +83,34 @@ def figures_of(found: Found) -> dict[str, bytes]:
     return drawn
 
 
-def best_lines(found: Found) -> list[dict[str, str]]:
-    """The best trials for a table: number, settings, values, and whether the point was given."""
-    return [_line(found.plain["objectives"], trial) for trial in found.best]
+def section_of(found: Found, drawn: Mapping[str, bytes]) -> dict[str, Any]:
+    """What the page says of a study: name, how it was judged, the best trials, the points its file gave, charts."""
+    plain = found.plain
+    objectives = ", ".join(
+        f"{name} ({_BEST[direction]})" for name, direction in zip(plain["objectives"], plain["directions"], strict=True)
+    )
+    seeds = ", ".join(map(str, plain["seeds"]))
+    return {
+        "name": found.name,
+        "summary": f"{found.counts()}. Objective: {objectives}; {plain['protocol']}; mean over seeds {seeds}. "
+        f"Sampler {plain['sampler']['name']}, pruner {plain['pruner']['name']}, row {plain['row']}.",
+        "keys": list(plain["search"]),
+        "objectives": plain["objectives"],
+        "best": [_line(plain, trial) for trial in found.best],
+        "given": [_line(plain, trial) for trial in plain["trials"] if trial["given"] and trial not in found.best],
+        "charts": drawn,
+    }
 
 
-def given_lines(found: Found) -> list[dict[str, str]]:
-    """The points that the study file gave (the paper's grid), in its order."""
-    return [_line(found.plain["objectives"], trial) for trial in found.plain["trials"] if trial["given"]]
-
-
-def _line(objectives: Sequence[str], trial: dict[str, Any]) -> dict[str, str]:
-    settings = ", ".join(f"{key} = {_shown(value)}" for key, value in trial["settings"].items())
-    values = trial["values"] or []
-    told = ", ".join(f"{name} {_shown(value)}" for name, value in zip(objectives, values, strict=False))
-    return {"number": str(trial["number"]), "settings": settings, "values": told or trial["state"]}
+def _line(plain: dict[str, Any], trial: dict[str, Any]) -> dict[str, Any]:
+    """A trial as texts: its settings in the file's order, its values or why it has none."""
+    values = [_shown(value) for value in trial["values"] or ()]
+    return {
+        "number": trial["number"],
+        "given": trial["given"],
+        "settings": [_shown(trial["settings"].get(key, "")) for key in plain["search"]],
+        "values": values or [trial["state"], *([""] * (len(plain["objectives"]) - 1))],
+    }
 
 
 def _shown(value: Any) -> str:

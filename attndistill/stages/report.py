@@ -28,6 +28,7 @@ def report(context: Context) -> None:
         title=f"{TITLE}: {layout.experiment}",
         rows=rows,
         description=_description(context),
+        searches=layout.searches / "found" / layout.experiment,
     )
     path = layout.result("report", "table.json")
     write_json(path, table)

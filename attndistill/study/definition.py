@@ -231,7 +231,10 @@ def _check_keys(plan: Plan) -> None:
     rows, definition = plan.experiment.rows, plan.definition
     if definition.row not in rows:
         raise ValueError(f"row: {definition.row!r}; allowed: {', '.join(rows)}")
-    known = flat(plan.config({}).plain())
+    config = plan.config({})
+    if config.probe.labels.fraction is not None or config.probe.labels.list_file is not None:
+        raise ValueError("probe.labels is set: a study judges trials with all labels of train; allowed: null")
+    known = flat(config.plain())
     searchable = [key for key in known if key.startswith(_SEARCHABLE)]
     for key, distribution in definition.search.items():
         if key in plan.overrides:

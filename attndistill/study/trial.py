@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import optuna
 from optuna.trial import TrialState
+from torch import nn
 
 from attndistill.config import Config
 from attndistill.core.artifacts import digest_of, read_json
-from attndistill.models.projector import Student
 from attndistill.models.storage import load_model
 from attndistill.models.vit import count_parameters
 from attndistill.stages.attention import attention
@@ -222,13 +222,13 @@ def _objectives(
     told = ValidationContext(config, layout, "attention", definition.row, *common)
     images = Context(config, layout, "study", search.name, *common).images("train")
 
-    def judge(student: Student, epoch: int) -> dict[str, float] | None:
+    def watch(seed: int, backbone: nn.Module, epoch: int) -> dict[str, float] | None:
         if epoch % definition.report_every and epoch != config.distill.recipe.epochs:
             return None
-        return {curve: told.judge_backbone(student.backbone, images, definition.probe).top1}
+        return {curve: told.judge_backbone(backbone, images, definition.probe).top1}
 
     if not layout.result("training", "trial.json").exists():  # the last thing that `distill` writes
-        distill(Context(config, layout, "study", search.name, *common, judge=judge))
+        distill(Context(config, layout, "study", search.name, *common, watch=watch))
     attention(told)
     figures = _figures(layout, config, curve, definition.probe)
     recorder.metrics(figures, step=0)

@@ -1,0 +1,104 @@
+"""What searches found appears in the report when there is something, drawn from the tracked file alone."""
+
+import json
+import re
+
+import pytest
+
+from attndistill.report.build import build_report
+
+LAMBDA = {"type": "float", "low": 0.001, "high": 10.0, "scale": "log"}
+DEPTH = {"type": "choice", "choices": [1, 2, 4]}
+POINTS = [(0.1, 4, 91.0), (0.01, 1, 90.0), (1.0, 2, 93.25), (5.0, 4, 88.5), (0.3, 2, None)]
+
+
+def outcome(**changes) -> dict:
+    trials = [
+        {
+            "number": number,
+            "state": "complete" if value else "pruned",
+            "settings": {"distill.lambda": weight, "distill.projector_depth": depth},
+            "values": [value] if value else None,
+            "epochs": None if value else 10,
+            "given": number < 2,
+        }
+        for number, (weight, depth, value) in enumerate(POINTS)
+    ]
+    return {
+        "study": "default",
+        "experiment": "digits",
+        "row": "attndistill",
+        "search": {"distill.lambda": LAMBDA, "distill.projector_depth": DEPTH},
+        "seeds": [0, 1],
+        "objectives": ["logistic_top1"],
+        "directions": ["maximize"],
+        "surface": ["distill.lambda", "distill.projector_depth"],
+        "sampler": {"name": "tpe", "seed": 0},
+        "pruner": {"name": "median", "startup_trials": 5, "warmup_epochs": 0},
+        "protocol": "logistic on the validation part of train (0.2 of it)",
+        "trials": trials,
+        "best": [2],
+        "importances": {"logistic_top1": {"distill.lambda": 0.8, "distill.projector_depth": 0.2}},
+        "evaluator": "PED-ANOVA",
+        **changes,
+    }
+
+
+@pytest.fixture
+def build(experiment, tmp_path):
+    def built(*found: dict) -> str:
+        folder = tmp_path / "found"
+        for study in found:
+            folder.mkdir(exist_ok=True)
+            (folder / f"{study['study']}.json").write_text(json.dumps(study))
+        build_report(
+            experiment.results,
+            experiment.outputs,
+            experiment.destination,
+            title="Digits",
+            rows=experiment.rows,
+            description=experiment.description,
+            searches=folder,
+        )
+        return (experiment.destination / "index.html").read_text()
+
+    return built
+
+
+def test_without_a_study_the_page_has_no_search(build):
+    assert 'id="search"' not in build()
+
+
+def test_a_study_is_told_with_its_best_trial_its_given_points_and_its_figures(build, experiment):
+    page = build(outcome())
+    text = page.partition('id="search"')[2]
+    assert "5 trials: 4 complete, 1 pruned. Objective: logistic_top1 (the largest is best); logistic on the validation" in text
+    lines = re.findall(r'<tr><th scope="row">(.*?)</th>((?:<td>.*?</td>)+)</tr>', text)
+    told = [(name, re.findall("<td>(.*?)</td>", cells)) for name, cells in lines[:3]]
+    assert told == [
+        ("2", ["1", "2", "93.25"]),
+        ("0 (given)", ["0.1", "4", "91"]),
+        ("1 (given)", ["0.01", "1", "90"]),
+    ]
+    figures = experiment.destination / "figures" / "search" / "default"
+    assert sorted(path.name for path in figures.iterdir()) == [
+        "importances.png",
+        "slices.png",
+        "surface.png",
+    ]
+    assert text.count('src="data:image/png;base64,') >= 3
+
+
+def test_the_same_file_draws_the_same_bytes(build, experiment):
+    def pictures() -> dict[str, bytes]:
+        build(outcome())
+        return {path.name: path.read_bytes() for path in (experiment.destination / "figures/search").rglob("*.png")}
+
+    assert pictures() == pictures()
+
+
+def test_a_file_that_is_no_outcome_is_refused_by_name(build):
+    broken = outcome()
+    del broken["trials"]
+    with pytest.raises(ValueError, match=r"default.json is not the outcome of a study: it lacks trials"):
+        build(broken)
