@@ -72,7 +72,10 @@ def test_without_a_study_the_page_has_no_search(build):
 def test_a_study_is_told_with_its_best_trial_its_given_points_and_its_figures(build, experiment):
     page = build(outcome())
     text = page.partition('id="search"')[2]
-    assert "5 trials: 4 complete, 1 pruned. Objective: logistic_top1 (the largest is best); logistic on the validation" in text
+    assert (
+        "5 trials: 4 complete, 1 pruned. Objective: logistic_top1 (the largest is best); logistic on the validation"
+        in text
+    )
     lines = re.findall(r'<tr><th scope="row">(.*?)</th>((?:<td>.*?</td>)+)</tr>', text)
     told = [(name, re.findall("<td>(.*?)</td>", cells)) for name, cells in lines[:3]]
     assert told == [
