@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import TrialState
 from torch import nn
 
-from attndistill.config import Config
+from attndistill.config import Config, flat
 from attndistill.core.artifacts import digest_of, read_json
 from attndistill.models.storage import load_model
 from attndistill.models.vit import count_parameters
@@ -31,6 +31,7 @@ from attndistill.tracking import Recorder
 from attndistill.tracking.spool import work_folder
 
 SAME_AS, REFUSED, ERROR = "same_as", "refused", "error"  # attributes of trials that were not trained to their end
+_DECIDING = ("data", "views", "student", "targets", "distill", "probe", "attention")  # of a trial's figures
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,20 @@ class Search:
 
     @classmethod
     def of(cls, plan: Plan, place: Place) -> "Search":
-        """Name the study. Raises ValueError when data, teacher or targets are missing."""
+        """Name the study. Raises ValueError when data, teacher or targets are missing.
+
+        A searched key's value in params.yaml decides nothing: adopting the winner leaves the study what it is.
+        """
         experiment, config, definition = plan.experiment, plan.config({}), plan.definition
         layout = Layout(experiment.root, experiment.name)
         for path in inputs_of(layout):
             if not path.exists():
                 missing = path.relative_to(experiment.root)
                 raise ValueError(f"study: {missing} does not exist: run the stage that makes it first")
-        sections = ("data", "views", "student", "targets", "distill", "probe", "attention")
+        settings = flat({name: config.plain()[name] for name in _DECIDING})
         chosen = definition.plain()
         identity = {
-            "configuration": config.digest(*sections),
+            "configuration": {key: value for key, value in settings.items() if key not in definition.search},
             "inputs": Context(config, layout, "study", "", (), Recorder(None)).targets_identity,
             "definition": {key: chosen[key] for key in ("row", "search", "objectives", "seeds")},
         }

@@ -150,7 +150,7 @@ def test_importances_name_the_setting_that_the_best_trials_share():
     assert found["kl_to_teacher"]["low"] > 0.8
 
 
-def test_another_configuration_is_another_study(project):
+def test_another_configuration_is_another_study_unless_the_searched_or_runtime_settings_differ(project):
     path = project.write()
     place = Place.of(project.root, None, None)
     names = [
@@ -159,3 +159,7 @@ def test_another_configuration_is_another_study(project):
     ]
     assert names[0] != names[1]
     assert names[0] == names[2]
+    text = (project.root / "params.yaml").read_text()
+    assert text.count("lambda: 0.1\n") == 1
+    (project.root / "params.yaml").write_text(text.replace("lambda: 0.1\n", "lambda: 0.7\n"))
+    assert Search.of(read_plan(path, project.experiment(), {}), place).name == names[0]
