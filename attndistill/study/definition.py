@@ -118,7 +118,7 @@ class Sampler(Section):
 class Pruner(Section):
     """Who ends a hopeless trial, by its figures so far.
 
-    startup_trials: finished trials before anything is pruned; warmup_epochs: of each trial, never pruned.
+    startup_trials: finished trials before anything is pruned; warmup_epochs: no trial is ended before this epoch.
     """
 
     name: Literal["none", "median", "successive_halving"]

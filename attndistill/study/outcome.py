@@ -4,6 +4,7 @@ experiments/search/found/<experiment>/<file>.json   numbers alone: no time, no r
 outputs/<experiment>/study/<file>/*.png             the same as figures
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,9 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]] | None:
     for place, name in enumerate(study.metric_names or []):
         evaluator, smallest = PedAnovaImportanceEvaluator(), _smallest_is_best(study, place)
         try:
-            found[name] = get_param_importances(study, evaluator=evaluator, target=smallest)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # "smallest is best": so it is made to be
+                found[name] = get_param_importances(study, evaluator=evaluator, target=smallest)
         except (ValueError, RuntimeError):
             return None
     return found

@@ -25,7 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from attndistill.tracking.spool import process_started, work_folder
 
-HEARTBEAT, GRACE = 15, 120  # seconds between signs of life, and without one until a trial is given to another worker
+HEARTBEAT, GRACE = 30, 600  # seconds between signs of life, and without one until a trial is given to another worker
+# (a worker that was paused for some minutes is no lost one)
 RETRIES = 3  # of one trial; a trial that kills its worker every time must end
 WORKER = "worker"  # the attribute of a trial that says who runs it
 _LOCK_WAIT = 60.0  # seconds that a sqlite database may be busy
