@@ -60,6 +60,7 @@ class Distill(Section):
     attention_loss: Guidance
     interpolation: bool
     embedding_loss: EmbeddingLoss | None
+    mode: Literal["paper", "official_code"]
     recipe: Recipe
 
     @property
@@ -81,4 +82,20 @@ class Distill(Section):
     def _learns_something(self) -> "Distill":
         if self.alignment_weight == self.lambda_ == 0 and self.embedding_loss is None:
             raise ValueError("alignment_weight and lambda are both 0: nothing would be learned")
+        return self
+
+    @model_validator(mode="after")
+    def _published(self) -> "Distill":
+        """What the published code can do at all."""
+        if self.mode == "official_code":
+            if self.projector_depth != 4:
+                raise ValueError(
+                    f"mode official_code with projector_depth {self.projector_depth}; allowed: 4 (the published "
+                    "projector reaches the teacher's width for 4 layers alone)"
+                )
+            if self.needs or self.embedding_loss is not None:
+                raise ValueError(
+                    "mode official_code knows the attention of the last block alone; allowed: signal attention with "
+                    "layers last, embedding_loss null"
+                )
         return self

@@ -43,6 +43,7 @@ class Schedule:
         micro_batches: slices of a batch that one rank works through before an update.
         ranks: processes that share a batch.
         rank: which of them this is.
+        order_per_rank: the published code's order: each rank cuts its share from a permutation of its own.
     """
 
     length: int
@@ -52,6 +53,7 @@ class Schedule:
     micro_batches: int = 1
     ranks: int = 1
     rank: int = 0
+    order_per_rank: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size > self.length:
@@ -71,13 +73,17 @@ class Schedule:
         return self.epochs * self.steps_per_epoch
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """All images of `epoch`, in training order."""
+        """All images of `epoch`, in training order; with `order_per_rank` this rank's share of them."""
+        if self.order_per_rank:
+            return permutation(self.seed + self.rank, "order", epoch, self.length)[self.rank :: self.ranks]
         return permutation(self.seed, "order", epoch, self.length)
 
     def micro_batch(self, order: NDArray[np.int64], step_in_epoch: int, micro_batch: int) -> NDArray[np.int64]:
         """This rank's indices of one micro-batch."""
         size = self.batch_size // (self.ranks * self.micro_batches)
         start = step_in_epoch * self.batch_size + (self.rank * self.micro_batches + micro_batch) * size
+        if self.order_per_rank:
+            start = (step_in_epoch * self.micro_batches + micro_batch) * size
         return order[start : start + size]
 
 

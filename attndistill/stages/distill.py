@@ -1,11 +1,16 @@
 """Stage 4: distil the teacher into a student, for one row of the rows file."""
 
 from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
 
 from attndistill.core.features import Features
 from attndistill.data.loading import Batch
 from attndistill.losses import AGGREGATIONS, EMBEDDING_LOSSES, GUIDANCE, SIGNALS
 from attndistill.losses.embedding import EmbeddingLoss, Setting
+from attndistill.losses.interpolation import interpolate_attention
+from attndistill.losses.published import published_aggregation, published_interpolation
 from attndistill.models.families import Backbone
 from attndistill.models.projector import Projector, Student
 from attndistill.models.storage import load_model
@@ -41,6 +46,7 @@ def distill(context: Context) -> None:
             seed=seed,
             view_epoch=lambda epoch: epoch % views,
             evaluate=lambda epoch: watch(seed, backbone, epoch) if watch else None,
+            published=config.distill.mode == "official_code",
         )
         return Trained(student, history, checkpoint)
 
@@ -59,15 +65,22 @@ def _teach(context: Context, teacher: Backbone) -> Callable[[Batch], Features]:
 
 def _objective(context: Context, teacher: Backbone, student: Backbone) -> Objective:
     options = context.config.distill
+    aggregate = AGGREGATIONS.bind(options.aggregation.name, options.aggregation.options())
+    interpolate: Callable[..., Tensor] = interpolate_attention
+    if options.mode == "official_code":
+        aggregated = options.aggregation.name != "none"
+        interpolate = partial(published_interpolation, clamped_first=not aggregated)
+        aggregate = partial(published_aggregation, aggregate=aggregate) if aggregated else aggregate
     return Objective(
         alignment_weight=options.alignment_weight,
         attention_weight=options.lambda_,
         signal=SIGNALS.bind(options.signal.name, options.signal.options()),
-        aggregate=AGGREGATIONS.bind(options.aggregation.name, options.aggregation.options()),
+        aggregate=aggregate,
         compare=GUIDANCE.bind(options.attention_loss.name, options.attention_loss.options()),
         teacher_grid=teacher.patch_embed.grid_size,
         student_grid=student.patch_embed.grid_size,
         fields=tuple(options.needs),
+        interpolate=interpolate,
     )
 
 

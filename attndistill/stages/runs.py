@@ -48,11 +48,16 @@ def train(
     seed: int,
     view_epoch: ViewEpoch = lambda epoch: epoch,
     evaluate: Evaluate = lambda epoch: None,
+    published: bool = False,
 ) -> History:
-    """Train `task` by `recipe`, from its checkpoint when there is one; returns its curves, one point an epoch."""
+    """Train `task` by `recipe`, from its checkpoint when there is one; returns its curves, one point an epoch.
+
+    `published` samples and drops batches as the published code does.
+    """
     runtime = context.config.runtime
     accelerator = make_accelerator(context, recipe)
     schedule = make_schedule(recipe, runtime, len(images), seed, accelerator.num_processes, accelerator.process_index)
+    schedule = replace(schedule, order_per_rank=published)
     plan = Plan(
         steps=schedule.steps,
         steps_per_epoch=schedule.steps_per_epoch,
@@ -60,6 +65,7 @@ def train(
         peak_learning_rate=recipe.peak_learning_rate,
         warmup_steps=recipe.warmup_epochs * schedule.steps_per_epoch,
         checkpoint_seconds=runtime.checkpoint_seconds,
+        drop_unfinite=published,
     )
     task.to(accelerator.device)
     optimizer = OPTIMIZERS.bind(recipe.optimizer.name, recipe.optimizer.options())(task)

@@ -3,7 +3,7 @@
 from attndistill.core.artifacts import replacing_directory, write_json
 from attndistill.models.storage import load_model
 from attndistill.stages.context import Context
-from attndistill.targets import FORMAT, LiveTeacher, write_targets
+from attndistill.targets import FORMAT, LiveTeacher, bytes_per_answer, write_targets
 
 
 def targets(context: Context) -> None:
@@ -16,6 +16,9 @@ def targets(context: Context) -> None:
         return
     images = context.images("train")
     backbone, _ = load_model(context.teacher_weights)
+    each = bytes_per_answer(backbone, options.extra)
+    total = options.views * len(images) * each
+    print(f"targets: {options.views} views x {len(images):,} images x {each:,} bytes = {total / 1e9:.2f} GB")
     manifest = write_targets(
         LiveTeacher(backbone, context.device, options.extra),
         images,

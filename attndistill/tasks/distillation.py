@@ -31,6 +31,7 @@ class Objective:
         teacher_grid: rows and columns of the teacher's patches.
         student_grid: likewise the student's; when they differ the teacher's is interpolated (AIP).
         fields: optional fields of `Features` that the losses read of the student.
+        interpolate: (teacher rows, teacher grid, student grid) -> rows on the student's grid.
     """
 
     alignment_weight: float
@@ -41,6 +42,7 @@ class Objective:
     teacher_grid: Grid
     student_grid: Grid
     fields: Sequence[str] = ()
+    interpolate: Callable[[Tensor, Grid, Grid], Tensor] = interpolate_attention
 
     def attention_loss(self, teacher: Features, student: Features) -> Float[Tensor, ""]:
         """L_a: interpolate, aggregate and compare each pair of rows; the mean over pairs."""
@@ -48,7 +50,7 @@ class Objective:
         return sum((self._compared(*pair) for pair in pairs[1:]), self._compared(*pairs[0])) / len(pairs)
 
     def _compared(self, teacher: Float[Tensor, "B H T"], student: Float[Tensor, "B G S"]) -> Float[Tensor, ""]:
-        teacher = interpolate_attention(teacher, self.teacher_grid, self.student_grid)
+        teacher = self.interpolate(teacher, self.teacher_grid, self.student_grid)
         return self.compare(self.aggregate(teacher), self.aggregate(student))
 
 

@@ -7,30 +7,19 @@ distillation or masking. A run killed at any step and started again ends with th
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from attndistill.training.checkpoint import Checkpoint
+from attndistill.training.meter import Meter, TrainingBatch
 from attndistill.training.optimizers import learning_rate
 
 History = dict[str, list[list[float]]]  # curve name -> [epoch, value] pairs
-_CHECK_EVERY = {"cpu": 1}  # steps between looks at the losses; elsewhere a look would stall the device
-_CHECK_ELSEWHERE = 16
-
-
-class TrainingBatch(Protocol):
-    """What the loop needs to know of a batch."""
-
-    @property
-    def indices(self) -> NDArray[Any]: ...
-    @property
-    def epoch(self) -> int: ...
 
 
 @runtime_checkable
@@ -51,6 +40,8 @@ class Plan:
         peak_learning_rate: after warm-up.
         warmup_steps: of linear warm-up.
         checkpoint_seconds: least time between checkpoints; changes no result.
+        drop_unfinite: leave out an update whose gradients are not finite, as the published code does, and count it in
+            the curve "dropped"; else such a loss stops the run.
     """
 
     steps: int
@@ -59,6 +50,7 @@ class Plan:
     peak_learning_rate: float
     warmup_steps: int
     checkpoint_seconds: float
+    drop_unfinite: bool = False
 
 
 @dataclass
@@ -74,34 +66,6 @@ class Observers:
     at_step: Callable[[int], None] = lambda step: None
     at_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, values: None
     evaluate: Callable[[int], dict[str, float] | None] = lambda epoch: None
-
-
-@dataclass
-class _Meter:
-    """Sums of an epoch's losses, and the losses not yet known to be finite."""
-
-    device: str
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    pending: list[tuple[int, TrainingBatch, Tensor]] = field(default_factory=list)
-
-    def add(self, step: int, batch: TrainingBatch, losses: dict[str, Tensor], share: float) -> None:
-        for name, value in losses.items():
-            value = value.detach().double() * share
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.pending.append((step, batch, losses["loss"].detach()))
-
-    def check(self, step: int, *, force: bool = False) -> None:
-        """Raise FloatingPointError for the first non-finite loss."""
-        if not force and (step + 1) % _CHECK_EVERY.get(self.device, _CHECK_ELSEWHERE):
-            return
-        finite = torch.stack([loss for _, _, loss in self.pending]).isfinite().tolist() if self.pending else []
-        for (bad_step, batch, loss), good in zip(self.pending, finite, strict=True):
-            if not good:
-                indices = ", ".join(map(str, batch.indices.tolist()))
-                raise FloatingPointError(
-                    f"loss is {loss.item()} at step {bad_step}, epoch {batch.epoch}, image indices [{indices}]"
-                )
-        self.pending.clear()
 
 
 def fit(
@@ -139,7 +103,7 @@ def fit(
     task.train()
     for step, micro_batches in _grouped(batches(first_step), first_step, plan.micro_batches):
         rate = learning_rate(step, peak=plan.peak_learning_rate, steps=plan.steps, warmup_steps=plan.warmup_steps)
-        _update(task, optimizer, micro_batches, rate, step, meter, accelerator)
+        _update(task, optimizer, micro_batches, rate, step, meter, accelerator, drop_unfinite=plan.drop_unfinite)
         meter.check(step)
         if isinstance(trainable, KeepsState):
             trainable.after_update()
@@ -173,26 +137,44 @@ def _update(
     micro_batches: list[TrainingBatch],
     rate: float,
     step: int,
-    meter: _Meter,
+    meter: Meter,
     accelerator: Accelerator,
+    *,
+    drop_unfinite: bool,
 ) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
-    share = 1 / len(micro_batches)
+    share, found = 1 / len(micro_batches), []
     for number, batch in enumerate(micro_batches):
         last = number == len(micro_batches) - 1
         with nullcontext() if last else accelerator.no_sync(task):  # ranks exchange gradients once an update
             losses = task(batch)
             accelerator.backward(losses["loss"] * share)
-        meter.add(step, batch, losses, share)
-    optimizer.step()
+        found.append((batch, {name: value.detach() for name, value in losses.items()}))
+    dropped = drop_unfinite and not _finite_gradients(task)
+    for batch, losses in found:
+        meter.add(step, batch, _counted(losses, dropped) if drop_unfinite else losses, share)
+    if not dropped:
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+def _counted(losses: dict[str, Tensor], dropped: bool) -> dict[str, Tensor]:
+    """Losses with the curve "dropped"; those of a dropped update count as zero until the epoch is closed."""
+    mark = torch.full_like(losses["loss"], float(dropped))
+    kept = {name: torch.zeros_like(value) for name, value in losses.items()} if dropped else losses
+    return kept | {"dropped": mark}
+
+
+def _finite_gradients(task: nn.Module) -> bool:
+    """Whether all are; the same on every rank, since gradients are summed over ranks."""
+    return all(bool(p.grad.isfinite().all()) for p in task.parameters() if p.grad is not None)
 
 
 def _close_epoch(
     epoch: int,
     rate: float,
-    meter: _Meter,
+    meter: Meter,
     history: History,
     plan: Plan,
     accelerator: Accelerator,
@@ -203,6 +185,10 @@ def _close_epoch(
         for name, total in meter.sums.items()
     }
     meter.sums.clear()
+    if dropped := values.get("dropped"):
+        if dropped == 1:
+            raise FloatingPointError(f"every update of epoch {epoch} was dropped: no gradient was finite")
+        values = {name: value if name == "dropped" else value / (1 - dropped) for name, value in values.items()}
     values |= {"learning_rate": rate} | (observers.evaluate(epoch) or {})
     for name, value in values.items():
         history.setdefault(name, []).append([epoch, value])
@@ -225,7 +211,7 @@ def _changing_state(task: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in task.state_dict().items() if name not in frozen}
 
 
-def _state(task: nn.Module, optimizer: Optimizer, meter: _Meter, history: History, step: int) -> dict[str, Any]:
+def _state(task: nn.Module, optimizer: Optimizer, meter: Meter, history: History, step: int) -> dict[str, Any]:
     return {
         "step": step,
         "task": _changing_state(task),
@@ -237,12 +223,12 @@ def _state(task: nn.Module, optimizer: Optimizer, meter: _Meter, history: Histor
 
 def _restore(
     task: nn.Module, optimizer: Optimizer, checkpoint: Checkpoint, device: torch.device
-) -> tuple[_Meter, History, int]:
+) -> tuple[Meter, History, int]:
     state = checkpoint.load()
     if state is None:
-        return _Meter(device.type), {}, 0
+        return Meter(device.type), {}, 0
     missing, unexpected = task.load_state_dict(state["task"], strict=False)
     assert not unexpected and not set(missing) & set(_changing_state(task))  # noqa: PT018
     optimizer.load_state_dict(state["optimizer"])
     sums = {name: total.to(device) for name, total in state["sums"].items()}
-    return _Meter(device.type, sums), state["history"], state["step"]
+    return Meter(device.type, sums), state["history"], state["step"]

@@ -133,6 +133,15 @@ REFUSED = [
         "targets.extra.0: 'logits'; allowed: 'layer_attention', 'value_norms' or 'patch_tokens'",
     ),
     ({"targets.extra": ["value_norms", "value_norms"]}, "targets.extra: ['value_norms', 'value_norms']; allowed: each"),
+    (
+        {"distill.mode": "official_code", "distill.projector_depth": 2},
+        "distill: mode official_code with projector_depth 2; allowed: 4 (the published projector reaches",
+    ),
+    (
+        {"distill.mode": "official_code", "distill.embedding_loss.name": "compress"},
+        "distill: mode official_code knows the attention of the last block alone; allowed: signal attention with",
+    ),
+    ({"distill.mode": "code"}, "distill.mode: 'code'; allowed: 'paper' or 'official_code'"),
     ({"probe.projector_layer": 5}, "probe.projector_layer 5; allowed: 0 to distill.projector_depth 4"),
     ({"distill.recipe.warmup_epochs": 40}, "distill.recipe: warmup_epochs 40 must be fewer than epochs 40"),
     ({"distill.alignment_weight": 0.0, "distill.lambda": 0.0}, "distill: alignment_weight and lambda are both 0"),

@@ -119,3 +119,28 @@ def test_evaluation_sees_every_image_once_in_order(images: ImageSet, recipe: Vie
 def test_a_batch_that_does_not_divide_is_refused(changed: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Schedule(**{"length": LENGTH, "epochs": 1, "seed": 0} | changed)
+
+
+def test_the_published_order_misses_images_because_its_ranks_overlap():
+    """Four ranks see the share 1 - (1 - 1/4)^4 = 68 % of the images in an epoch, ours all of them."""
+    ours, published = (
+        [
+            Schedule(4000, 400, 1, seed=9, micro_batches=2, ranks=4, rank=rank, order_per_rank=per_rank)
+            for rank in range(4)
+        ]
+        for per_rank in (False, True)
+    )
+    seen = {}
+    for name, schedules in (("ours", ours), ("published", published)):
+        parts = [
+            schedule.micro_batch(schedule.order(0), step, part)
+            for schedule in schedules
+            for step in range(schedule.steps_per_epoch)
+            for part in range(2)
+        ]
+        assert {len(part) for part in parts} == {50}
+        seen[name] = len(set(np.concatenate(parts).tolist())) / 4000
+    assert seen["ours"] == 1
+    assert seen["published"] == pytest.approx(1 - 0.75**4, abs=0.02)
+    alone = Schedule(50, 4, 1, seed=9, order_per_rank=True)
+    np.testing.assert_array_equal(alone.order(0), Schedule(50, 4, 1, seed=9).order(0))

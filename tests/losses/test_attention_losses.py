@@ -1,6 +1,7 @@
 """Attention losses where the published code fails: underflow, overshoot, unequal grids, extreme temperatures."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from attndistill.losses import AGGREGATIONS, GUIDANCE
 from attndistill.losses.aggregation import arithmetic_mean, geometric_mean, maximum, minimum
 from attndistill.losses.guidance import clamp_probabilities, kl_divergence
 from attndistill.losses.interpolation import interpolate_attention
+from attndistill.losses.published import published_aggregation, published_interpolation
 
 AGGREGATED = [name for name in AGGREGATIONS.names() if name != "none"]
 
@@ -154,3 +156,39 @@ def test_a_map_whose_patches_underflow_entirely_keeps_its_shape_and_is_not_nan()
 def test_patches_that_do_not_fill_the_grid_are_refused():
     with pytest.raises(ValueError, match="16 patches do not fill a 3 x 5 grid"):
         interpolate_attention(log_attention(1, 1, 17), (3, 5), (2, 2))
+
+
+def test_the_published_log_before_the_clamp_has_a_gradient_that_is_not_a_number():
+    """Forward it is ours to rounding: the defect shows in training alone."""
+    logits = torch.zeros(1, 3, 10, dtype=torch.float64)
+    logits[0, 1, 4] = 800.0  # exp(-800) is 0 in float64
+    logits.requires_grad_()
+    teacher = log_attention(1, 3, 10)
+    published = partial(published_aggregation, aggregate=geometric_mean)
+    ours, theirs = (kl_divergence(how(teacher), how(logits.log_softmax(-1))) for how in (geometric_mean, published))
+    torch.testing.assert_close(theirs, ours, rtol=1e-6, atol=0)
+    assert torch.autograd.grad(ours, logits)[0].isfinite().all()
+    assert torch.autograd.grad(theirs, logits)[0].isnan().any()
+
+
+def test_the_published_interpolation_is_ours_where_nothing_overshoots_and_not_a_number_where_it_does():
+    flat = log_attention(2, 3, 1 + 36, spread=0.05)
+    for clamped_first in (True, False):
+        found = published_interpolation(flat, (6, 6), (3, 3), clamped_first=clamped_first)
+        torch.testing.assert_close(found, interpolate_attention(flat, (6, 6), (3, 3)))
+    heads = peaked((4, 4), at=5)
+    aggregated = geometric_mean(published_interpolation(heads, (4, 4), (8, 8), clamped_first=False))
+    assert aggregated.isnan().all()
+    student = log_attention(1, 1, 65)
+    clamped = published_interpolation(heads, (4, 4), (8, 8), clamped_first=True)
+    assert kl_divergence(clamped, student).isfinite()
+    raw = torch.nn.functional.interpolate(
+        heads[..., 1:].exp().unflatten(-1, (4, 4)), (8, 8), mode="bicubic", align_corners=False
+    ).flatten(-2)
+    weights = torch.cat([heads[..., :1].exp(), raw / raw.sum(-1, keepdim=True) * 0.95], dim=-1)
+    torch.testing.assert_close(clamped.exp(), weights.clamp_min(0))
+
+
+def test_published_rows_of_equal_grids_are_left_alone():
+    heads = log_attention(2, 3, 1 + 12)
+    assert published_interpolation(heads, (3, 4), (3, 4), clamped_first=False) is heads

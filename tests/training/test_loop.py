@@ -137,6 +137,53 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_step_epoch_and_images(tm
     assert all(tensor.isfinite().all() for tensor in state["task"].values())
 
 
+def test_the_published_loop_drops_such_an_update_in_silence_and_is_counted(tmp_path):
+    """Step 5 leaves no trace in weights or optimizer; the curve of its epoch is the mean of the three others."""
+    dropping = replace(PLAN, drop_unfinite=True)
+    kept, poisoned = Regression(), Regression(poison=42)
+    expected, found = (
+        train(task, tmp_path / name, plan=dropping) for task, name in ((kept, "kept"), (poisoned, "bad"))
+    )
+    assert [value for _, value in found["dropped"]] == [0, 0.25, 0]
+    assert [value for _, value in expected["dropped"]] == [0, 0, 0]
+    assert found["loss"][0] == expected["loss"][0]
+    assert torch.isfinite(poisoned.linear.weight).all()
+    assert not torch.equal(poisoned.linear.weight, kept.linear.weight)
+    plain = Regression()
+    assert train(plain, tmp_path / "plain")["loss"] == expected["loss"]
+    assert torch.equal(plain.linear.weight, kept.linear.weight)
+    by_hand = train_without_step(5)
+    torch.testing.assert_close(poisoned.linear.weight, by_hand[0], rtol=1e-12, atol=1e-12)
+    assert found["loss"][1][1] == pytest.approx(by_hand[1], rel=1e-12)
+
+
+def train_without_step(left_out: int) -> tuple[torch.Tensor, float]:
+    """The weights at the end, and the mean loss of epoch 2, of a bare loop that leaves one step out."""
+    task = Regression()
+    optimizer, losses = adamw(task), []
+    for step, batch in enumerate(micro_batches(8, 1)(0)):
+        if step == left_out:
+            continue
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, peak=1e-2, steps=12, warmup_steps=4)
+        loss = task(batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append((step, loss.item()))
+    second = [loss for step, loss in losses if 4 <= step < 8]
+    return task.linear.weight, sum(second) / len(second)
+
+
+def test_a_run_of_which_every_update_would_be_dropped_stops(tmp_path):
+    class Hopeless(Regression):
+        def forward(self, batch: Numbers) -> dict[str, torch.Tensor]:
+            return {"loss": super().forward(batch)["loss"] * float("nan")}
+
+    with pytest.raises(FloatingPointError, match="every update of epoch 1 was dropped: no gradient was finite"):
+        train(Hopeless(), tmp_path, plan=replace(PLAN, drop_unfinite=True))
+
+
 def test_a_finished_run_started_again_trains_nothing(tmp_path):
     task = Regression()
     expected = train(task, tmp_path)
