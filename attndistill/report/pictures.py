@@ -15,7 +15,7 @@ from attndistill.report.table import Column
 
 # K images, H heads, gh x gw patches
 
-_TERMS = ("loss", "alignment", "attention", "reconstruction")  # never learning rates or timings
+_TERMS = ("loss", "alignment", "attention", "embedding", "reconstruction")  # never learning rates or timings
 _AGREES = 1e-4  # the teacher's maps of one image, read by two stage runs
 
 
