@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import STUDY
 from ruamel.yaml import YAML
+from toy_project import STUDY
 
 from attndistill.config import overlay, read_yaml
 from attndistill.experiments import open_experiment

@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from conftest import ROOT
+from toy_project import ROOT
 
 from attndistill.config import read_yaml
 from attndistill.experiments import open_experiment
