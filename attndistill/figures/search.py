@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
 
@@ -18,6 +19,7 @@ from attndistill.figures.charts import canvas, palette, plain
 
 Points = tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]
 _HIDDEN = ("learning_rate",)
+_TWO_DECADES = 100
 _INK, _MUTED = "#1f2328", "#606770"
 
 
@@ -45,8 +47,14 @@ class Setting:
         getattr(axis, f"set_{which}label")(self.name)
         if self.categories is not None:
             getattr(axis, f"set_{which}ticks")(range(len(self.categories)), self.categories)
+            getattr(axis, f"set_{which}lim")(-0.5, len(self.categories) - 0.5)
         elif self.log:
             getattr(axis, f"set_{which}scale")("log")
+            ticks = getattr(axis, f"{which}axis")
+            places = self.places
+            ticks.set_major_locator(LogLocator(subs=(1, 2, 5) if places.max() < _TWO_DECADES * places.min() else (1,)))
+            ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ticks.set_minor_formatter(NullFormatter())
 
 
 def trial_curves(seeds: Mapping[str, Mapping[str, Points]]) -> bytes:

@@ -11,7 +11,8 @@ from typing import Any
 
 from attndistill.experiments import BASE, Experiment
 from attndistill.pipeline import make_deterministic
-from attndistill.study.definition import Plan, Value, read_plan
+from attndistill.study.definition import Value
+from attndistill.study.plan import Plan, read_plan
 from attndistill.tracking import Recorder
 
 _DVC_EXPERIMENT = "digits"  # whose stages are in the dvc.yaml at the top

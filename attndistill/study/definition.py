@@ -5,16 +5,11 @@ figure must not be reported by it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import ConfigDict, Field, model_validator
 
-from attndistill.config import Config, flat, read_yaml
 from attndistill.config.variants import Section
-from attndistill.experiments import Experiment
 
 Value = bool | int | float | str
 Probe = Literal["knn", "logistic"]
@@ -24,7 +19,6 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
     "kl_to_teacher": "minimize",
     "parameters": "minimize",
 }
-_SEARCHABLE = ("student.", "distill.")  # everything else is shared by the trials: data, teacher, targets, protocols
 
 
 class _Range(Section):
@@ -179,96 +173,3 @@ class Definition(Section):
                 raise ValueError(f"{place}.{key}: not searched; allowed: {', '.join(self.search)}")
             if not self.search[key].holds(value):
                 raise ValueError(f"{place}.{key}: {value!r}; allowed: {self.search[key].allowed}")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A checked study file on an experiment.
-
-    Attributes:
-        name: of the file, without its ending.
-        definition: what the file says.
-        experiment: whose data, teacher, targets and row are used.
-        overrides: dotted key -> value, from the command line; below the searched values.
-    """
-
-    name: str
-    definition: Definition
-    experiment: Experiment
-    overrides: Mapping[str, Any]
-
-    def config(self, point: Mapping[str, Value]) -> Config:
-        """The configuration of a trial. Raises ValueError for values that do not fit together."""
-        fixed = {
-            "seeds": self.definition.seeds,
-            "runtime.processes": 1,  # workers stand side by side, not seeds
-            "attention.images_per_class": 1,
-        }
-        return self.experiment.config(self.definition.row, {**self.overrides, **fixed, **point})
-
-
-def read_plan(path: Path, experiment: Experiment, overrides: Mapping[str, Any]) -> Plan:
-    """Read and check a study file.
-
-    Raises:
-        ValueError: every mistake in one line: place, what was given, what is allowed.
-    """
-    try:
-        definition = Definition.model_validate(read_yaml(path))
-    except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors(include_url=False)]
-        raise ValueError(f"{path}: {'; '.join(problems)}") from None
-    plan = Plan(path.stem, definition, experiment, overrides)
-    try:
-        _check_keys(plan)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return plan
-
-
-def _check_keys(plan: Plan) -> None:
-    """Every key exists, and every value that a trial may be given is one the configuration takes."""
-    rows, definition = plan.experiment.rows, plan.definition
-    if definition.row not in rows:
-        raise ValueError(f"row: {definition.row!r}; allowed: {', '.join(rows)}")
-    config = plan.config({})
-    if config.probe.labels.fraction is not None or config.probe.labels.list_file is not None:
-        raise ValueError("probe.labels is set: a study judges trials with all labels of train; allowed: null")
-    known = flat(config.plain())
-    searchable = [key for key in known if key.startswith(_SEARCHABLE)]
-    for key, distribution in definition.search.items():
-        if key in plan.overrides:
-            raise ValueError(f"search.{key}: set on the command line too")
-        if key not in searchable:
-            kind = "shared by all trials" if key in known else "unknown key"
-            raise ValueError(f"search.{key}: {kind}; allowed: {', '.join(searchable)}")
-        for value in distribution.corners:
-            _try(plan, f"search.{key}", {key: value})
-    for place, point in enumerate(definition.enqueue):
-        _try(plan, f"enqueue.{place}", point)
-
-
-def _try(plan: Plan, place: str, point: Mapping[str, Value]) -> None:
-    try:
-        plan.config(point)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
-
-
-def _explain(problem: ErrorDetails) -> str:
-    place = ".".join(str(part) for part in problem["loc"] if part not in ("float", "int", "choice", "bool", "str"))
-    given, context = problem["input"], problem.get("ctx", {})
-    match problem["type"]:
-        case "extra_forbidden":
-            return f"{place}: unknown key (given {given!r})"
-        case "missing":
-            return f"{place}: missing"
-        case "union_tag_not_found":
-            return f"{place}.type: missing; allowed: {context.get('expected_tags', 'float, int, choice')}"
-        case "union_tag_invalid":
-            return f"{place}.type: {context['tag']!r}; allowed: {context['expected_tags']}"
-        case "literal_error":
-            return f"{place}: {given!r}; allowed: {context['expected']}"
-        case "value_error":
-            return f"{place}: {context['error']}" if place else str(context["error"])
-    return f"{place}: {given!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"

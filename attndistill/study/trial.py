@@ -23,8 +23,9 @@ from attndistill.stages.attention import attention
 from attndistill.stages.context import Context
 from attndistill.stages.distill import distill
 from attndistill.stages.layout import MODELS, Layout
-from attndistill.study.definition import Choices, Distribution, FloatRange, Plan, Value
+from attndistill.study.definition import Choices, Distribution, FloatRange, Value
 from attndistill.study.note import write_note
+from attndistill.study.plan import Plan
 from attndistill.study.storage import Place, heartbeat, sign
 from attndistill.study.validation import ValidationContext
 from attndistill.tracking import Recorder

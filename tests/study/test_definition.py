@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import STUDY
 from ruamel.yaml import YAML
+from toy_project import STUDY
 
 from attndistill.config import overlay, read_yaml
 from attndistill.experiments import open_experiment
-from attndistill.study.definition import read_plan
+from attndistill.study.plan import read_plan
 
 ROOT = Path(__file__).parents[2]
 MEDIAN = {"name": "median", "startup_trials": 1, "warmup_epochs": 0}

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from attndistill.stages import runs
 from attndistill.study import storage
 from attndistill.study.commands import run_studies
-from attndistill.study.definition import read_plan
+from attndistill.study.plan import read_plan
 from attndistill.study.storage import Place, heartbeat, reclaim, sign
 from attndistill.study.trial import Search
 from attndistill.study.worker import load_study, prepare_study

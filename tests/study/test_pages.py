@@ -11,8 +11,8 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from conftest import Project
 from PIL import Image
+from toy_project import Project
 
 from attndistill.study.commands import run_studies
 from attndistill.tracking.spool import process_started

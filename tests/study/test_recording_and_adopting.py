@@ -3,12 +3,12 @@
 import subprocess
 
 import pytest
-from conftest import ROOT
+from toy_project import ROOT
 
 from attndistill.config import read_yaml
 from attndistill.experiments import open_experiment
 from attndistill.study.commands import adopting, run_studies, show_best
-from attndistill.study.definition import read_plan
+from attndistill.study.plan import read_plan
 
 
 def best(project, path, **more) -> int:

@@ -11,8 +11,8 @@ from attndistill.stages.layout import Layout
 from attndistill.stages.table import STAGES
 from attndistill.study import worker
 from attndistill.study.commands import run_studies
-from attndistill.study.definition import read_plan
 from attndistill.study.outcome import importances
+from attndistill.study.plan import read_plan
 from attndistill.study.storage import Place
 from attndistill.study.trial import Search, TrialJournal
 from attndistill.study.validation import ValidationContext
