@@ -65,20 +65,21 @@ def trial_curves(seeds: Mapping[str, Mapping[str, Points]]) -> bytes:
     """
     names = list(dict.fromkeys(name for terms in seeds.values() for name in terms if name not in _HIDDEN))
     judged = [name for name in names if name.startswith("validation_")]
+    panels = [shown for shown in ([name for name in names if name not in judged], judged) if shown]
     colours = palette(names)
-    with canvas(7.2, 2.6) as (figure, rendered):
-        axes = figure.subplots(1, 2 if judged else 1, squeeze=False)[0]
-        for axis, shown in zip(axes, ([name for name in names if name not in judged], judged), strict=False):
+    with canvas(3.6 * len(panels), 2.6) as (figure, rendered):
+        for axis, shown in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             for terms in seeds.values():
                 for name in (name for name in shown if name in terms):
-                    axis.plot(*terms[name], color=colours[name], linewidth=1.3, label=name)
+                    axis.plot(*terms[name], color=colours[name], linewidth=1.3, marker=".", markersize=3, label=name)
             handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
             axis.legend(handles.values(), handles.keys(), edgecolor="none", fontsize=7)
             axis.set_xlabel("epoch")
+            if shown is judged:
+                axis.set_ylabel("top-1 (%)")
+            else:
+                axis.set_yscale("log")
             plain(axis, grid="y")
-        axes[0].set_yscale("log")
-        if judged:
-            axes[1].set_ylabel("top-1 (%)")
     return rendered()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -24,19 +25,42 @@ def write_note(artifacts: Path, trial: optuna.Trial, layout: Layout, figures: Ma
         figures: name -> value.
     """
     curves = read_json(layout.result("training", "trial.json"))["curves"]
-    with replacing(layout.result("curves", "trial.png")) as beside:
-        beside.write_bytes(trial_curves({seed: _points(terms) for seed, terms in curves.items()}))
+    drawn = _draw(layout, {seed: _points(terms) for seed, terms in curves.items()})
     panels = sorted((layout.attention("") / "panels").glob("*.png"))
-    store = FileSystemArtifactStore(artifacts)
-    lines = [f"**Trial {trial.number}**, on the validation part of train", ""]
-    lines += ["| figure | value |", "| --- | --- |"]
+    lines = [f"**Trial {trial.number}**, on the validation part of train", "", "| figure | value |", "| --- | --- |"]
     lines += [f"| {name} | {value:.6g} |" for name, value in figures.items()]
-    for title, path in [
-        ("Curves", layout.result("curves", "trial.png")),
-        *((f"Attention, {p.stem}", p) for p in panels),
-    ]:
+    _save(artifacts, trial, lines, {"Curves": drawn} | {f"Attention, {path.stem}": path for path in panels})
+
+
+def write_pruned_note(artifacts: Path, trial: optuna.Trial, layout: Layout, curve: str, reason: str) -> None:
+    """The note of a trial that was given up: why, and the figures it was given up by. It has no student to look at.
+
+    Args:
+        artifacts: folder of the artifact store.
+        trial: still running.
+        layout: of the trial.
+        curve: name of the figure.
+        reason: of the pruner.
+    """
+    seen = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    points = {curve: [[float(step), value] for step, value in sorted(seen.items())]}
+    drawn = _draw(layout, {"": _points(points)})
+    lines = [f"**Trial {trial.number}**, pruned {reason}"]
+    _save(artifacts, trial, lines, {"Curve over the epochs of its seeds, one after another": drawn})
+
+
+def _draw(layout: Layout, seeds: Mapping[str, Mapping[str, Any]]) -> Path:
+    path = layout.result("curves", "trial.png")
+    with replacing(path) as beside:
+        beside.write_bytes(trial_curves(seeds))
+    return path
+
+
+def _save(artifacts: Path, trial: optuna.Trial, lines: list[str], pictures: Mapping[str, Path]) -> None:
+    store = FileSystemArtifactStore(artifacts)
+    for title, path in pictures.items():
         artifact = upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
-        lines += ["", f"{title}", "", f"![{title}]({get_artifact_path(trial, artifact)})"]
+        lines += ["", title, "", f"![{title}]({get_artifact_path(trial, artifact)})"]
     save_note(trial, "\n".join(lines))
 
 

@@ -24,7 +24,7 @@ from attndistill.stages.context import Context
 from attndistill.stages.distill import distill
 from attndistill.stages.layout import MODELS, Layout
 from attndistill.study.definition import Choices, Distribution, FloatRange, Value
-from attndistill.study.note import write_note
+from attndistill.study.note import write_note, write_pruned_note
 from attndistill.study.plan import Plan
 from attndistill.study.storage import Place, heartbeat, sign
 from attndistill.study.validation import ValidationContext
@@ -233,7 +233,11 @@ def _objectives(
         return {curve: told.judge_backbone(backbone, images, definition.probe).top1}
 
     if not layout.result("training", "trial.json").exists():  # the last thing that `distill` writes
-        distill(Context(config, layout, "study", search.name, *common, watch=watch))
+        try:
+            distill(Context(config, layout, "study", search.name, *common, watch=watch))
+        except optuna.TrialPruned as reason:
+            write_pruned_note(search.place.artifacts, trial, layout, curve, str(reason))
+            raise
     attention(told)
     figures = _figures(layout, config, curve, definition.probe)
     recorder.metrics(figures, step=0)

@@ -2,6 +2,7 @@
 
 import optuna
 import pytest
+from optuna_dashboard._note import get_note_from_system_attrs
 
 from attndistill.core.artifacts import read_json
 from attndistill.models.storage import load_model
@@ -30,6 +31,12 @@ def searched(project, **changes) -> tuple[Search, optuna.Study]:
     return search, load_study(search)
 
 
+def note_of(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> str:
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    body: str = get_note_from_system_attrs(attributes, trial._trial_id)["body"]
+    return body
+
+
 def test_the_objective_is_the_pipelines_student_judged_on_the_validation_part_and_test_is_never_opened(project):
     for path in (project.root / "outputs/digits/data").glob("test-*"):
         path.unlink()
@@ -52,11 +59,8 @@ def test_the_objective_is_the_pipelines_student_judged_on_the_validation_part_an
 
 def test_a_trial_leaves_its_curves_and_panels_as_artifacts_in_its_note_and_the_study_one_file_without_times(project):
     search, study = searched(project)
-    from optuna_dashboard._note import get_note_from_system_attrs
-
-    attributes = study._storage.get_study_system_attrs(study._study_id)
     for trial in study.trials:
-        note = get_note_from_system_attrs(attributes, trial._trial_id)["body"]
+        note = note_of(study, trial)
         links = [line.partition("](")[2].rstrip(")") for line in note.splitlines() if line.startswith("![")]
         assert [link.split("/")[:4] for link in links] == 3 * [
             ["", "artifacts", str(study._study_id), str(trial._trial_id)]
@@ -125,6 +129,10 @@ def test_a_pruned_trial_ends_after_its_first_figure_and_leaves_no_folder(project
     search, study = searched(project, trials=2)
     assert [trial.state for trial in study.trials] == [PRUNED, PRUNED]
     assert [list(trial.intermediate_values) for trial in study.trials] == [[1], [1]]
+    for trial in study.trials:
+        note = note_of(study, trial)
+        assert note.startswith(f"**Trial {trial.number}**, pruned after 1 of 2 epochs")
+        assert note.count("![") == 1
     assert not any(search.folder.iterdir())
 
 
