@@ -45,6 +45,7 @@ def run_studies(
 def _run(plan: Plan, place: Any, workers: int) -> None:
     from attndistill.stages.layout import Layout
     from attndistill.study.outcome import write_outcome
+    from attndistill.study.storage import without_passwords
     from attndistill.study.trial import Search, inputs_of
     from attndistill.study.worker import load_study, prepare_study, work_side_by_side
 
@@ -57,7 +58,7 @@ def _run(plan: Plan, place: Any, workers: int) -> None:
         name=search.name,
         experiment=experiment.name,
         config={**config.plain(), "study": plan.definition.plain()},
-        argv=sys.argv,
+        argv=without_passwords(sys.argv),
         inputs=inputs_of(Layout(experiment.root, experiment.name)),
         enabled=config.runtime.tracking,
     ) as recorder:

@@ -7,10 +7,11 @@ file gets heartbeats as files beside it, for workers that share it over a networ
 
 import logging
 import os
+import re
 import socket
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -95,9 +96,14 @@ class Place:
                 grace_period=GRACE,
                 heartbeat_stale_trial_callback=_retry,
             )
-        except (ImportError, OperationalError) as error:
+        except (ArgumentError, ImportError, OperationalError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"storage {shown} cannot be opened: {type(error).__name__}: {reason}") from None
+
+
+def without_passwords(words: Sequence[str]) -> list[str]:
+    """A command line as it may be recorded: the passwords of database addresses are hidden."""
+    return [re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", word) for word in words]
 
 
 def _retry(study: optuna.Study, trial: FrozenTrial) -> None:

@@ -26,7 +26,7 @@ from attndistill.stages.layout import MODELS, Layout
 from attndistill.study.definition import Choices, Distribution, FloatRange, Value
 from attndistill.study.note import write_note, write_pruned_note
 from attndistill.study.plan import Plan
-from attndistill.study.storage import Place, heartbeat, sign
+from attndistill.study.storage import Place, heartbeat, sign, without_passwords
 from attndistill.study.validation import ValidationContext
 from attndistill.tracking import Recorder
 from attndistill.tracking.spool import work_folder
@@ -194,7 +194,7 @@ def _recorded(search: Search, trial: optuna.Trial, point: Mapping[str, Value], c
         name=f"trial {trial.number}",
         experiment=experiment.name,
         config=config.plain(),
-        argv=sys.argv,
+        argv=without_passwords(sys.argv),
         enabled=config.runtime.tracking,
     ) as recorder:
         recorder.tag("study.name", search.name)
