@@ -59,7 +59,8 @@ def _seeds(item: str) -> str:
 
 def _report_inputs(layout: Layout, _: str) -> list[Path]:
     kinds = ("attention", "pretrain_probe", "probes", "training")
-    return [layout.data, layout.searches, layout.outputs / "attention", *(layout.results / kind for kind in kinds)]
+    searches = [layout.searches] if layout.searches.exists() else []  # a project need not search anything
+    return [layout.data, *searches, layout.outputs / "attention", *(layout.results / kind for kind in kinds)]
 
 
 STAGES = {
