@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro smoke test check lint types fast test-slow test-gpu study ui dashboard format lock clean
+.PHONY: repro smoke fashion table10 test check lint types fast test-slow test-gpu study ui dashboard format lock clean
 
 repro: $(INSTALLED)  ## environment, then the embedded default through DVC; does nothing the second time
 	dvc repro
@@ -16,6 +16,12 @@ repro: $(INSTALLED)  ## environment, then the embedded default through DVC; does
 smoke: $(INSTALLED)  ## the whole pipeline at toy size, in one process
 	rm -rf outputs/smoke results/smoke
 	python -m attndistill pipeline --experiment experiments/smoke
+
+fashion: $(INSTALLED)  ## Fashion-MNIST, a real public set (experiments/fashion_mnist/README.md): about an hour on 2 cores
+	dvc repro experiments/fashion_mnist/dvc.yaml
+
+table10: $(INSTALLED)  ## the paper's ablation table in miniature (experiments/table10/README.md): about an hour on 2 cores
+	dvc repro experiments/table10/dvc.yaml
 
 test: $(INSTALLED)  ## every test but the slow and the GPU ones
 	python -m pytest -n 2 -m "not slow and not gpu"
