@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from attndistill import __version__
 
@@ -18,8 +18,8 @@ Any setting of params.yaml can be given as --section.key value (or --section.key
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (2: something the user can fix, 1: the run failed, 130: interrupted)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options, rest = _parser().parse_known_args(arguments)
     try:
+        options, rest = _parser().parse_known_args(arguments)
         return int(options.handle(options, _overrides(rest)) or 0)
     except ValueError as error:
         return _complain(error, 2)
@@ -41,10 +41,17 @@ def _complain(problem: object, code: int) -> int:
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line, like everything else here."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
 def _parser() -> argparse.ArgumentParser:
     from attndistill.stages.table import STAGES
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="attndistill",
         description="Attention distillation of self-supervised vision transformers.",
         epilog=_SETTINGS,
@@ -141,7 +148,17 @@ def _open(options: argparse.Namespace) -> Any:
 def _run_stage(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     from attndistill.pipeline import run_stage
 
+    _tell_unread(options, overrides)
     run_stage(_open(options), options.stage, options.item, overrides)
+
+
+def _tell_unread(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    """A setting that changes nothing here is no error (the whole configuration must fit together), but no secret."""
+    read = (*options.stage.sections(options.item), "runtime")
+    for key in overrides:
+        if not any(key == section or key.startswith(f"{section}.") for section in read):
+            text = f"--{key} changes nothing here: {options.stage.name} reads {', '.join(read)}"
+            print(f"attndistill: note: {text}", file=sys.stderr)
 
 
 def _run_pipeline(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

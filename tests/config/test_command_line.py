@@ -88,6 +88,7 @@ def test_a_refusal_is_one_line_exit_code_2_and_imports_nothing_heavy(arguments, 
         (["config", "--student.depth", "[1"], "--student.depth: '[1' is not a YAML value"),
         (["config", "--row", "attn"], "unknown row 'attn'; allowed: projector_alignment, attndistill"),
         (["tracking", "sync", "--a.b", "1"], "tracking sync takes no settings"),
+        (["distill"], "the following arguments are required: --row (see attndistill distill --help)"),
     ],
 )
 def test_a_word_that_is_no_setting_is_refused_in_one_line(arguments, message, capsys, monkeypatch):
@@ -96,6 +97,21 @@ def test_a_word_that_is_no_setting_is_refused_in_one_line(arguments, message, ca
     monkeypatch.chdir(ROOT)
     assert main(arguments) == 2
     assert capsys.readouterr().err == f"attndistill: {message}\n"
+
+
+def test_a_setting_that_the_stage_does_not_read_is_said_to_change_nothing(capsys, monkeypatch):
+    from attndistill.cli import main
+
+    monkeypatch.chdir(ROOT)
+    main(["report", "--experiment", "experiments/none", "--teacher.depth", "4", "--probe.projector_layer", "1"])
+    main(["distill", "--row", "none", "--teacher.depth", "3", "--runtime.threads", "1"])
+    notes = [line for line in capsys.readouterr().err.splitlines() if "note:" in line]
+    assert notes == [
+        "attndistill: note: --probe.projector_layer changes nothing here: report reads seeds, views, teacher, student, "
+        "pretrain, targets, distill, runtime",
+        "attndistill: note: --teacher.depth changes nothing here: distill reads seeds, teacher_seed, views, student, "
+        "targets, distill, runtime",
+    ]
 
 
 def test_a_reader_that_stops_early_gets_no_traceback():
