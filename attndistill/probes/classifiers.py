@@ -7,6 +7,7 @@ nothing is tuned on test. Every result carries the protocol's name and version: 
 N images, D width, C classes.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -117,7 +118,7 @@ def logistic(
     """Multinomial logistic regression (L-BFGS, L2) on features standardised by train's mean and deviation.
 
     C is chosen on the validation part of train; the final fit uses all of train. Each C starts from the last one's
-    solution, weakest first.
+    solution, weakest first. A fit that `max_iterations` ends is taken as it is: that too is the protocol.
     """
     chosen = strengths[0] if len(strengths) == 1 else _chosen_strength(data, sorted(strengths), max_iterations)
     final = _logistic_scores(data.train, data.test, data.classes, sorted(strengths), max_iterations)
@@ -136,6 +137,7 @@ def _chosen_strength(data: ProbeData, strengths: list[float], max_iterations: in
 def _logistic_scores(
     train: LabelledFeatures, queries: LabelledFeatures, classes: int, strengths: list[float], max_iterations: int
 ) -> dict[float, Scores]:
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
@@ -145,7 +147,8 @@ def _logistic_scores(
     model = LogisticRegression(max_iter=max_iterations, warm_start=True)
     scores = {}
     for strength in strengths:
-        with threadpool_limits(1 if features.size < _SMALL else None):
+        with threadpool_limits(1 if features.size < _SMALL else None), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # max_iterations is the protocol's
             model.set_params(C=strength).fit(features, train.labels)
         table = np.full((len(unseen), classes), -np.inf)
         table[:, model.classes_] = model.predict_proba(unseen)
