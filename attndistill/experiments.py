@@ -1,25 +1,22 @@
-"""An experiment: a folder with an overlay of params.yaml (if any) and a rows file."""
+"""An experiment: a folder with an overlay of params.yaml (if any) and a rows file.
 
+A row's `set` is what runs; labels, groups, the paper's figures and its claims are what the report prints.
+"""
+
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from attndistill.config import Config, nested, read_yaml, resolve
+from attndistill.config.rows import Row, RowsFile
 from attndistill.stages.layout import MODELS
 
 BASE = "params.yaml"
 SHARED = ("data", "teacher", "teacher_seed", "pretrain")  # made once for all rows, by stages that no row reaches
-
-
-class Row(BaseModel):
-    """One line of an ablation: what it changes in the configuration."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    label: str = Field(min_length=1)
-    set: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,8 +25,13 @@ class Experiment:
 
     root: Path
     name: str
-    rows: Mapping[str, Row]
+    file: RowsFile
     layers: Sequence[Mapping[str, Any]]
+
+    @property
+    def rows(self) -> Mapping[str, Row]:
+        """By name, in the table's order."""
+        return self.file.rows
 
     def config(self, item: str, overrides: Mapping[str, Any]) -> Config:
         """The configuration of one item: base, experiment, the item's row, the command line."""
@@ -49,22 +51,34 @@ def open_experiment(root: Path, folder: str) -> Experiment:
     return Experiment(root, directory.name, _read_rows(directory / "rows.yaml"), layers)
 
 
-def _read_rows(path: Path) -> dict[str, Row]:
-    found = read_yaml(path).get("rows")
-    if not isinstance(found, dict) or not found:
-        raise ValueError(f"{path} must hold `rows:`, a mapping from a row's name to its label and set")
-    reserved = sorted(set(MODELS) & set(found))
-    if reserved:
-        raise ValueError(f"{path}: row name {reserved[0]!r} is taken by a pre-trained model")
-    rows = {}
-    for name, value in found.items():
-        try:
-            row = rows[str(name)] = Row.model_validate(value)
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            place = ".".join(["rows", str(name), *map(str, problem["loc"])])
-            raise ValueError(f"{path}: {place}: {problem['msg']} (given {problem['input']!r})") from None
+def _read_rows(path: Path) -> RowsFile:
+    try:
+        found = RowsFile.model_validate(read_yaml(path))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(map(str, problem["loc"])) or "rows file"
+        given = "" if problem["type"] == "value_error" else f" (given {problem['input']!r})"
+        raise ValueError(f"{path}: {place}: {problem['msg'].removeprefix('Value error, ')}{given}") from None
+    _check_names(path, found)
+    for name, row in found.rows.items():
         for key in row.set:
             if key.partition(".")[0] in SHARED:
                 raise ValueError(f"{path}: rows.{name}.set: {key}: a row cannot change {', '.join(SHARED)}")
-    return rows
+    return found
+
+
+def _check_names(path: Path, file: RowsFile) -> None:
+    for name in file.rows:
+        if name in MODELS:
+            raise ValueError(f"{path}: row name {name!r} is taken by a pre-trained model")
+        if not re.fullmatch("[A-Za-z0-9_-]+", name):
+            raise ValueError(f"{path}: row name {name!r}; allowed: letters, digits, - and _ (it goes into dotted keys)")
+    claimed = [name for claim in file.claims for name in (*claim.better, *claim.worse)]
+    for kind, names, allowed in (
+        ("models", file.models, MODELS),
+        ("pictures", file.pictures or (), tuple(file.rows)),
+        ("claims", claimed, (*MODELS, *file.rows)),
+    ):
+        for name in names:
+            if name not in allowed:
+                raise ValueError(f"{path}: {kind}: unknown {name!r}; allowed: {', '.join(allowed)}")

@@ -52,8 +52,7 @@ def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mappin
         make_deterministic(config)
         from attndistill.stages.context import Context
 
-        rows = tuple((name, row.label) for name, row in experiment.rows.items())
-        stage.run(Context(config, layout, stage.name, item, rows, recorder, is_main))
+        stage.run(Context(config, layout, stage.name, item, experiment.file, recorder, is_main))
 
 
 def run_pipeline(experiment: Experiment, overrides: Mapping[str, Any]) -> None:

@@ -24,9 +24,10 @@ def build_report(
     destination: Path,
     *,
     title: str,
-    rows: Sequence[Mapping[str, str]],
+    rows: Sequence[Mapping[str, Any]],
     description: Mapping[str, str],
     searches: Path | None = None,
+    claims: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Read what the stages wrote and write the report; figures that nobody measured stay empty.
 
@@ -35,17 +36,19 @@ def build_report(
         outputs: holds attention/<model>/maps.npz.
         destination: the report's directory, replaced as a whole once everything is written.
         title: of the page.
-        rows: the table's lines in order: {"name", "label"} and, where lines are grouped, {"group"}.
+        rows: the table's lines in order, as `read_rows` takes them.
         description: provenance printed on the page, name -> text.
         searches: holds the outcome of each study, a JSON file; None where nothing was searched.
+        claims: of the paper: {"claim", "better", "worse"}, names of rows paired; judged by paired tests over seeds.
 
     Returns:
-        The table and the paired comparisons as nested numbers, for `dvc metrics`.
+        The table, the paired comparisons and the judged claims as nested numbers, for `dvc metrics`.
 
     Raises:
         ValueError: files that are broken, figures of different data, classes, protocols or teachers, or a destination
             that would swallow what is read or something that is no report.
     """
+    from attndistill.report.claims import claims_csv, claims_dict, judge
     from attndistill.report.comparison import TEACHER, compare, comparisons_dict
     from attndistill.report.page import render_page
     from attndistill.report.results import read_rows
@@ -56,18 +59,22 @@ def build_report(
     read = read_rows(results, outputs, rows)
     columns = columns_of(read)
     comparisons = compare(read, columns)
+    judged = judge(claims, read, columns)
     found = read_searches(searches) if searches else []
     teacher = next((index for index, row in enumerate(read) if row.name == TEACHER), None)
     with replacing_directory(destination) as beside:
         pictures = _write_figures(beside / "figures", read, columns)
         sections = _write_searches(beside / "figures", found)
         page = render_page(
-            read, columns, comparisons, pictures, title=title, description=description, searches=sections
+            read, columns, comparisons, pictures, title=title, description=description, searches=sections, claims=judged
         )
         (beside / "index.html").write_text(page, encoding="utf-8")
         (beside / "table.csv").write_text(as_csv(read, columns), encoding="utf-8")
         (beside / "table.tex").write_text(as_tex(read, columns, teacher=teacher), encoding="utf-8")
-    return {"models": as_dict(read, columns), "differences": comparisons_dict(comparisons)}
+        if judged:
+            (beside / "claims.csv").write_text(claims_csv(judged), encoding="utf-8")
+    table = {"models": as_dict(read, columns), "differences": comparisons_dict(comparisons)}
+    return {**table, "claims": claims_dict(judged)} if judged else table
 
 
 def _check_destination(destination: Path, read: Sequence[Path]) -> None:
@@ -99,12 +106,17 @@ def _write_figures(directory: Path, rows: Sequence["Row"], columns: Sequence["Co
     from attndistill.figures.attention import png_bytes
     from attndistill.figures.export import safe_names
     from attndistill.report.page import Pictures
-    from attndistill.report.pictures import charts, comparison_panels
+    from attndistill.report.pictures import charts, comparison_panels, group_charts
 
     directory.mkdir()
     drawn = charts(rows, columns)
     for name, picture in drawn.items():
         (directory / name).write_bytes(picture)
+    grouped = group_charts(rows, columns)
+    for pictures in grouped.values():
+        (directory / "groups").mkdir(exist_ok=True)
+        for name, picture in pictures.items():
+            (directory / "groups" / name).write_bytes(picture)
     panels = {(name, kind): png_bytes(panel) for name, kind, panel in comparison_panels(rows)}
     if panels:
         (directory / "attention").mkdir()
@@ -113,4 +125,4 @@ def _write_figures(directory: Path, rows: Sequence["Row"], columns: Sequence["Co
             (directory / "attention" / f"{safe}.png").write_bytes(picture)
     every = max(1, -(-len(panels) // INLINE_PANELS))
     inline = dict(list(panels.items())[::every])
-    return Pictures(drawn, inline, len(panels))
+    return Pictures(drawn, inline, len(panels), grouped)

@@ -14,8 +14,8 @@ from attndistill.report.results import Measurement, Row
 from attndistill.report.table import Column
 
 TEACHER, SCRATCH, PROJECTOR_ALIGNMENT, ATTNDISTILL = "teacher", "scratch", "projector_alignment", "attndistill"
-_P_HOLDS = 0.05
-_FEWEST_SEEDS = 3
+P_HOLDS = 0.05
+FEWEST_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Comparison:
     def verdict(self) -> str:
         if self.p is None:
             return "too few seeds"
-        return "holds" if self.p < _P_HOLDS else "within noise"
+        return "holds" if self.p < P_HOLDS else "within noise"
 
     @property
     def difference(self) -> str:
@@ -82,7 +82,7 @@ def compare(rows: Sequence[Row], columns: Sequence[Column]) -> list[Comparison]:
             one, other = column.cells[index[left]], column.cells[index[right]]
             differences = paired_differences(one, other) if one and other else []
             if differences:
-                found.append(_comparison(rows[index[left]], rows[index[right]], column, differences))
+                found.append(comparison_of(rows[index[left]], rows[index[right]], column, differences))
     return found
 
 
@@ -93,7 +93,8 @@ def paired_differences(left: Measurement, right: Measurement) -> list[float]:
     return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
 
 
-def _comparison(left: Row, right: Row, column: Column, differences: Sequence[float]) -> Comparison:
+def comparison_of(left: Row, right: Row, column: Column, differences: Sequence[float]) -> Comparison:
+    """left - right, from the differences of the seeds they share (one or more)."""
     return Comparison(
         left=left.name,
         right=right.name,
@@ -103,11 +104,12 @@ def _comparison(left: Row, right: Row, column: Column, differences: Sequence[flo
         n=len(differences),
         mean=statistics.fmean(differences),
         sd=statistics.stdev(differences) if len(differences) > 1 else None,
-        p=_paired_p(differences) if len(differences) >= _FEWEST_SEEDS else None,
+        p=paired_p(differences) if len(differences) >= FEWEST_SEEDS else None,
     )
 
 
-def _paired_p(differences: Sequence[float]) -> float:
+def paired_p(differences: Sequence[float]) -> float:
+    """Two-sided paired t-test of differences, three or more; 1 where all are zero."""
     if math.isclose(statistics.stdev(differences), 0.0, abs_tol=1e-12):  # t is 0/0 or infinite
         return 1.0 if math.isclose(differences[0], 0.0, abs_tol=1e-12) else 0.0
     from scipy.stats import ttest_1samp  # the paired test is the one-sample test of the differences

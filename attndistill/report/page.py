@@ -9,18 +9,20 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from attndistill.report.claims import Claim, Judged
 from attndistill.report.comparison import PROJECTOR_ALIGNMENT, TEACHER, Comparison, shown_p
 from attndistill.report.results import Row
-from attndistill.report.table import Column, seeds_of, shown
+from attndistill.report.table import NEAREST, Column, gap, seeds_of, shown, signed
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """PNG files' bytes: charts by file name, panels by (image name, class), and how many panels there are in all."""
+    """PNG files' bytes: charts by file name, panels by (image, class), the number of all panels, groups' charts."""
 
     charts: Mapping[str, bytes]
     panels: Mapping[tuple[str, str], bytes]
     panel_count: int
+    groups: Mapping[str, Mapping[str, bytes]]
 
 
 def render_page(
@@ -32,6 +34,7 @@ def render_page(
     title: str,
     description: Mapping[str, str],
     searches: Sequence[Mapping[str, Any]] = (),
+    claims: Sequence[Claim] = (),
 ) -> str:
     """HTML with every picture inlined; every label is escaped."""
     environment = Environment(
@@ -49,7 +52,10 @@ def render_page(
         columns=columns,
         lines=_lines(rows, columns),
         headlines=[entry.sentence for entry in comparisons if entry.right == PROJECTOR_ALIGNMENT],
-        comparisons=_comparisons(comparisons),
+        comparisons={} if claims else _comparisons(comparisons),
+        claims=[_claim(claim) for claim in claims],
+        papers=_papers(rows, columns),
+        group_charts={title: list(map(_data_uri, charts.values())) for title, charts in pictures.groups.items()},
         charts=_inlined(pictures.charts),
         panels=[
             {"name": name, "kind": kind, "picture": _data_uri(picture)}
@@ -116,6 +122,45 @@ def _comparison(entry: Comparison) -> dict[str, Any]:
         "p": "" if entry.p is None else shown_p(entry.p).removeprefix("p = ").removeprefix("p "),
         "verdict": entry.verdict,
     }
+
+
+def _papers(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
+    """The paper's top-1 and top-5 of each row, its gap to the teacher, and ours by the probe nearest to the paper's."""
+    if not any(figure is not None for row in rows for figure in row.paper):
+        return []
+    teacher = next((index for index, row in enumerate(rows) if row.name == TEACHER), None)
+    nearest = next((column for column in columns if (column.probe, column.metric) == NEAREST), None)
+    ours = [cell.mean if cell else None for cell in nearest.cells] if nearest else [None] * len(rows)
+    lines = []
+    for index, row in enumerate(rows):
+        paper_gap = gap(row.paper[0], rows[teacher].paper[0]) if teacher not in (None, index) else None
+        our_gap = gap(ours[index], ours[teacher]) if teacher not in (None, index) else None
+        top1, top5 = ("" if figure is None else f"{figure:.1f}" for figure in row.paper)
+        lines.append([top1, top5, signed(paper_gap), signed(our_gap)])
+    return lines
+
+
+def _claim(claim: Claim) -> dict[str, Any]:
+    """The lines of a claim: its pairs, then, of several, all together."""
+    lines = [
+        {"label": f"{pair.better} − {pair.worse}", "paper": signed(pair.paper), "cells": _cells(pair.judged)}
+        for pair in claim.pairs
+    ]
+    if len(lines) > 1:
+        lines.append({"label": "all pairs", "paper": "", "cells": _cells(claim.judged)})
+    return {"claim": claim.claim, "lines": lines, "figures": list(claim.judged)}
+
+
+def _cells(judged: Mapping[str, Judged]) -> list[dict[str, Any]]:
+    return [
+        {
+            "difference": "" if entry.mean is None else signed(entry.mean, entry.sd),
+            "n": entry.n or "",
+            "p": "" if entry.p is None else shown_p(entry.p).removeprefix("p = ").removeprefix("p "),
+            "verdict": entry.verdict,
+        }
+        for entry in judged.values()
+    ]
 
 
 def _chosen(rows: Sequence[Row], columns: Sequence[Column]) -> list[dict[str, str]]:

@@ -9,35 +9,93 @@ from numpy.typing import NDArray
 
 from attndistill.figures.attention import AttentionMaps, attention_panel
 from attndistill.figures.charts import accuracy_bars, loss_curves, probe_curve
+from attndistill.figures.export import safe_names
+from attndistill.figures.settings import setting_curves
 from attndistill.report.comparison import TEACHER
 from attndistill.report.results import Curve, Row, aligned
 from attndistill.report.table import Column
 
 # K images, H heads, gh x gw patches
 
+MOST_TOGETHER = 8  # models that one chart can show; beyond, each group has its own
+_FEWEST_VALUES = 3  # of a setting, to draw a curve
 _TERMS = ("loss", "alignment", "attention", "embedding", "reconstruction")  # never learning rates or timings
 _AGREES = 1e-4  # the teacher's maps of one image, read by two stage runs
 
 
 def charts(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, bytes]:
-    """File name -> PNG: accuracy.png, pretraining.png, training.png, as far as there is something to draw."""
+    """File name -> PNG: accuracy.png, pretraining.png, training.png, as far as there is something to draw.
+
+    More models than one chart can show: these have the pictured ones alone, and `group_charts` the rest.
+    """
     teacher = next((row.label for row in rows if row.name == TEACHER), None)
-    drawn = {}
-    accuracies = {
-        f"{column.title}\n{column.protocol}": [np.array(cell.values if cell else ()) for cell in column.cells]
-        for column in columns
-        if column.metric == "top1"
-    }
-    if accuracies:
-        drawn["accuracy.png"] = accuracy_bars([row.label for row in rows], accuracies, teacher=teacher)
+    chosen = [index for index, row in enumerate(rows) if len(rows) <= MOST_TOGETHER or row.pictured]
+    drawn = _accuracy_chart("accuracy.png", rows, columns, chosen)
     pretraining = {row.label: row.pretraining for row in rows if row.pretraining is not None}
     if pretraining:
         drawn["pretraining.png"] = probe_curve(pretraining, teacher=teacher)
-    losses = {row.label: terms for row in rows if (terms := _terms(row))}
+    losses = {rows[index].label: terms for index in chosen if (terms := _terms(rows[index]))}
     if losses:
         units = {row.training.unit for row in rows if row.training}
         drawn["training.png"] = loss_curves(losses, xlabel=" or ".join(sorted(units)))
     return drawn
+
+
+def _accuracy_chart(
+    name: str, rows: Sequence[Row], columns: Sequence[Column], chosen: Sequence[int]
+) -> dict[str, bytes]:
+    teacher = next((row.label for row in rows if row.name == TEACHER), None)
+    accuracies = {}
+    for column in columns:
+        values = [np.array(cell.values if (cell := column.cells[index]) else ()) for index in chosen]
+        if column.metric == "top1" and any(map(len, values)):
+            accuracies[f"{column.title}\n{column.protocol}"] = values
+    if not accuracies:
+        return {}
+    return {name: accuracy_bars([rows[index].label for index in chosen], accuracies, teacher=teacher)}
+
+
+def group_charts(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, dict[str, bytes]]:
+    """Group -> file name -> PNG, where one chart cannot show all models: bars beside the teacher's, and accuracy
+    against a setting that the group's rows vary alone (lambda, T)."""
+    if len(rows) <= MOST_TOGETHER:
+        return {}
+    drawn = {}
+    for title, name in zip(groups := _groups(rows), safe_names(list(groups)), strict=True):
+        teacher = [index for index, row in enumerate(rows) if row.name == TEACHER and index not in groups[title]]
+        found = _accuracy_chart(f"{name}.png", rows, columns, [*teacher, *groups[title]])
+        drawn[title] = found | _setting_chart(f"{name}-setting.png", rows, columns, groups[title])
+    return drawn
+
+
+def _groups(rows: Sequence[Row]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        if row.group:
+            groups.setdefault(row.group, []).append(index)
+    return groups
+
+
+def _setting_chart(
+    name: str, rows: Sequence[Row], columns: Sequence[Column], members: Sequence[int]
+) -> dict[str, bytes]:
+    """A curve where the members' settings differ in one number and in nothing else."""
+    settings = [rows[index].settings for index in members]
+    keys = set().union(*settings)
+    varied = [key for key in keys if len({repr(found.get(key)) for found in settings}) > 1]
+    if len(members) < _FEWEST_VALUES or len(varied) != 1:
+        return {}
+    values = [found.get(varied[0]) for found in settings]
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return {}
+    order = sorted(members, key=lambda index: float(rows[index].settings[varied[0]]))
+    measured = {
+        column.title: [np.array(cell.values if (cell := column.cells[index]) else ()) for index in order]
+        for column in columns
+        if column.metric == "top1"
+    }
+    ordered = [float(rows[index].settings[varied[0]]) for index in order]
+    return {name: setting_curves(varied[0], ordered, measured, [rows[index].paper[0] for index in order])}
 
 
 def _terms(row: Row) -> dict[str, Curve]:
@@ -80,12 +138,12 @@ class _Maps:
 
 
 def comparison_panels(rows: Sequence[Row]) -> Iterator[tuple[str, str, NDArray[np.uint8]]]:
-    """(image name, class, panel) for every image that some model has maps of; models without maps have no line.
+    """(image name, class, panel) for every image that some pictured model has maps of; others have no line.
 
     Raises:
         ValueError: a file that lacks an array, or two files that disagree about the teacher's maps.
     """
-    files = [_read_maps(row, row.maps) for row in rows if row.maps is not None]
+    files = [_read_maps(row, row.maps) for row in rows if row.maps is not None and row.pictured]
     teacher_label = next((row.label for row in rows if row.name == TEACHER), "Teacher")
     for name in dict.fromkeys(name for file in files for name in file.places):
         holders = [file for file in files if name in file.places]

@@ -6,7 +6,7 @@ A file that is absent is a figure that nobody measured (None); a file that is th
 import csv
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,7 +85,15 @@ class TrainingFile(BaseModel):
 
 @dataclass(frozen=True)
 class Row:
-    """A model of the report and everything found about it."""
+    """A model of the report and everything found about it.
+
+    Attributes:
+        name, label, group: as the rows file has them.
+        probe, attention, training, pretraining, maps: what the stages left; None where nobody measured.
+        settings: what the row changes, dotted keys.
+        paper: top-1 and top-5 that the paper prints for it, percent; None where it has none that can be read.
+        pictured: whether its attention and its losses are shown.
+    """
 
     name: str
     label: str
@@ -95,10 +103,13 @@ class Row:
     training: TrainingFile | None
     pretraining: Curve | None
     maps: Path | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    paper: tuple[float | None, float | None] = (None, None)
+    pictured: bool = True
 
 
-def read_rows(results: Path, outputs: Path, rows: Sequence[Mapping[str, str]]) -> list[Row]:
-    """The models in the order given.
+def read_rows(results: Path, outputs: Path, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The models in the order given, each {"name", "label"} and optionally "group", "settings", "paper", "pictured".
 
     Raises:
         ValueError: a row without name or label, a name given twice, a broken file, or models that were measured on
@@ -109,18 +120,21 @@ def read_rows(results: Path, outputs: Path, rows: Sequence[Mapping[str, str]]) -
         if not given or not all(given) or len(set(given)) != len(given):
             raise ValueError(f"report rows with {key}s {given} given, one or more rows with distinct {key}s allowed")
     read = [_read_row(results, outputs, row) for row in rows]
-    for field in ("class_list_sha256", "data_digest"):
-        _same(read, field)
+    for what in ("class_list_sha256", "data_digest"):
+        _same(read, what)
     return read
 
 
-def _read_row(results: Path, outputs: Path, row: Mapping[str, str]) -> Row:
+def _read_row(results: Path, outputs: Path, row: Mapping[str, Any]) -> Row:
     name = row["name"]
     maps = outputs / "attention" / name / "maps.npz"
     return Row(
         name=name,
         label=row["label"],
         group=row.get("group", ""),
+        settings=row.get("settings", {}),
+        paper=row.get("paper", (None, None)),
+        pictured=row.get("pictured", True),
         probe=_read(ProbeFile, results / "probes" / f"{name}.json"),
         attention=_read(AttentionFile, results / "attention" / f"{name}.json"),
         training=_read(TrainingFile, results / "training" / f"{name}.json"),

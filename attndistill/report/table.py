@@ -9,6 +9,7 @@ from typing import Any
 from attndistill.report.results import Measurement, Row
 
 _TITLES = {"knn": "k-NN", "logistic": "Logistic regression", "linear": "Linear", "finetune": "Fine-tuning"}
+NEAREST = ("logistic", "top1")  # to the linear probe of the paper's table
 _METRICS = {"top1": "top-1", "top5": "top-5"}
 _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
     c: f"\\{c}" for c in "&%$#_{}"
@@ -103,6 +104,18 @@ def shown(cell: Measurement | None, digits: int) -> str:
     return f"{cell.mean:.{digits}f}" + ("" if cell.sd is None else f" ± {cell.sd:.{digits}f}")
 
 
+def gap(figure: float | None, teacher: float | None) -> float | None:
+    """Figure - teacher; None where either is missing."""
+    return None if figure is None or teacher is None else figure - teacher
+
+
+def signed(difference: float | None, sd: float | None = None) -> str:
+    """'+1.4 ± 0.6' with a true minus sign; empty where there is nothing."""
+    if difference is None:
+        return ""
+    return f"{difference:+.1f}".replace("-", "−") + ("" if sd is None else f" ± {sd:.1f}")
+
+
 def seeds_of(columns: Sequence[Column], row: int) -> str:
     """The seed count of a row; all counts where its figures differ, empty without figures."""
     counts = sorted({cell.n for column in columns if (cell := column.cells[row]) is not None})
@@ -134,10 +147,11 @@ def as_csv(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     fields = [
         f"{column.probe}_{column.metric}_{part}" for column in columns for part in ("mean", "sd", "n", "protocol")
     ]
-    writer.writerow(["model", "label", "parameters", "feature", *fields])
+    writer.writerow(["model", "group", "label", "parameters", "feature", "paper_top1", "paper_top5", *fields])
     for index, row in enumerate(rows):
-        line: list[Any] = [row.name, row.label]
+        line: list[Any] = [row.name, row.group, row.label]
         line += [row.probe.parameters, row.probe.feature] if row.probe else [None, None]
+        line += row.paper
         for column in columns:
             cell = column.cells[index]
             line += [cell.mean, cell.sd, cell.n, cell.protocol] if cell else [None] * 4
@@ -147,6 +161,8 @@ def as_csv(rows: Sequence[Row], columns: Sequence[Column]) -> str:
 
 def as_tex(rows: Sequence[Row], columns: Sequence[Column], *, teacher: int | None) -> str:
     """A booktabs tabular; the best mean apart from the teacher's is bold."""
+    papers = any(figure is not None for row in rows for figure in row.paper)
+    headings = [*(column.heading for column in columns), *(["top-1 (%)", "top-5 (%)"] * papers)]
     heads, rules, at = ["", ""], [], 3
     for group, width in _spans(columns):
         heads.append(f"\\multicolumn{{{width}}}{{c}}{{{_tex(group)}}}")
@@ -158,11 +174,12 @@ def as_tex(rows: Sequence[Row], columns: Sequence[Column], *, teacher: int | Non
             f"% {column.title}: {column.protocol}{', ' + column.feature if column.feature else ''}"
             for column in columns
         ),
-        f"\\begin{{tabular}}{{lr{'c' * len(columns)}c}}",
+        *(["% Paper: top-1 and top-5 of the paper's linear probe, on other data"] if papers else []),
+        f"\\begin{{tabular}}{{lr{'c' * (len(columns) + 2 * papers)}c}}",
         "\\toprule",
-        " & ".join([*heads, ""]) + " \\\\",
+        " & ".join([*heads, *([r"\multicolumn{2}{c}{Paper}"] * papers), ""]) + " \\\\",
         "".join(rules),
-        " & ".join(["Method", "Parameters", *(_tex(column.heading) for column in columns), "Seeds"]) + " \\\\",
+        " & ".join(["Method", "Parameters", *map(_tex, headings), "Seeds"]) + " \\\\",
         "\\midrule",
     ]
     for index, row in enumerate(rows):
@@ -172,6 +189,7 @@ def as_tex(rows: Sequence[Row], columns: Sequence[Column], *, teacher: int | Non
         for column in columns:
             text = shown(column.cells[index], column.digits).replace("±", "$\\pm$")
             cells.append(f"\\textbf{{{text}}}" if index == column.best(teacher) else text)
+        cells += ["" if figure is None else f"{figure:.1f}" for figure in row.paper] * papers
         lines.append(" & ".join([*cells, seeds_of(columns, index)]) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
 

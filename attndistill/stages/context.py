@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from attndistill.config import Config, Views
+from attndistill.config.rows import RowsFile
 from attndistill.core.artifacts import digest_of
 from attndistill.data.store import ImageSet, open_split, read_manifest
 from attndistill.data.views import ViewRecipe
@@ -41,7 +42,7 @@ class Context:
         layout: paths.
         stage: name of the stage.
         item: the model or row it works on; "" for stages without one.
-        rows: (name, label) of every distilled row, in the table's order.
+        rows: every distilled row in the table's order, and what the report prints of them.
         journal: where curves, pictures and figures are told.
         is_main: whether this process writes; of a distributed run, only the first does.
         told: who is told the steps done in place of a progress display (a seed trained beside others).
@@ -53,7 +54,7 @@ class Context:
     layout: Layout
     stage: str
     item: str
-    rows: tuple[tuple[str, str], ...]
+    rows: RowsFile
     journal: Journal
     is_main: bool = True
     told: Callable[[int], None] | None = None

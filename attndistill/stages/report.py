@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from attndistill.config import Teacher
+from attndistill.config.rows import Model, Row
 from attndistill.core.artifacts import read_json, write_json
 from attndistill.data.store import read_manifest
 from attndistill.report.build import build_report
@@ -16,24 +17,39 @@ TITLE = "Attention distillation"
 def report(context: Context) -> None:
     """Write outputs/<experiment>/report (index.html, table.csv, table.tex, figures) and the table as metrics."""
     layout = context.layout
-    rows = [
-        {"name": "teacher", "label": f"Teacher ({_origin(context.config.teacher)})"},
-        {"name": "scratch", "label": "Student from scratch (MAE)"},
-        *({"name": name, "label": label} for name, label in context.rows),
-    ]
     table = build_report(
         layout.results,
         layout.outputs,
         layout.report,
         title=f"{TITLE}: {layout.experiment}",
-        rows=rows,
+        rows=_rows(context),
         description=_description(context),
         searches=layout.searches / "found" / layout.experiment,
+        claims=[claim.model_dump() for claim in context.rows.claims],
     )
     path = layout.result("report", "table.json")
     write_json(path, table)
     context.journal.artifact(layout.report, folder="report")
     context.journal.artifact(path, folder="results")
+
+
+def _rows(context: Context) -> list[dict[str, Any]]:
+    """The table's lines: the teacher, the student from scratch, the distilled rows."""
+    file = context.rows
+    usual = {"teacher": f"Teacher ({_origin(context.config.teacher)})", "scratch": "Student from scratch (MAE)"}
+    lines: list[dict[str, Any]] = []
+    for name, label in usual.items():
+        said = file.models.get(name, Model())
+        lines.append({"name": name, "label": said.label or label, "paper": _paper(said)})
+    for name, row in file.rows.items():
+        pictured = file.pictures is None or name in file.pictures
+        told = {"name": name, "label": row.label, "group": row.group, "paper": _paper(row)}
+        lines.append({**told, "settings": row.set, "pictured": pictured})
+    return lines
+
+
+def _paper(said: Model | Row) -> tuple[float | None, float | None]:
+    return (said.paper.top1, said.paper.top5) if said.paper else (None, None)
 
 
 def _description(context: Context) -> dict[str, str]:

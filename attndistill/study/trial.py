@@ -84,7 +84,7 @@ class Search:
         chosen = definition.plain()
         identity = {
             "configuration": {key: value for key, value in settings.items() if key not in definition.search},
-            "inputs": Context(config, layout, "study", "", (), Recorder(None)).targets_identity,
+            "inputs": Context(config, layout, "study", "", experiment.file, Recorder(None)).targets_identity,
             "definition": {key: chosen[key] for key in ("row", "search", "objectives", "seeds")},
         }
         return cls(plan, f"{experiment.name}-{plan.name}-{digest_of(identity)[:8]}", place)
@@ -223,7 +223,7 @@ def _objectives(
     layout = TrialLayout(experiment.root, experiment.name, search.trial_folder(point))
     curve = f"validation_{definition.probe}_top1"
     journal = TrialJournal(recorder, trial if len(definition.objectives) == 1 else None, curve, config)
-    common = (((definition.row, experiment.rows[definition.row].label),), journal)
+    common = (experiment.file, journal)
     told = ValidationContext(config, layout, "attention", definition.row, *common)
     images = Context(config, layout, "study", search.name, *common).images("train")
 

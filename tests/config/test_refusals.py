@@ -234,7 +234,19 @@ def test_a_broken_or_hostile_yaml_file_is_refused_by_name(tmp_path, text, messag
             "rows: {a: {label: A, set: {teacher.depth: 3}}}",
             "rows.a.set: teacher.depth: a row cannot change data, teacher",
         ),
-        ("rows: []", "must hold `rows:`, a mapping"),
+        ("rows: []", r"rows: Input should be a valid dictionary \(given \[\]\)"),
+        ("rows: {}", "rows: Dictionary should have at least 1 item"),
+        ("rows: {a.b: {label: A, set: {}}}", "row name 'a.b'; allowed: letters, digits, - and _"),
+        ("rows: {a: {label: A, set: {}}}\npictures: [b]", "pictures: unknown 'b'; allowed: a"),
+        ("rows: {a: {label: A, set: {}}}\nmodels: {a: {}}", "models: unknown 'a'; allowed: teacher, scratch"),
+        (
+            "rows: {a: {label: A, set: {}}}\nclaims: [{claim: C, better: [a], worse: [b]}]",
+            "claims: unknown 'b'; allowed: teacher, scratch, a",
+        ),
+        (
+            "rows: {a: {label: A, set: {}}}\nclaims: [{claim: C, better: [a, a], worse: [scratch]}]",
+            r"claims.0: 2 better rows beside 1 worse ones; allowed: pairs",
+        ),
     ],
 )
 def test_a_wrong_rows_file_is_refused_by_name(tmp_path, rows, message):

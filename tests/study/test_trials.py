@@ -47,9 +47,10 @@ def test_the_objective_is_the_pipelines_student_judged_on_the_validation_part_an
     assert study.trials[1].params["distill.lambda"] != 0.1
     run_stage(project.experiment(), STAGES["distill"], "attndistill", first.params)
     config, layout = project.experiment().config("attndistill", {}), Layout(project.root, "digits")
-    context = ValidationContext(config, layout, "study", "attndistill", (), Recorder(None))
+    rows = project.experiment().file
+    context = ValidationContext(config, layout, "study", "attndistill", rows, Recorder(None))
     student, _ = load_model(layout.weights("attndistill", 0))
-    everything = Context(config, layout, "study", "attndistill", (), Recorder(None)).images("train")
+    everything = Context(config, layout, "study", "attndistill", rows, Recorder(None)).images("train")
     assert context.judge_backbone(student, everything, "knn").top1 == first.value
     assert set(context.images("test").names).isdisjoint(context.images("train").names)
     assert len(context.images("test")) + len(context.images("train")) == len(everything)

@@ -1,0 +1,62 @@
+"""The rows file of an experiment: what each row runs, and what the report prints of it."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Paper(_Strict):
+    """A line of the paper's table, percent; None where it cannot be read."""
+
+    top1: float | None
+    top5: float | None
+
+
+class Model(_Strict):
+    """What is printed of a pre-trained model; None keeps the report's own label."""
+
+    label: str | None = Field(default=None, min_length=1)
+    paper: Paper | None = None
+
+
+class Row(_Strict):
+    """One line of an ablation: what it changes in the configuration, and how it is printed."""
+
+    label: str = Field(min_length=1)
+    group: str = ""
+    paper: Paper | None = None
+    set: dict[str, Any]
+
+
+class Claim(_Strict):
+    """An ordering that the paper claims: each of `better` beats the row beside it in `worse`."""
+
+    claim: str = Field(min_length=1)
+    better: list[str] = Field(min_length=1)
+    worse: list[str] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _pairs(self) -> "Claim":
+        if len(self.better) != len(self.worse):
+            raise ValueError(f"{len(self.better)} better rows beside {len(self.worse)} worse ones; allowed: pairs")
+        return self
+
+
+class RowsFile(_Strict):
+    """rows.yaml.
+
+    Attributes:
+        models: the pre-trained models by name, where something is to be said of them.
+        rows: by name; names go into dotted keys and folders.
+        pictures: rows whose attention and losses the report shows; None for all.
+        claims: judged in the report.
+    """
+
+    models: dict[str, Model] = {}
+    rows: dict[str, Row] = Field(min_length=1)
+    pictures: list[str] | None = None
+    claims: list[Claim] = []
