@@ -73,7 +73,7 @@ def _groups(rows: Sequence[Row]) -> dict[str, list[int]]:
     for index, row in enumerate(rows):
         if row.group:
             groups.setdefault(row.group, []).append(index)
-    return groups
+    return {title: members for title, members in groups.items() if len(members) > 1}
 
 
 def _setting_chart(

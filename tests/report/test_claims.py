@@ -90,3 +90,21 @@ def test_the_page_prints_the_papers_figures_beside_ours_and_the_verdicts(experim
     assert (line["claim"], line["verdict"]) == ("AttnDistill <beats> PA", verdict)
     tex = (experiment.destination / "table.tex").read_text()
     assert r"78.9 &  & 5 \\" in tex
+
+
+def test_more_models_than_one_chart_can_show_get_charts_by_group_and_the_chosen_pictures(experiment):
+    shared = {"group": "(e) lambda", "settings": {"a.lambda": 0.1}, "pictured": False}
+    experiment.rows[2:] = [{**entry, "settings": {"a.lambda": 0.5 * place}, "group": "(e) lambda", "pictured": place < 1}
+                           for place, entry in enumerate(experiment.rows[2:])]  # fmt: skip
+    experiment.rows += [{"name": f"r{n}", "label": f"R{n}", **shared, "settings": {"a.lambda": n}} for n in range(5)]
+    build_report(
+        experiment.results,
+        experiment.outputs,
+        experiment.destination,
+        title="T",
+        rows=experiment.rows,
+        description={},
+    )
+    charts = sorted(path.name for path in (experiment.destination / "figures/groups").iterdir())
+    assert charts == ["_e_lambda-setting.png", "_e_lambda.png"]  # the other groups have one row
+    assert "<h3>(e) lambda</h3>" in (experiment.destination / "index.html").read_text()
