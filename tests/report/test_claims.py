@@ -93,9 +93,9 @@ def test_the_page_prints_the_papers_figures_beside_ours_and_the_verdicts(experim
 
 
 def test_more_models_than_one_chart_can_show_get_charts_by_group_and_the_chosen_pictures(experiment):
-    shared = {"group": "(e) lambda", "settings": {"a.lambda": 0.1}, "pictured": False}
-    experiment.rows[2:] = [{**entry, "settings": {"a.lambda": 0.5 * place}, "group": "(e) lambda", "pictured": place < 1}
-                           for place, entry in enumerate(experiment.rows[2:])]  # fmt: skip
+    shared = {"group": "(e) lambda", "pictured": False}
+    for place, entry in enumerate(experiment.rows[2:]):
+        entry.update(group="(e) lambda", settings={"a.lambda": 0.5 * place}, pictured=place < 1)
     experiment.rows += [{"name": f"r{n}", "label": f"R{n}", **shared, "settings": {"a.lambda": n}} for n in range(5)]
     build_report(
         experiment.results,
