@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from attndistill import __version__
 
 _ITEM_OPTIONS = {"pretrained": "--model", "model": "--model", "row": "--row", "download": "--name"}
+_TFLOPS = 100.0  # a third of the bf16 peak of a common data-centre GPU
 _SETTINGS = """\
 Any setting of params.yaml can be given as --section.key value (or --section.key=value), for example
   attndistill distill --row attndistill --distill.lambda 0.3 --distill.aggregation.name max
@@ -63,9 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     for stage in STAGES.values():
         command = _command(commands, stage.name, stage.summary, _run_stage)
         command.set_defaults(stage=stage)
+        _add_dry_run(command)
         if stage.item:
             command.add_argument(_ITEM_OPTIONS[stage.item], dest="item", required=True, metavar="NAME")
-    _command(commands, "pipeline", "every stage, in this process (dvc repro runs only what must run)", _run_pipeline)
+    whole = "every stage, in this process (dvc repro runs only what must run)"
+    _add_dry_run(_command(commands, "pipeline", whole, _run_pipeline))
     _command(commands, "dvc-file", "write an experiment's own dvc.yaml from the one at the top", _write_dvc_file)
     _command(commands, "sizes", "parameters and tokens of the teacher, the student and the named sizes", _show_sizes)
     show = _command(commands, "config", "print the resolved configuration", _show_config)
@@ -113,6 +116,25 @@ def _command(commands: Any, name: str, summary: str, handle: Any) -> argparse.Ar
     return command
 
 
+def _add_dry_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--dry-run", action="store_true", help="say what it would read and cost; run and write nothing"
+    )
+    command.add_argument(
+        "--images", type=int, metavar="N", help="dry run: training images, where they are not prepared"
+    )
+    help_ = "dry run: sustained TFLOP/s of the machine, for the hours; default: %(default)g"
+    command.add_argument("--tflops", type=float, default=_TFLOPS, metavar="X", help=help_)
+
+
+def _dry_run(options: argparse.Namespace, overrides: dict[str, Any], chosen: Any) -> int:
+    from attndistill.dry_run import Plan, dry_run
+
+    if options.tflops <= 0 or (options.images is not None and options.images < 1):
+        raise ValueError(f"--tflops {options.tflops:g}, --images {options.images}; allowed: more than 0")
+    return dry_run(_open(options), chosen, overrides, Plan(options.images, options.tflops))
+
+
 def _overrides(rest: Sequence[str]) -> dict[str, Any]:
     """["--a.b", "1", "--c.d=x"] -> {"a.b": 1, "c.d": "x"}; values are YAML. Raises ValueError for anything else."""
     found: dict[str, Any] = {}
@@ -145,11 +167,15 @@ def _open(options: argparse.Namespace) -> Any:
     return open_experiment(project_root(), options.experiment)
 
 
-def _run_stage(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    from attndistill.pipeline import run_stage
+def _run_stage(options: argparse.Namespace, overrides: dict[str, Any]) -> int | None:
+    from attndistill.pipeline import check_item, run_stage
 
     _tell_unread(options, overrides)
+    if options.dry_run:
+        check_item(_open(options), options.stage, options.item, overrides)
+        return _dry_run(options, overrides, [(options.stage, options.item)])
     run_stage(_open(options), options.stage, options.item, overrides)
+    return None
 
 
 def _tell_unread(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
@@ -161,10 +187,13 @@ def _tell_unread(options: argparse.Namespace, overrides: dict[str, Any]) -> None
             print(f"attndistill: note: {text}", file=sys.stderr)
 
 
-def _run_pipeline(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    from attndistill.pipeline import run_pipeline
+def _run_pipeline(options: argparse.Namespace, overrides: dict[str, Any]) -> int | None:
+    from attndistill.pipeline import every_stage, run_pipeline
 
+    if options.dry_run:
+        return _dry_run(options, overrides, every_stage(_open(options), overrides))
     run_pipeline(_open(options), overrides)
+    return None
 
 
 def _run_study(options: argparse.Namespace, overrides: dict[str, Any]) -> int:

@@ -28,11 +28,7 @@ def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mappin
     is_main = os.environ.get("RANK", "0") == "0"  # of a distributed run, one process writes
     if not (is_main or stage.distributed):
         return
-    config = experiment.config(item, overrides)
-    allowed = stage.items(tuple(experiment.rows), tuple(config.downloads))
-    if item not in allowed:
-        kind = stage.item if stage.item in ("row", "download") else "model"
-        raise ValueError(f"{stage.name}: unknown {kind} {item!r}; allowed: {', '.join(allowed) or 'none here'}")
+    config = check_item(experiment, stage, item, overrides)
     layout = Layout(experiment.root, experiment.name)
     inputs = stage.inputs(layout, item)
     for path in inputs:
@@ -55,10 +51,25 @@ def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mappin
         stage.run(Context(config, layout, stage.name, item, experiment.file, recorder, is_main))
 
 
+def check_item(experiment: Experiment, stage: Stage, item: str, overrides: Mapping[str, Any]) -> Config:
+    """The configuration of an item. Raises ValueError where the stage has no such item, or it is refused."""
+    config = experiment.config(item, overrides)
+    allowed = stage.items(tuple(experiment.rows), tuple(config.downloads))
+    if item not in allowed:
+        kind = stage.item if stage.item in ("row", "download") else "model"
+        raise ValueError(f"{stage.name}: unknown {kind} {item!r}; allowed: {', '.join(allowed) or 'none here'}")
+    return config
+
+
+def every_stage(experiment: Experiment, overrides: Mapping[str, Any]) -> list[tuple[Stage, str]]:
+    """Every stage on every item, in order."""
+    rows, downloads = tuple(experiment.rows), tuple(experiment.config("", overrides).downloads)
+    return [(stage, item) for stage in STAGES.values() for item in stage.items(rows, downloads)]
+
+
 def run_pipeline(experiment: Experiment, overrides: Mapping[str, Any]) -> None:
     """Run every stage on every item, in order, in this process; DVC's bookkeeping is left alone."""
-    rows = tuple(experiment.rows)
-    for item in rows:
+    for item in experiment.rows:
         experiment.config(item, overrides)  # refuse a bad row before the first stage costs anything
     config = experiment.config("", overrides)
     with Recorder.open(
@@ -70,9 +81,8 @@ def run_pipeline(experiment: Experiment, overrides: Mapping[str, Any]) -> None:
         argv=sys.argv,
         enabled=config.runtime.tracking,
     ):
-        for stage in STAGES.values():
-            for item in stage.items(rows, tuple(config.downloads)):
-                run_stage(experiment, stage, item, overrides)
+        for stage, item in every_stage(experiment, overrides):
+            run_stage(experiment, stage, item, overrides)
 
 
 def make_deterministic(config: Config) -> None:

@@ -13,7 +13,7 @@ ROWS = [
     {"tasks"},
     {"probes", "targets", "figures"},
     {"config", "report", "stages", "tracking"},
-    {"pipeline", "experiments", "dvc_pipeline"},
+    {"pipeline", "experiments", "dvc_pipeline", "dry_run"},
     {"cli", "study", "__main__"},
 ]
 ROW_OF = {name: number for number, names in enumerate(ROWS) for name in names}
@@ -21,6 +21,7 @@ ARROWS = {
     ("stages", "config"),
     ("stages", "report"),
     ("pipeline", "experiments"),
+    ("dry_run", "experiments"),
     ("__main__", "cli"),
     ("cli", "study"),
 }

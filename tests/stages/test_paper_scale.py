@@ -1,0 +1,80 @@
+"""Two steps of every paper-scale experiment at full model size, on made pictures of 224 pixels. Minutes each."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
+
+from attndistill.cli import main
+from attndistill.config import PRESETS
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ("imagenet_subset", "imagenet1k_dino_s8_s16", "imagenet1k_mugs_b16_s16", "imagenet1k_mugs_s16_t16")
+TWO_STEPS = {
+    "data.validation_fraction": 0.5,
+    "seeds": "[0]",
+    "pretrain.recipe.epochs": 2,
+    "pretrain.recipe.warmup_epochs": 0,
+    "pretrain.recipe.batch_size": 4,
+    "targets.views": 2,
+    "distill.recipe.epochs": 2,
+    "distill.recipe.warmup_epochs": 0,
+    "distill.recipe.batch_size": 4,
+    "runtime.micro_batch_size": 2,
+    "runtime.workers": 0,
+    "runtime.tracking": "false",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    random = np.random.default_rng(0)
+    for split, count in (("train", 2), ("val", 1)):
+        for wnid in ("n01440764", "n01443537"):
+            folder = tmp_path / "data/imagenet" / split / wnid
+            folder.mkdir(parents=True)
+            for number in range(count):
+                noise = random.integers(0, 256, (240, 320, 3), dtype=np.uint8)
+                Image.fromarray(noise).save(folder / f"{wnid}_{number}.JPEG")
+    (tmp_path / "data/imagenet_subset.txt").write_text("n01440764\nn01443537\n")
+    monkeypatch.setenv("ATTNDISTILL_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # a checkpoint's path is read from the working directory
+    return tmp_path
+
+
+def write_checkpoint(project: Path, name: str) -> None:
+    """A random teacher in the layout in which its authors publish it."""
+    (project / "checkpoints").mkdir()
+    sizes = PRESETS["vit_base" if "_b16_" in name else "vit_small"]
+    patch = 8 if "_s8_" in name else 16
+    torch.manual_seed(0)
+    vit = VisionTransformer(patch_size=patch, num_classes=0, **sizes).state_dict()
+    if "dino" in name:
+        torch.save(vit, project / "checkpoints/dino_deitsmall8_pretrain.pth")
+    else:
+        file = "mugs_vit_base_backbone_400ep.pth" if "_b16_" in name else "mugs_vit_small_backbone_800ep.pth"
+        relation = {"relation_blocks.0.norm1.weight": torch.ones(sizes["embed_dim"])}
+        torch.save({"state_dict": vit | relation}, project / "checkpoints" / file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_two_steps_at_full_size_go_from_images_and_checkpoint_to_a_student(project, name, capsys):
+    settings = [word for key, value in TWO_STEPS.items() for word in (f"--{key}", str(value))]
+    common = ["--experiment", f"experiments/{name}", *settings]
+    if name != "imagenet_subset":
+        write_checkpoint(project, name)
+        common += ["--teacher.check", "off"]  # noise has no neighbours
+    for words in (["prepare"], ["pretrain", "--model", "teacher"], ["targets"], ["distill", "--row", "attndistill"]):
+        assert main([*words, *common]) == 0, capsys.readouterr().err
+    curves = json.loads((project / f"results/{name}/training/attndistill.json").read_text())["curves"]["0"]
+    assert [epoch for epoch, _ in curves["loss"]] == [1, 2]
+    assert all(np.isfinite(value) and value > 0 for _, value in (*curves["alignment"], *curves["attention"]))
+    assert (project / f"outputs/{name}/distilled/attndistill/seed-0/model.safetensors").exists()
