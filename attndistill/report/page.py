@@ -1,6 +1,7 @@
 """The page: one file that holds everything it shows, readable from a file:// address with no network."""
 
 import base64
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -51,6 +52,7 @@ def render_page(
         groups=_column_groups(columns),
         columns=columns,
         lines=_lines(rows, columns),
+        usual_feature=_usual_feature(rows) if _features_differ(columns) else "",
         headlines=[entry.sentence for entry in comparisons if entry.right == PROJECTOR_ALIGNMENT],
         comparisons={} if claims else _comparisons(comparisons),
         claims=[_claim(claim) for claim in claims],
@@ -86,7 +88,7 @@ def _column_groups(columns: Sequence[Column]) -> list[dict[str, Any]]:
 
 def _lines(rows: Sequence[Row], columns: Sequence[Column]) -> list[dict[str, Any]]:
     teacher = next((index for index, row in enumerate(rows) if row.name == TEACHER), None)
-    mixed = any(column.is_accuracy and not column.feature for column in columns)
+    usual = _usual_feature(rows) if _features_differ(columns) else None
     lines = []
     for index, row in enumerate(rows):
         known = row.probe is not None and row.probe.parameters is not None
@@ -95,7 +97,7 @@ def _lines(rows: Sequence[Row], columns: Sequence[Column]) -> list[dict[str, Any
                 "label": row.label,
                 "group": row.group if not index or row.group != rows[index - 1].group else "",
                 "parameters": f"{row.probe.parameters:,}" if row.probe and known else "",
-                "feature": row.probe.feature if row.probe and mixed else "",
+                "feature": row.probe.feature if row.probe and usual not in (None, row.probe.feature) else "",
                 "cells": [
                     {"text": shown(column.cells[index], column.digits), "best": column.best(teacher) == index}
                     for column in columns
@@ -104,6 +106,15 @@ def _lines(rows: Sequence[Row], columns: Sequence[Column]) -> list[dict[str, Any
             }
         )
     return lines
+
+
+def _features_differ(columns: Sequence[Column]) -> bool:
+    return any(column.is_accuracy and not column.feature for column in columns)
+
+
+def _usual_feature(rows: Sequence[Row]) -> str:
+    """What most models were judged by."""
+    return Counter(row.probe.feature for row in rows if row.probe).most_common(1)[0][0]
 
 
 def _comparisons(comparisons: Sequence[Comparison]) -> dict[str, list[dict[str, Any]]]:

@@ -103,12 +103,13 @@ def test_protocol_and_feature_stand_beside_the_figures(experiment):
     assert "top-1 (%)logistic/standardised-lbfgs-v1" in head[1]
 
 
-def test_features_that_differ_are_named_line_by_line(experiment):
+def test_a_feature_that_differs_is_named_in_its_line_and_the_usual_one_once(experiment):
     experiment.edit("probes/teacher.json", lambda file: file.update(feature="cls_token of the last block"))
     build(experiment)
     lines = [line[0] for line in parsed(page(experiment)).lines]
     assert "Teacher (MAE)cls_token of the last block" in lines
-    assert "AttnDistillcls_token before the projector" in lines
+    assert "AttnDistill" in lines
+    assert "Where a line names no feature, it is cls_token before the projector." in page(experiment)
 
 
 def test_cells_nobody_measured_are_empty(experiment):
