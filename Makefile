@@ -6,6 +6,8 @@ INSTALLED := $(VENV)/.installed
 # stages call `python`: it has to be the environment's
 export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
+# DVC writes a new dvc.lock in the order in which it runs, and picks that from a set of names
+export PYTHONHASHSEED := 0
 
 .PHONY: repro smoke fashion table10 test check lint types fast test-slow test-gpu study ui dashboard format lock clean
 

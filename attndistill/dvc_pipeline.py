@@ -30,7 +30,8 @@ def derive_dvc_file(root: Path, name: str) -> str:
     """The text of experiments/<name>/dvc.yaml.
 
     Paths are the experiment's, commands name it, and each stage also watches those sections of the experiment's
-    params.yaml that it reads (an overlay holds only what differs).
+    params.yaml that it reads (an overlay holds only what differs). Plots are the default's alone: DVC shows those of
+    every dvc.yaml or none, so one experiment whose outputs are not in the cache would take the others' away.
     """
     from ruamel.yaml import YAML
 
@@ -44,11 +45,7 @@ def derive_dvc_file(root: Path, name: str) -> str:
     }
     fetched = {f"fetch_{item}": _fetch(item, name) for item in changes.get("downloads", {})}
     _depend_on_files(stages, changes, name)
-    derived = {
-        "vars": ["rows.yaml"],
-        "stages": fetched | stages,
-        "plots": [f"../../{plot}" for plot in default["plots"]],
-    }
+    derived = {"vars": ["rows.yaml"], "stages": fetched | stages}
     yaml = YAML()
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
