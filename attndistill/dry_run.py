@@ -71,7 +71,7 @@ def dry_run(
         for name, text in lines.items():
             print(f"  {name:14} {text}")
     if len(stages) > 1 and total:
-        print(f"sum of these     {_hours(total, plan)}; probes, pictures and the report not counted")
+        print(f"sum of these     {_hours(total, plan)}; k-NN, logistic regression, pictures and the report not counted")
     return int(not complete)
 
 
@@ -114,6 +114,7 @@ def _costs(stage: Stage, item: str, config: Config, plan: Plan) -> Estimate:
         "pretrain": lambda: _pretrain(item, config, plan),
         "targets": lambda: _targets(config, plan),
         "distill": lambda: _distill(config, plan),
+        "probe": lambda: _linear_probe(item, config, plan),
     }
     return estimates.get(stage.name, lambda: Estimate({}))()
 
@@ -155,16 +156,29 @@ def _distill(config: Config, plan: Plan) -> Estimate:
     return Estimate({**lines, **trained.lines}, trained.flops)
 
 
+def _linear_probe(item: str, config: Config, plan: Plan) -> Estimate:
+    """Of the linear probe; the other probes read each image once."""
+    if config.probe.linear is None:
+        return Estimate({})
+    from attndistill.stages.costs import linear_probe_step
+
+    sizes = config.teacher.sizes() if item == "teacher" else config.student.plain()
+    seeds = 1 if item == "teacher" else len(config.seeds)
+    trained = _training(linear_probe_step(config, sizes), config, config.probe.linear.recipe, plan, seeds)
+    lines = {("linear probe" if name == "step" else name): text for name, text in trained.lines.items()}
+    return Estimate(lines, trained.flops)
+
+
 def _training(step: "Step", config: Config, recipe: Recipe, plan: Plan, seeds: int) -> Estimate:
     """A recipe's schedule, and what it costs for every seed."""
     micro = config.runtime.micro_batch_size or recipe.batch_size
     weights = step.trained * _TRAINED_BYTES + step.frozen * _FROZEN_BYTES
     activations = step.activations * (2 if recipe.precision == "bf16" else 4) // 4 * micro
+    kept = f" + at most {_scaled(activations)}B activations" if step.activations else ""
     lines = {
         "step": f"{_scaled(step.flops)}FLOPs an image, {_scaled(step.flops * recipe.batch_size)}FLOPs a batch of "
         f"{recipe.batch_size:,}",
-        "memory": f"{_scaled(weights)}B weights and optimizer + at most {_scaled(activations)}B activations "
-        f"({micro:,} images at once, {recipe.precision})",
+        "memory": f"{_scaled(weights)}B weights and optimizer{kept} ({micro:,} images at once, {recipe.precision})",
         "learning rate": f"{recipe.base_learning_rate:g} x {recipe.batch_size:,} / 256 = "
         f"{recipe.peak_learning_rate:.4g} after {recipe.warmup_epochs} epochs, cosine to 0 at epoch {recipe.epochs:,}",
     }

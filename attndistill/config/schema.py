@@ -140,6 +140,12 @@ class Labels(Section):
         return self
 
 
+class LinearProbe(Section):
+    """A linear classifier trained on random views of frozen features (Table 9)."""
+
+    recipe: Recipe
+
+
 class Probes(Section):
     """How features are judged."""
 
@@ -147,6 +153,7 @@ class Probes(Section):
     labels: Labels
     knn: KnnProbe
     logistic: LogisticProbe
+    linear: LinearProbe | None
 
 
 class Attention(Section):

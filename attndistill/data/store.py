@@ -81,6 +81,29 @@ class ArrayImages:
         return crop_and_resize(np.ascontiguousarray(self.images[indices]), boxes, image_size)
 
 
+class ChosenImages:
+    """Some images of a set, as a set of their own; position p is image `chosen[p]`.
+
+    Args:
+        images: the set.
+        chosen: positions in it.
+    """
+
+    def __init__(self, images: ImageSet, chosen: NDArray[np.int64]) -> None:
+        self.images, self.chosen = images, chosen
+        self.labels: NDArray[np.int64] = np.asarray(images.labels)[chosen]
+        self.names: Sequence[str] = [images.names[index] for index in chosen]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def sizes(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self.images.sizes(self.chosen[indices])
+
+    def crops(self, indices: NDArray[np.int64], boxes: Boxes, image_size: int) -> Float[Tensor, "B 3 S S"]:
+        return self.images.crops(self.chosen[indices], boxes, image_size)
+
+
 def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a prepared data set. Raises ValueError when it is missing or of another format."""
     manifest: dict[str, Any] = read_json(directory / "manifest.json")

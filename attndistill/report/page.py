@@ -57,6 +57,7 @@ def render_page(
         comparisons={} if claims else _comparisons(comparisons),
         claims=[_claim(claim) for claim in claims],
         papers=_papers(rows, columns),
+        papers_probe=nearest.group.lower() if (nearest := nearest_to_paper(columns)) else "",
         group_charts={title: list(map(_data_uri, charts.values())) for title, charts in pictures.groups.items()},
         charts=_inlined(pictures.charts),
         panels=[
@@ -135,12 +136,18 @@ def _comparison(entry: Comparison) -> dict[str, Any]:
     }
 
 
+def nearest_to_paper(columns: Sequence[Column]) -> Column | None:
+    """Our top-1 by the probe that is nearest to the paper's."""
+    ours = {column.probe: column for column in columns if column.metric == "top1"}
+    return next((ours[probe] for probe in NEAREST if probe in ours), None)
+
+
 def _papers(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
     """The paper's top-1 and top-5 of each row, its gap to the teacher, and ours by the probe nearest to the paper's."""
     if not any(figure is not None for row in rows for figure in row.paper):
         return []
     teacher = next((index for index, row in enumerate(rows) if row.name == TEACHER), None)
-    nearest = next((column for column in columns if (column.probe, column.metric) == NEAREST), None)
+    nearest = nearest_to_paper(columns)
     ours = [cell.mean if cell else None for cell in nearest.cells] if nearest else [None] * len(rows)
     lines = []
     for index, row in enumerate(rows):

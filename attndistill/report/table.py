@@ -9,7 +9,7 @@ from typing import Any
 from attndistill.report.results import Measurement, Row
 
 _TITLES = {"knn": "k-NN", "logistic": "Logistic regression", "linear": "Linear", "finetune": "Fine-tuning"}
-NEAREST = ("logistic", "top1")  # to the linear probe of the paper's table
+NEAREST = ("linear", "logistic")  # to the linear probe of the paper's table, the nearest first
 _METRICS = {"top1": "top-1", "top5": "top-5"}
 _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
     c: f"\\{c}" for c in "&%$#_{}"

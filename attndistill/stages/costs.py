@@ -66,6 +66,14 @@ def distillation_step(config: Config) -> Step:
     return Step(flops + taught, _parameters(student) + _parameters(projector), frozen, kept)
 
 
+def linear_probe_step(config: Config, sizes: Mapping[str, Any]) -> Step:
+    """Of a linear probe of a backbone of these sizes: its forward pass; the classifier's own cost is left out."""
+    vit = build_vit(config.views.image_size, 0, **sizes).to("meta").eval()
+    with torch.no_grad():
+        flops, _ = _counted(lambda: read_fields(vit, _image(config), ()).cls_token)
+    return Step(flops, 0, _parameters(vit), 0)
+
+
 def teacher_flops(config: Config) -> int:
     """Of the teacher's answer for one image."""
     teacher, fields = _teacher(config), (*config.targets.extra, *config.distill.needs)

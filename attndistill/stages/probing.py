@@ -15,10 +15,14 @@ from attndistill.probes import PROBES
 from attndistill.probes.classifiers import ProbeResult
 from attndistill.stages.context import Context
 from attndistill.stages.features import keep_labels, labelled_images, probe_data
+from attndistill.stages.linear import linear_probe
 
 
 def probe(context: Context) -> None:
-    """Write results/<experiment>/probes/<item>.json: top-1 and top-5 of every probe over seeds, with protocols."""
+    """Write results/<experiment>/probes/<item>.json: top-1 and top-5 of every probe over seeds, with protocols.
+
+    k-NN and logistic regression judge the same features, computed once; a linear probe where one is asked for.
+    """
     images, test = context.images("train"), context.images("test")
     manifest = read_manifest(context.layout.data)
     options = context.config.probe
@@ -35,6 +39,10 @@ def probe(context: Context) -> None:
                 results.append(PROBES.bind(choice.name, choice.options())(data))
                 context.journal.metrics({f"{name}_top1": results[-1].top1, f"{name}_top5": results[-1].top5}, step=seed)
             update(done)
+    trained = [linear_probe(context, seed, images, test, chosen) for seed in context.seeds if options.linear]
+    for seed, (result, _) in zip(context.seeds, trained, strict=False):
+        found.setdefault("linear", []).append(result)
+        context.journal.metrics({"linear_top1": result.top1, "linear_top5": result.top5}, step=seed)
     value = {
         "model": context.item,
         "parameters": parameters,
@@ -48,6 +56,8 @@ def probe(context: Context) -> None:
     path = context.layout.result("probes", f"{context.item}.json")
     write_json(path, value)
     context.journal.artifact(path, folder="results")
+    for _, checkpoint in trained:
+        checkpoint.remove()
 
 
 def _labels(context: Context, images: ImageSet, chosen: NDArray[np.int64] | None) -> str:

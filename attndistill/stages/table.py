@@ -119,7 +119,7 @@ STAGES = {
         ),
         Stage(
             "probe",
-            "k-NN and logistic regression on frozen features",
+            "k-NN, logistic regression and, where asked for, a linear probe on frozen features",
             "attndistill.stages.probing:probe",
             "model",
             lambda item: (_seeds(item), "views", "probe"),

@@ -17,9 +17,9 @@ def test_an_optimizer_fits_a_line(name):
     wanted = inputs @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.3
     optimizer = OPTIMIZERS[name](line)
     for group in optimizer.param_groups:
-        group["lr"] = 0.05
+        group["lr"] = {"lars": 1.0}.get(name, 0.05)  # LARS scales a matrix's rate down to a thousandth of its norm
     losses = []
-    for _ in range(200):
+    for _ in range(1000):
         optimizer.zero_grad()
         losses.append((line(inputs) - wanted).square().mean())
         losses[-1].backward()

@@ -1,0 +1,59 @@
+"""The probe stage with a linear probe: beside the others, by its own protocol, on the labels that are kept."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from attndistill.experiments import open_experiment
+from attndistill.models.storage import save_model
+from attndistill.models.vit import build_vit
+from attndistill.pipeline import run_stage
+from attndistill.stages.layout import Layout
+from attndistill.stages.table import STAGES
+
+ROOT = Path(__file__).parents[2]
+RECIPE = {
+    "epochs": 8, "batch_size": 64, "base_learning_rate": 0.02, "warmup_epochs": 1, "precision": "fp32",
+    "optimizer": {"name": "adamw"},
+}  # fmt: skip
+SETTINGS = {"runtime.tracking": False, "seeds": [0], "teacher_seed": 0, "probe.linear": {"recipe": RECIPE}}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data and an untrained teacher."""
+    root = tmp_path_factory.mktemp("project")
+    shutil.copy(ROOT / "params.yaml", root)
+    shutil.copytree(ROOT / "experiments/smoke", root / "experiments/smoke")
+    experiment = open_experiment(root, "experiments/smoke")
+    run_stage(experiment, STAGES["prepare"], "", SETTINGS)
+    sizes = experiment.config("", {}).teacher.sizes()
+    save_model(Layout(root, "smoke").weights("teacher", 0), build_vit(32, 0, **sizes), image_size=32, vit=sizes)
+    return root
+
+
+def probed(root: Path, **settings: object) -> dict:
+    run_stage(open_experiment(root, "experiments/smoke"), STAGES["probe"], "teacher", SETTINGS | settings)
+    return json.loads(Layout(root, "smoke").result("probes", "teacher.json").read_text())["probes"]
+
+
+def test_a_linear_probe_stands_beside_the_others_and_leaves_them_as_they_are(root):
+    found, without = probed(root), probed(root, **{"probe.linear": None})
+    assert found["linear"]["top1"]["protocol"] == "linear/adamw-8-epochs-v1"
+    assert 15 < found["linear"]["top1"]["mean"] < found["linear"]["top5"]["mean"] < 100
+    assert {name: found[name] for name in ("knn", "logistic")} == without
+    assert probed(root)["linear"] == found["linear"]
+    assert not list((root / ".work").glob("probe-teacher/*"))  # its checkpoint went when the figures were safe
+
+
+def test_a_linear_probe_sees_the_labels_that_are_kept_alone(root):
+    few = probed(root, **{"probe.labels.fraction": 0.2})["linear"]["top1"]
+    assert few["protocol"] == "linear/adamw-8-epochs-v1, 20 % of labels (seed 0)"
+    assert few["mean"] != probed(root)["linear"]["top1"]["mean"]
+
+
+def test_a_batch_larger_than_the_set_is_refused(root):
+    with pytest.raises(ValueError, match="batch size 4096 is larger than the 1258 training images"):
+        probed(root, **{"probe.linear": {"recipe": RECIPE | {"batch_size": 4096}}})
