@@ -103,7 +103,7 @@ def fit(
     task.train()
     for step, micro_batches in _grouped(batches(first_step), first_step, plan.micro_batches):
         rate = learning_rate(step, peak=plan.peak_learning_rate, steps=plan.steps, warmup_steps=plan.warmup_steps)
-        _update(task, optimizer, micro_batches, rate, step, meter, accelerator, drop_unfinite=plan.drop_unfinite)
+        update(task, optimizer, micro_batches, rate, step, meter, accelerator, drop_unfinite=plan.drop_unfinite)
         meter.check(step)
         if isinstance(trainable, KeepsState):
             trainable.after_update()
@@ -131,7 +131,7 @@ def _grouped(batches: Iterable[TrainingBatch], first_step: int, size: int) -> It
     assert not group, "the loader ended in the middle of a step"
 
 
-def _update(
+def update(
     task: nn.Module,
     optimizer: Optimizer,
     micro_batches: list[TrainingBatch],
@@ -142,6 +142,7 @@ def _update(
     *,
     drop_unfinite: bool,
 ) -> None:
+    """One step: gradients of the micro-batches, added up, then the optimizer; the losses go into `meter`."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     share, found = 1 / len(micro_batches), []

@@ -1,0 +1,164 @@
+"""One way of making a training step, ready to be timed: the published algorithm or the package's own loop and task."""
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from timm.optim import param_groups_weight_decay
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from attndistill.core.features import Features
+from attndistill.data.loading import Batch
+from attndistill.targets import CachedTargets, LiveTeacher
+from attndistill.training.loop import update
+from attndistill.training.meter import Meter
+from attndistill.training.optimizers import adamw
+from benchmarks.configurations import Pair
+from benchmarks.machine import PRECISIONS, synchronise
+
+PHASES = ("teacher", "student", "backward", "optimizer")
+_LEARNING_RATE = 1e-4
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is timed: "reference" (published), "exact" (the package, teacher in the step) or "cached"."""
+
+    algorithm: str
+    precision: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.algorithm} {self.precision}"
+
+
+REFERENCE = Variant("reference", "fp32")
+VARIANTS = [Variant(algorithm, precision) for precision in PRECISIONS for algorithm in ("reference", "exact", "cached")]
+
+
+class Clock:
+    """When the parts of a step began and ended. On a GPU it waits for the device, and only while it is asked to."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.runs, self.marks = device, False, dict[str, float]()
+
+    def mark(self, name: str) -> None:
+        if self.runs:
+            synchronise(self.device)
+            self.marks[name] = time.perf_counter()
+
+    def around(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """The function, with its beginning and end marked."""
+
+        @wraps(function)
+        def marked(*arguments: Any) -> Any:
+            self.mark(f"{name} begins")
+            answer = function(*arguments)
+            self.mark(f"{name} ends")
+            return answer
+
+        return marked
+
+    def watch(self, task: nn.Module, optimizer: Optimizer) -> None:
+        """Mark a task's forward pass and an optimizer's step."""
+        task.register_forward_pre_hook(lambda *_: self.mark("forward begins"))
+        task.register_forward_hook(lambda *_: self.mark("forward ends"))
+        optimizer.register_step_pre_hook(lambda *_: self.mark("optimizer begins"))
+        optimizer.register_step_post_hook(lambda *_: self.mark("optimizer ends"))
+
+    def phases(self) -> dict[str, float]:
+        """Seconds of each part of the last step; the teacher runs inside the forward pass."""
+        teacher = self._between("teacher begins", "teacher ends")
+        return {
+            "teacher": teacher,
+            "student": self._between("forward begins", "forward ends") - teacher,
+            "backward": self._between("forward ends", "optimizer begins"),
+            "optimizer": self._between("optimizer begins", "optimizer ends"),
+        }
+
+    def _between(self, begin: str, end: str) -> float:
+        return self.marks[end] - self.marks[begin]
+
+
+@dataclass
+class Prepared:
+    """A variant with weights, optimizer state and a batch of its own."""
+
+    variant: Variant
+    step: Callable[[], None]
+    clock: Clock
+
+
+def prepare(variant: Variant, pair: Pair, batch: Batch, targets: Path) -> Prepared:
+    """Build a variant on copies of the pair's weights.
+
+    Args:
+        variant: which.
+        pair: the weights that every variant starts from.
+        batch: the views of every step.
+        targets: a cache of the teacher's answers to them.
+    """
+    clock = Clock(pair.device)
+    batch = dataclasses.replace(batch, images=batch.images.to(pair.device))
+    if variant.algorithm == "reference":
+        step = _published(variant.precision, pair, batch, clock)
+    else:
+        own = dataclasses.replace(pair, student=copy.deepcopy(pair.student))
+        teach: Callable[[Batch], Features] = (
+            CachedTargets(targets, pair.device, {})
+            if variant.algorithm == "cached"
+            else LiveTeacher(pair.teacher, pair.device)
+        )
+        step = _package(variant.precision, own, teach, batch, clock)
+    return Prepared(variant, step, clock)
+
+
+def _published(precision: str, pair: Pair, batch: Batch, clock: Clock) -> Callable[[], None]:
+    """A plain training loop's step: torch's AdamW as it comes."""
+    task = pair.reference()
+    optimizer = AdamW(param_groups_weight_decay(task, weight_decay=0.05), lr=_LEARNING_RATE, betas=(0.9, 0.95))
+    task.teacher.forward = clock.around(task.teacher.forward, "teacher")  # type: ignore[method-assign]
+    clock.watch(task, optimizer)
+
+    def step() -> None:
+        mixed = nullcontext() if precision == "fp32" else torch.autocast(pair.device.type, PRECISIONS[precision])
+        with mixed:
+            loss = task(batch.images)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _package(
+    precision: str, pair: Pair, teach: Callable[[Batch], Features], batch: Batch, clock: Clock
+) -> Callable[[], None]:
+    """The step of `training.loop`, its meter and its look at the loss included."""
+    task = pair.task(clock.around(teach, "teacher"))
+    optimizer: Any = adamw(task)
+    clock.watch(task, optimizer)
+    AcceleratorState._reset_state(reset_partial_state=False)
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=pair.device.type == "cpu")
+    prepared, optimizer = accelerator.prepare(task, optimizer)
+    prepared.train()
+    meter = Meter(pair.device.type)
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        update(prepared, optimizer, [batch], _LEARNING_RATE, done, meter, accelerator, drop_unfinite=False)
+        meter.check(done)
+        done += 1
+
+    return step
