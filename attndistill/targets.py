@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attndistill.core.artifacts import read_json, replacing_directory, write_json
+from attndistill.core.artifacts import read_json, replacing, replacing_directory, write_json
 from attndistill.core.features import Features
 from attndistill.core.randomness import uniforms
 from attndistill.core.side_by_side import side_by_side
@@ -140,6 +140,7 @@ def write_targets(
     recipe: ViewRecipe,
     destination: Path,
     *,
+    unfinished: Path,
     identity: dict[str, Any],
     views: int,
     verify: int,
@@ -153,6 +154,8 @@ def write_targets(
         images: training split of N images.
         recipe: the views.
         destination: directory, replaced whole.
+        unfinished: directory of this very cache (teacher, data, views, V, fields) while it is made, owned by the
+            caller. What a killed process left there is gone on with, view by view; nothing is left there in the end.
         identity: what the cache is of (digests), compared when it is opened.
         views: V.
         verify: entries recomputed from scratch and compared.
@@ -166,37 +169,63 @@ def write_targets(
         ValueError: the disk cannot hold it.
     """
     count, vit = len(images), teacher.vit
-    check_room(destination, views * count * bytes_per_answer(vit, teacher.fields))
-    with replacing_directory(destination) as directory:
-        stores = {
-            field: np.lib.format.open_memmap(
-                directory / f"{field}.npy", mode="w+", dtype=np.float16, shape=(views, count, *shape)
-            )
-            for field, shape in answer_shapes(vit, teacher.fields).items()
-        }
-        fill = _filler(stores, teacher, images, recipe, batch_size)
-        side_by_side(fill, range(views), processes, steps=count, label="targets", unit="views")
-        for store in stores.values():
-            store.flush()
+    shapes = {field: (views, count, *shape) for field, shape in answer_shapes(vit, teacher.fields).items()}
+    if not unfinished.exists():
+        check_room(unfinished, views * count * bytes_per_answer(vit, teacher.fields))
+    unfinished.mkdir(parents=True, exist_ok=True)
+    stores = {field: _writable(unfinished / f"{field}.npy", shape) for field, shape in shapes.items()}
+    missing = [view for view in range(views) if not _mark(unfinished, view).exists()]
+    if len(missing) < views:
+        print(f"targets: {views - len(missing)} of {views} views were made before")
+    fill = _filler(stores, unfinished, teacher, images, recipe, batch_size)
+    side_by_side(fill, missing, processes, steps=count, label="targets", unit="views")
+    try:
         _verify(stores, teacher, images, recipe, verify)
-        manifest = {
-            "format": FORMAT,
-            "cached": True,
-            "views": views,
-            "images": count,
-            "heads": vit.blocks[-1].attn.num_heads,
-            "grid": list(vit.patch_embed.grid_size),
-            "identity": identity,
-            "bytes_per_view_and_image": sum(store.nbytes for store in stores.values()) // (views * count),
-        }
-        write_json(directory / "manifest.json", manifest)
+    except AssertionError:
+        shutil.rmtree(unfinished)  # nothing wrong may be gone on with
+        raise
+    manifest = {
+        "format": FORMAT,
+        "cached": True,
+        "views": views,
+        "images": count,
+        "heads": vit.blocks[-1].attn.num_heads,
+        "grid": list(vit.patch_embed.grid_size),
+        "identity": identity,
+        "bytes_per_view_and_image": sum(store.nbytes for store in stores.values()) // (views * count),
+    }
+    for view in range(views):
+        _mark(unfinished, view).unlink()
+    write_json(unfinished / "manifest.json", manifest)
+    with replacing_directory(destination) as directory:
+        directory.rmdir()
+        shutil.move(unfinished, directory)
     return manifest
 
 
+def _writable(path: Path, shape: tuple[int, ...]) -> Any:
+    """A store, with what is in it already."""
+    if path.exists():
+        return np.lib.format.open_memmap(path, mode="r+")
+    with replacing(path) as beside:
+        np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=shape)
+    return np.lib.format.open_memmap(path, mode="r+")
+
+
+def _mark(directory: Path, view: int) -> Path:
+    """There when every answer to this view is on the disk."""
+    return directory / f"view-{view}.done"
+
+
 def _filler(
-    stores: dict[str, Any], teacher: LiveTeacher, images: ImageSet, recipe: ViewRecipe, batch_size: int
+    stores: dict[str, Any],
+    directory: Path,
+    teacher: LiveTeacher,
+    images: ImageSet,
+    recipe: ViewRecipe,
+    batch_size: int,
 ) -> Callable[[int, Callable[[int], None]], None]:
-    """(view, told) -> nothing: compute one view of every image and store it."""
+    """(view, told) -> nothing: compute one view of every image, store and mark it."""
 
     def fill(view: int, told: Callable[[int], None]) -> None:
         for start in range(0, len(images), batch_size):
@@ -204,6 +233,9 @@ def _filler(
             for name, values in _halves(teacher(view_batch(images, recipe, view, indices))).items():
                 stores[name][view, indices] = values
             told(int(indices[-1]) + 1)
+        for store in stores.values():
+            store.flush()
+        _mark(directory, view).touch()
 
     return fill
 

@@ -23,6 +23,7 @@ from benchmarks.configurations import CONFIGURATIONS, Configuration, Pair, first
 from benchmarks.machine import PRECISIONS, describe, gemm_rate, synchronise
 from benchmarks.memory import peak_bytes
 from benchmarks.tables import page
+from benchmarks.timing import spread
 from benchmarks.variants import PHASES, REFERENCE, VARIANTS, Prepared, Variant, prepare
 
 OUTPUT = Path("results/benchmarks/step.json")
@@ -50,6 +51,7 @@ def measure(
         targets = Path(folder, "targets")
         teacher = LiveTeacher(pair.teacher, device)
         settings: dict[str, Any] = {"identity": {}, "views": 1, "verify": 1, "batch_size": batch_size, "processes": 1}
+        settings["unfinished"] = Path(folder, "unfinished")
         write_targets(teacher, images, configuration.recipe, targets, **settings)
         prepared = [prepare(variant, pair, batch, targets) for variant in wanted]
         found = {one.variant.name: _once(one, device) for one in prepared}
@@ -59,7 +61,7 @@ def measure(
     data = time.perf_counter() - start
     for one in prepared:
         found[one.variant.name] |= _summary(one.variant, samples, found[one.variant.name]["flops"])
-    gemm = {name: _spread([sample[f"gemm {name}"][0] for sample in samples]) for name in precisions}
+    gemm = {name: spread([sample[f"gemm {name}"][0] for sample in samples]) for name in precisions}
     return {
         "label": configuration.label,
         "batch_size": batch_size,
@@ -109,22 +111,17 @@ def _timed(one: Prepared, device: torch.device) -> tuple[float, ...]:
 def _summary(variant: Variant, samples: list[Sample], flops: int) -> dict[str, Any]:
     mine, theirs = ([sample[name] for sample in samples] for name in (variant.name, REFERENCE.name))
     summary: dict[str, Any] = {
-        "seconds": _spread([one[0] for one in mine]),
-        "ratio": _spread([other[0] / one[0] for one, other in zip(mine, theirs, strict=True)]),
-        "ratio_of_processor_time": _spread([other[1] / one[1] for one, other in zip(mine, theirs, strict=True)]),
+        "seconds": spread([one[0] for one in mine]),
+        "ratio": spread([other[0] / one[0] for one, other in zip(mine, theirs, strict=True)]),
+        "ratio_of_processor_time": spread([other[1] / one[1] for one, other in zip(mine, theirs, strict=True)]),
         "phase_seconds": {
             name: float(np.median([one[2 + place] for one in mine])) for place, name in enumerate(PHASES)
         },
     }
     if f"gemm {variant.precision}" in samples[0]:
         shares = [flops / sample[variant.name][0] / sample[f"gemm {variant.precision}"][0] for sample in samples]
-        summary["share_of_gemm"] = _spread(shares)
+        summary["share_of_gemm"] = spread(shares)
     return summary
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    lower, median, upper = np.quantile(values, [0.25, 0.5, 0.75])
-    return {"median": float(median), "lower": float(lower), "upper": float(upper)}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,12 +6,47 @@ _MACHINE = ("processor", "gpu", "instructions", "cores", "threads", "torch", "cu
 
 
 def page(found: dict[str, Any]) -> str:
-    """Everything measured: the machine, then two tables a configuration."""
-    facts = [(name, found["machine"][name]) for name in _MACHINE if found["machine"].get(name)]
-    machine = "; ".join(f"{name} {' '.join(value) if isinstance(value, list) else value}" for name, value in facts)
-    parts = [f"# A training step beside the published algorithm\n\nMachine: {machine}.\n"]
+    """Everything measured of steps: the machine, then two tables a configuration."""
+    parts = [f"# A training step beside the published algorithm\n\n{_machine(found)}\n"]
     parts += [_configuration(one) for one in found["configurations"].values()]
     return "\n".join(parts)
+
+
+def comparison_page(name: str, found: dict[str, Any]) -> str:
+    """Everything measured of another part: the machine, then a table or a list for each thing compared."""
+    return "\n".join([f"# {name.capitalize()}\n\n{_machine(found)}\n", *_sections(found["measured"], "##")])
+
+
+def _machine(found: dict[str, Any]) -> str:
+    facts = [(name, found["machine"][name]) for name in _MACHINE if found["machine"].get(name)]
+    return f"Machine: {'; '.join(f'{name} {_plain(value)}' for name, value in facts)}."
+
+
+def _sections(measured: dict[str, Any], level: str) -> list[str]:
+    """Nested figures: compared ways as a table, single spreads as another, numbers as a list, the rest a level down."""
+    compared = {key: value for key, value in measured.items() if isinstance(value, dict) and "a_second" in value}
+    spreads = {key: value for key, value in measured.items() if isinstance(value, dict) and "median" in value}
+    numbers = {key: value for key, value in measured.items() if not isinstance(value, dict)}
+    lines = [f"- {key.replace('_', ' ')}: {_plain(value)}" for key, value in numbers.items()]
+    parts = ["\n".join(lines) + "\n"] if lines else []
+    if compared:
+        rows = [
+            f"| {key} | {_seconds(one['seconds']['median'])} | {one['a_second']['median']:.4g} | "
+            f"{_ratio(one['ratio'])} |"
+            for key, one in compared.items()
+        ]
+        parts.append("\n".join(["| | time | a second | ratio |", "|---|---|---|---|", *rows]) + "\n")
+    if spreads:
+        rows = [f"| {key} | {_seconds(one['median'])} | {_seconds(one['upper'])} |" for key, one in spreads.items()]
+        parts.append("\n".join(["| | median | upper quartile |", "|---|---|---|", *rows]) + "\n")
+    for key, value in measured.items():
+        if isinstance(value, dict) and key not in {*compared, *spreads}:
+            parts += [f"{level} {key}\n", *_sections(value, f"{level}#")]
+    return parts
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _configuration(one: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ def teacher() -> LiveTeacher:
 
 def write(teacher: LiveTeacher, images: ArrayImages, to: Path, batch_size: int = 4) -> dict:
     options = {"identity": IDENTITY, "views": VIEWS, "verify": 300, "batch_size": batch_size}
-    return write_targets(teacher, images, RECIPE, to, **{"processes": 1, **options})
+    return write_targets(teacher, images, RECIPE, to, unfinished=to.parent / "unfinished", processes=1, **options)
 
 
 def test_the_cache_answers_like_the_live_teacher_for_every_view_and_image(teacher, images, tmp_path):
@@ -101,8 +101,8 @@ def test_a_field_that_the_cache_lacks_is_refused_saying_what_to_set(field, teach
 def test_a_cache_that_the_disk_cannot_hold_is_refused_before_it_costs_anything(teacher, images, tmp_path):
     with pytest.raises(ValueError, match=r"would take .* GB, and .* GB are free: ask for fewer targets\.views"):
         write_targets(
-            teacher, images, RECIPE, tmp_path / "targets", identity=IDENTITY, views=10**15, verify=1, batch_size=4,
-            processes=1,
+            teacher, images, RECIPE, tmp_path / "targets", unfinished=tmp_path / "unfinished", identity=IDENTITY,
+            views=10**15, verify=1, batch_size=4, processes=1,
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
@@ -154,6 +154,35 @@ def test_a_probability_of_zero_is_stored_as_a_finite_logarithm(images, tmp_path,
 def test_views_computed_side_by_side_are_the_same_bytes(teacher, images, tmp_path):
     write(teacher, images, tmp_path / "alone")
     side_by_side = {"identity": IDENTITY, "views": VIEWS, "verify": 8, "batch_size": 4, "processes": 2}
-    write_targets(teacher, images, RECIPE, tmp_path / "together", **side_by_side)
+    write_targets(teacher, images, RECIPE, tmp_path / "together", unfinished=tmp_path / "unfinished", **side_by_side)
     for name in ("cls_token.npy", "log_attention.npy", "manifest.json"):
         assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "together" / name).read_bytes()
+
+
+class Dying(LiveTeacher):
+    """Is stopped at the first batch of view 2."""
+
+    def __call__(self, batch: Batch) -> Features:
+        if batch.epoch == 2:
+            raise KeyboardInterrupt
+        return super().__call__(batch)
+
+
+def test_a_cache_goes_on_where_it_was_stopped_and_ends_with_the_same_bytes(teacher, images, tmp_path):
+    write(teacher, images, tmp_path / "whole" / "targets")
+    with pytest.raises(KeyboardInterrupt):
+        write(Dying(teacher.vit, CPU), images, tmp_path / "stopped" / "targets")
+    assert not (tmp_path / "stopped" / "targets").exists()
+    answered = []
+
+    class Counting(LiveTeacher):
+        def __call__(self, batch: Batch) -> Features:
+            if len(batch.indices) > 1:  # verification asks for images one by one
+                answered.append(batch.epoch)
+            return super().__call__(batch)
+
+    write(Counting(teacher.vit, CPU), images, tmp_path / "stopped" / "targets")
+    assert set(answered) == {2}
+    for path in (tmp_path / "whole" / "targets").iterdir():
+        assert (tmp_path / "stopped" / "targets" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert {path.name for path in (tmp_path / "stopped").iterdir()} == {"targets"}

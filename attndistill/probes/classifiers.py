@@ -75,17 +75,18 @@ def knn(
     One neighbour search serves every k. k larger than the bank takes the whole bank.
     """
     bank, held_out = data.split_train()
-    on_validation = _knn_scores(bank, held_out, data.classes, neighbours, temperature)
+    on_validation = knn_scores(bank, held_out, data.classes, neighbours, temperature)
     chosen = max(neighbours, key=lambda k: (top_k(on_validation[k], held_out.labels, 1), -k))
-    on_test = _knn_scores(data.train, data.test, data.classes, neighbours, temperature)
+    on_test = knn_scores(data.train, data.test, data.classes, neighbours, temperature)
     sweep = {str(k): top_k(on_test[k], data.test.labels, 1) for k in neighbours}
     top5 = top_k(on_test[chosen], data.test.labels, 5)
     return ProbeResult("knn/dino-v1", sweep[str(chosen)], top5, {"k": chosen}, sweep)
 
 
-def _knn_scores(
+def knn_scores(
     bank: LabelledFeatures, queries: LabelledFeatures, classes: int, neighbours: list[int], temperature: float
 ) -> Mapping[int, Scores]:
+    """k -> (queries, classes) votes, from one search for the largest k; k larger than the bank takes the whole bank."""
     from sklearn.neighbors import NearestNeighbors
 
     most = min(max(neighbours), len(bank.labels))
@@ -121,7 +122,7 @@ def logistic(
     solution, weakest first. A fit that `max_iterations` ends is taken as it is: that too is the protocol.
     """
     chosen = strengths[0] if len(strengths) == 1 else _chosen_strength(data, sorted(strengths), max_iterations)
-    final = _logistic_scores(data.train, data.test, data.classes, sorted(strengths), max_iterations)
+    final = logistic_scores(data.train, data.test, data.classes, sorted(strengths), max_iterations)
     sweep = {repr(c): top_k(scores, data.test.labels, 1) for c, scores in final.items()}
     top5 = top_k(final[chosen], data.test.labels, 5)
     return ProbeResult("logistic/standardised-lbfgs-v1", sweep[repr(chosen)], top5, {"C": chosen}, sweep)
@@ -130,13 +131,14 @@ def logistic(
 def _chosen_strength(data: ProbeData, strengths: list[float], max_iterations: int) -> float:
     """The C that is best on the validation part of train; the smaller of equals."""
     fit_part, held_out = data.split_train()
-    candidates = _logistic_scores(fit_part, held_out, data.classes, strengths, max_iterations)
+    candidates = logistic_scores(fit_part, held_out, data.classes, strengths, max_iterations)
     return max(candidates, key=lambda c: (top_k(candidates[c], held_out.labels, 1), -c))
 
 
-def _logistic_scores(
+def logistic_scores(
     train: LabelledFeatures, queries: LabelledFeatures, classes: int, strengths: list[float], max_iterations: int
 ) -> dict[float, Scores]:
+    """C -> (queries, classes) probabilities; each fit starts from the one before."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler

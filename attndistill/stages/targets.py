@@ -1,6 +1,9 @@
 """Stage 3: the teacher's answers to every view, once, for every row."""
 
-from attndistill.core.artifacts import replacing_directory, write_json
+import shutil
+
+from attndistill.core.artifacts import digest_of, replacing_directory, write_json
+from attndistill.core.ownership import owned
 from attndistill.models.storage import load_model
 from attndistill.stages.context import Context
 from attndistill.targets import FORMAT, LiveTeacher, bytes_per_answer, write_targets
@@ -19,16 +22,21 @@ def targets(context: Context) -> None:
     each = bytes_per_answer(backbone, options.extra)
     total = options.views * len(images) * each
     print(f"targets: {options.views} views x {len(images):,} images x {each:,} bytes = {total / 1e9:.2f} GB")
-    manifest = write_targets(
-        LiveTeacher(backbone, context.device, options.extra),
-        images,
-        context.recipe,
-        context.layout.targets,
-        identity=identity,
-        views=options.views,
-        verify=options.verify,
-        batch_size=context.config.runtime.evaluation_batch_size,
-        processes=context.forks,
-    )
+    made_of = {**identity, "count": options.views, "fields": sorted(options.extra)}
+    work = context.layout.work("targets", digest_of(made_of))
+    with owned(work, "making these targets"):
+        manifest = write_targets(
+            LiveTeacher(backbone, context.device, options.extra),
+            images,
+            context.recipe,
+            context.layout.targets,
+            unfinished=work / "targets",
+            identity=identity,
+            views=options.views,
+            verify=options.verify,
+            batch_size=context.config.runtime.evaluation_batch_size,
+            processes=context.forks,
+        )
+    shutil.rmtree(work, ignore_errors=True)
     context.journal.metrics({"bytes_per_view_and_image": manifest["bytes_per_view_and_image"]}, step=0)
     context.journal.artifact(context.layout.targets / "manifest.json", folder="targets")

@@ -5,17 +5,15 @@ step, and the curves so far. A checkpoint names the run it belongs to by the dig
 result; another run's is refused.
 """
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from attndistill.core.artifacts import replacing
+from attndistill.core.ownership import owned
 
 FORMAT = "attndistill-checkpoint/1"
 
@@ -36,22 +34,9 @@ class Checkpoint:
         """The checkpoint file."""
         return self.directory / "checkpoint.pt"
 
-    @contextmanager
-    def owned(self) -> Iterator[None]:
-        """Hold the run's lock. Raises ValueError when another process (an orphan, say) is still training this run."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.directory / "lock", timeout=0)
-        owner = self.directory / "owner"
-        try:
-            lock.acquire()
-        except Timeout:
-            pid = owner.read_text() if owner.exists() else "unknown"
-            raise ValueError(f"process {pid} is already training this run ({self.directory}); end it first") from None
-        try:
-            owner.write_text(str(os.getpid()))
-            yield
-        finally:
-            lock.release()
+    def owned(self) -> AbstractContextManager[None]:
+        """Hold the run's lock (`core.ownership.owned`)."""
+        return owned(self.directory, "training this run")
 
     def steps_done(self) -> int:
         """Steps of the run that need not be done again."""

@@ -46,11 +46,12 @@ def test_crops_equal_torchvisions(size: int) -> None:
         torch.testing.assert_close(ours[row], wanted, rtol=0, atol=1e-5)
 
 
-def test_a_crop_is_the_same_bits_in_any_batch() -> None:
+@pytest.mark.parametrize("size", [16, 64])
+def test_a_crop_is_the_same_bits_in_any_batch(size: int) -> None:
     images, boxes = noise(len(ROWS)), boxes_of(ROWS)
-    together = crop_and_resize(images, boxes, 16)
+    together = crop_and_resize(images, boxes, size)
     for row in range(len(ROWS)):
-        alone = crop_and_resize(images[row : row + 1], boxes_of(ROWS[row : row + 1]), 16)
+        alone = crop_and_resize(images[row : row + 1], boxes_of(ROWS[row : row + 1]), size)
         assert torch.equal(alone[0], together[row])
 
 

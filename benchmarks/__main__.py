@@ -1,0 +1,51 @@
+"""Every benchmark in one command: `make bench`, or `python -m benchmarks` with the names of some.
+
+Figures go to results/benchmarks/<part>.json and .md; docs/performance.md says what they mean.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attndistill.core.artifacts import write_json, write_text
+from benchmarks import cache, data, probes, startup, step
+from benchmarks.machine import describe
+from benchmarks.tables import comparison_page
+
+RESULTS = Path("results/benchmarks")
+PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "data": lambda repeats: data.measure(repeats=repeats, images=256, workers=2),
+    "cache": lambda repeats: cache.measure(repeats=repeats, images=4096, views=4),
+    "probes": lambda repeats: probes.measure(
+        repeats=min(repeats, 3), bank=50_000, queries=10_000, width=384, classes=100, fitted=12_669, iterations=100
+    ),
+    "startup": lambda repeats: startup.measure(repeats=repeats),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure what was asked for, print it and write it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("part", nargs="*", choices=["step", *PARTS, []], help="all when left out")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
+    options = parser.parse_args(arguments)
+    if options.repeats < 1:
+        parser.error(f"--repeats {options.repeats}; allowed: 1 or more")
+    for name in options.part or ["step", *PARTS]:
+        print(name, file=sys.stderr, flush=True)
+        if name == "step":
+            step.main(["--repeats", str(options.repeats)])
+            continue
+        found = {"machine": describe(torch.device("cpu")), "measured": PARTS[name](options.repeats)}
+        text = comparison_page(name, found)
+        print(text)
+        write_json(RESULTS / f"{name}.json", found)
+        write_text(RESULTS / f"{name}.md", text)
+
+
+if __name__ == "__main__":
+    main()

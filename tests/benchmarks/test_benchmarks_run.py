@@ -1,0 +1,70 @@
+"""Every benchmark runs, at sizes that take a moment; what ways of the same work answer is compared, never a time."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import cache, data, probes, startup, step
+from benchmarks.configurations import CONFIGURATIONS, made_up_images
+from benchmarks.tables import comparison_page, page
+
+
+def numbers(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [number for part in value.values() for number in numbers(part)]
+    return [value] if isinstance(value, float) else []
+
+
+def check_page(name: str, measured: dict[str, Any]) -> None:
+    found = numbers(measured)
+    assert found
+    assert all(math.isfinite(number) and number >= 0 for number in found)
+    assert comparison_page(name, {"machine": {"cores": 2}, "measured": measured}).count("|") > 8
+
+
+def test_the_data_path_is_measured_beside_torchvision():
+    check_page("data", data.measure(repeats=1, images=4, workers=1))
+
+
+def test_torchvisions_views_have_the_sizes_and_statistics_of_ours():
+    recipe = CONFIGURATIONS["b16-s16"].recipe
+    images = made_up_images(CONFIGURATIONS["b16-s16"], 8)
+    transform = data.torchvision_view(recipe)
+    theirs = torch.stack([transform(torch.from_numpy(image).permute(2, 0, 1)) for image in images.images])
+    ours = data.view_batch(images, recipe, 0, np.arange(8)).images
+    assert theirs.shape == ours.shape
+    assert abs(float(theirs.mean() - ours.mean())) < 0.2
+    assert abs(float(theirs.std() - ours.std())) < 0.2
+
+
+def test_the_cache_takes_the_bytes_that_were_predicted():
+    measured = cache.measure(repeats=1, images=64, views=2)
+    check_page("cache", measured)
+    for one in measured.values():
+        assert one["bytes_a_view_found"] == pytest.approx(one["bytes_a_view_predicted"], rel=0.01)  # and a header
+
+
+def test_every_way_of_nearest_neighbours_has_the_same_answers():
+    measured = probes.measure(repeats=1, bank=900, queries=200, width=16, classes=7, fitted=200, iterations=20)
+    check_page("probes", measured)
+    first, *others = measured["knn"]["top1"].values()
+    assert 20 < first["10"] < 100
+    for other in others:
+        assert other == pytest.approx(first, abs=0.51)  # one query of 200 may be a tie
+
+
+@pytest.mark.drivers
+def test_the_start_of_a_command_is_measured():
+    check_page(
+        "startup", startup.measure(repeats=1, commands=["python, nothing", "attndistill --help", "a refused setting"])
+    )
+
+
+def test_a_step_is_measured_in_every_way():
+    measured = step.measure(CONFIGURATIONS["small"], torch.device("cpu"), ["fp32"], repeats=1, batch_size=2)
+    assert set(measured["variants"]) == {"reference fp32", "exact fp32", "cached fp32"}
+    text = page({"machine": {"cores": 2}, "configurations": {"small": measured}})
+    assert text.count("| exact fp32 |") == 2
