@@ -1,7 +1,7 @@
 """Antialiased bicubic crops of whole batches: of small images by two small matrices per image, else one by one.
 
-The matrices are dense while the filter is narrow: up to about 48 pixels a side they are faster than a call for each image,
-from 96 on more than twice as slow (docs/performance.md). The choice depends on sizes alone.
+The matrices are dense while the filter is narrow: up to about 48 pixels a side they are faster than a call for each
+image, from 96 on more than twice as slow (docs/performance.md). The choice depends on sizes alone.
 
 The filter is the one PIL and torchvision use (Keys' cubic, a = -0.5, widened when shrinking); results agree with
 `torchvision.transforms.v2.functional.resized_crop(antialias=True)` on float images to rounding.
