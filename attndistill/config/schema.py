@@ -143,7 +143,16 @@ class Labels(Section):
 class LinearProbe(Section):
     """A linear classifier trained on random views of frozen features (Table 9)."""
 
+    statistics: Annotated[int, Field(ge=2)]
     recipe: Recipe
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> "LinearProbe":
+        if self.recipe.batch_size % self.statistics:
+            raise ValueError(
+                f"recipe.batch_size {self.recipe.batch_size} is no multiple of statistics {self.statistics}"
+            )
+        return self
 
 
 class Probes(Section):

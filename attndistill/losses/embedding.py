@@ -13,11 +13,12 @@ from typing import Annotated
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attndistill.core.features import Features
 from attndistill.core.randomness import derived_seed
+from attndistill.core.ranks import of_all_ranks
 from attndistill.losses import EMBEDDING_LOSSES
 from attndistill.losses.interpolation import Grid
 
@@ -115,7 +116,7 @@ class CompRess(EmbeddingLoss):
 
     def after_update(self) -> None:
         """The images of the update enter the queue, the oldest leave."""
-        fresh = _of_all_ranks(torch.cat(self._fresh))
+        fresh = of_all_ranks(torch.cat(self._fresh))
         self._fresh.clear()
         size = len(self.queue)
         first = max(0, len(fresh) - size)  # of a batch larger than the queue the last images stay
@@ -133,12 +134,3 @@ def interpolate_tokens(tokens: Float[Tensor, "B N E"], grid: Grid, target_grid: 
     maps = tokens.transpose(1, 2).unflatten(-1, grid)
     resampled = F.interpolate(maps, size=target_grid, mode="bicubic", align_corners=False)
     return resampled.flatten(-2).transpose(1, 2)
-
-
-def _of_all_ranks(rows: Float[Tensor, "B E"]) -> Float[Tensor, "A E"]:
-    """Rank after rank, which is the order of the batch."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return rows
-    parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)

@@ -12,7 +12,7 @@ from attndistill.data.store import ChosenImages, ImageSet, read_manifest
 from attndistill.models.storage import load_model, weights_digest
 from attndistill.probes.classifiers import ProbeResult, top_k
 from attndistill.stages.context import Context
-from attndistill.stages.runs import train
+from attndistill.stages.runs import make_accelerator, make_schedule, train
 from attndistill.tasks.linear_probing import LinearProbing
 from attndistill.training.checkpoint import Checkpoint
 
@@ -33,6 +33,9 @@ def linear_probe(
 
     Returns:
         The figures, and the checkpoint to be removed once they are safe.
+
+    Raises:
+        ValueError: a batch, or a micro-batch, that is no multiple of the images of the batch norm's statistics.
     """
     options, weights = context.config.probe, context.layout.weights(context.item, seed)
     assert options.linear is not None
@@ -40,17 +43,38 @@ def linear_probe(
     backbone, projector = load_model(weights)
     layer = options.projector_layer if projector else 0
     task = LinearProbing(
-        backbone, len(manifest["class_names"]), derived_seed(seed, "probe"), projector=projector, layer=layer
+        backbone,
+        len(manifest["class_names"]),
+        derived_seed(seed, "probe"),
+        statistics=options.linear.statistics,
+        projector=projector,
+        layer=layer,
     )
     inputs = {"model": weights_digest(weights), "data": manifest["digest"]}
     checkpoint = context.checkpoint(seed, inputs, "views", "probe")
     labelled = images if chosen is None else ChosenImages(images, chosen)
     recipe = options.linear.recipe
+    _check_groups(context, len(labelled), options.linear.statistics)
     train(task, recipe, labelled, replace(context, stage="linear probe"), checkpoint, seed=seed)
     scores = _scores(context, task, test)
     labels = np.asarray(test.labels)
     protocol = f"linear/{recipe.optimizer.name}-{recipe.epochs}-epochs-v1"
     return ProbeResult(protocol, top_k(scores, labels, 1), top_k(scores, labels, 5), {}, {}), checkpoint
+
+
+def _check_groups(context: Context, length: int, statistics: int) -> None:
+    """A process takes whole groups at once, or the figure would depend on how a batch is cut."""
+    linear = context.config.probe.linear
+    assert linear is not None
+    accelerator = make_accelerator(context, linear.recipe)
+    ranks = accelerator.num_processes
+    schedule = make_schedule(linear.recipe, context.config.runtime, length, 0, ranks, 0)
+    size = schedule.batch_size // (ranks * schedule.micro_batches)
+    if size % statistics:
+        raise ValueError(
+            f"a process takes {size} images at once, no multiple of probe.linear.statistics {statistics}; "
+            "set runtime.micro_batch_size to a multiple"
+        )
 
 
 def _scores(context: Context, task: LinearProbing, test: ImageSet) -> NDArray[np.float64]:

@@ -18,7 +18,12 @@ RECIPE = {
     "epochs": 8, "batch_size": 64, "base_learning_rate": 0.02, "warmup_epochs": 1, "precision": "fp32",
     "optimizer": {"name": "adamw"},
 }  # fmt: skip
-SETTINGS = {"runtime.tracking": False, "seeds": [0], "teacher_seed": 0, "probe.linear": {"recipe": RECIPE}}
+SETTINGS = {
+    "runtime.tracking": False,
+    "seeds": [0],
+    "teacher_seed": 0,
+    "probe.linear": {"statistics": 32, "recipe": RECIPE},
+}
 
 
 @pytest.fixture(scope="module")
@@ -56,4 +61,19 @@ def test_a_linear_probe_sees_the_labels_that_are_kept_alone(root):
 
 def test_a_batch_larger_than_the_set_is_refused(root):
     with pytest.raises(ValueError, match="batch size 4096 is larger than the 1258 training images"):
-        probed(root, **{"probe.linear": {"recipe": RECIPE | {"batch_size": 4096}}})
+        probed(root, **{"probe.linear": {"statistics": 32, "recipe": RECIPE | {"batch_size": 4096}}})
+
+
+def test_micro_batches_change_nothing_but_the_last_bits(root):
+    whole, cut = (probed(root, **{"runtime.micro_batch_size": size})["linear"]["top1"] for size in (None, 32))
+    assert cut["mean"] == pytest.approx(whole["mean"], abs=0.4)  # two of 539 test images
+
+
+def test_a_micro_batch_that_cuts_a_group_of_the_batch_norm_is_refused(root):
+    with pytest.raises(ValueError, match=r"takes 16 images at once, no multiple of probe\.linear\.statistics 32"):
+        probed(root, **{"runtime.micro_batch_size": 16})
+
+
+def test_a_batch_of_broken_groups_is_refused(root):
+    with pytest.raises(ValueError, match="batch_size 64 is no multiple of statistics 48"):
+        probed(root, **{"probe.linear": {"statistics": 48, "recipe": RECIPE}})
