@@ -170,7 +170,8 @@ def _read_maps(row: Row, path: Path) -> _Maps:
     for name in needed:
         if name not in arrays or len(arrays[name]) != len(arrays["images"]):
             raise ValueError(f"{path} lacks {name} for each of its images")
-    return _Maps(row, arrays, {str(name): place for place, name in enumerate(arrays["names"])})
+    featured = arrays.get("featured", np.ones(len(arrays["images"]), dtype=bool))
+    return _Maps(row, arrays, {str(arrays["names"][place]): int(place) for place in np.flatnonzero(featured)})
 
 
 def _agree(one: _Maps, other: _Maps, name: str) -> None:

@@ -1,4 +1,8 @@
-"""Stage 6: where a model looks, beside its teacher (Figs. 9-11), and how far apart the two are."""
+"""Stage 6: where a model looks, beside its teacher (Figs. 9-11), and how far apart the two are.
+
+The maps of every pictured image are kept (maps.npz), so that the report can show all methods side by side; the images
+of `attention.images` are marked there as featured.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +47,7 @@ class Maps:
 def attention(context: Context) -> None:
     """Write outputs/<experiment>/attention/<item> (maps, panels, class folders) and the KL distance over seeds."""
     test = context.images("test")
+    _check_images(context, len(test))
     teacher = _look(context, context.teacher_weights, test)
     is_teacher = context.item == "teacher"
     distances: dict[int, Tensor] = {}
@@ -53,7 +58,12 @@ def attention(context: Context) -> None:
             distances[seed] = _distance(context, teacher, student)
             first = first or student
     _write_pictures(context, test, teacher, first, distances)
-    value: dict[str, Any] = {"model": context.item}
+    manifest = read_manifest(context.layout.data)
+    value: dict[str, Any] = {
+        "model": context.item,
+        "class_list_sha256": manifest["class_list_sha256"],
+        "data_digest": manifest["digest"],
+    }
     if distances:
         means = [float(distance.double().mean()) for distance in distances.values()]
         value["kl_to_teacher"] = summarise(means, list(distances), _protocol(context))
@@ -63,6 +73,12 @@ def attention(context: Context) -> None:
     write_json(path, value)
     context.journal.artifact(path, folder="results")
     context.journal.artifact(context.layout.attention(context.item) / "panels", folder="attention")
+
+
+def _check_images(context: Context, count: int) -> None:
+    beyond = [index for index in context.config.attention.images if index >= count]
+    if beyond:
+        raise ValueError(f"attention.images {beyond[0]}: the test split has {count} images; allowed: 0 to {count - 1}")
 
 
 def _protocol(context: Context) -> str:
@@ -111,9 +127,9 @@ def _write_pictures(
     class_names = read_manifest(context.layout.data)["class_names"]
     classes = [class_names[label] for label in test.labels]
     kl = next(iter(distances.values())).numpy() if distances else np.zeros(len(test), dtype=np.float32)
-    chosen = [index for index in context.config.attention.images if index < len(test)]
+    featured = context.config.attention.images
     by_class = _first_per_class(test.labels, context.config.attention.images_per_class)
-    pictured = sorted({*chosen, *by_class})
+    pictured = [*featured, *(index for index in by_class if index not in featured)]
     pixels = dict(zip(pictured, _pictures(context, test, pictured), strict=True))
 
     def panel(index: int) -> NDArray[np.uint8]:
@@ -125,9 +141,9 @@ def _write_pictures(
         replacing_directory(context.layout.attention(context.item)) as directory,
         progress(f"attention {context.item}", len(by_class), "pictures") as update,
     ):
-        _write_maps(directory, pixels, chosen, test, classes, teacher, student, kl)
+        _write_maps(context, directory, pixels, pictured, test, classes, teacher, student, kl)
         (directory / "panels").mkdir()
-        for index, name in zip(chosen, safe_names([test.names[index] for index in chosen]), strict=True):
+        for index, name in zip(featured, safe_names([test.names[index] for index in featured]), strict=True):
             (directory / "panels" / f"{name}.png").write_bytes(png_bytes(panel(index)))
 
         def counted(position: int) -> NDArray[np.uint8]:
@@ -139,6 +155,7 @@ def _write_pictures(
 
 
 def _write_maps(
+    context: Context,
     directory: Any,
     pixels: dict[int, NDArray[np.uint8]],
     chosen: list[int],
@@ -155,6 +172,7 @@ def _write_maps(
         "teacher_aggregated": teacher.over_patches(teacher.aggregated[chosen]),
         "teacher_heads": teacher.over_patches(teacher.heads[chosen]),
         "kl": kl[chosen].astype(np.float32),
+        "featured": np.isin(chosen, context.config.attention.images),
     }
     if student is not None:
         arrays["student_aggregated"] = student.over_patches(student.aggregated[chosen])
