@@ -17,6 +17,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attndistill.models.kernels import fused_attention_pays
+
 # B batch, T all tokens (class, registers, patches), D width, H heads, K width of a head
 
 
@@ -56,7 +58,8 @@ class Plain:
         return self.vit.norm_pre(self.vit.patch_drop(tokens))  # type: ignore[no-any-return]
 
     def run(self, block: Block, tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The block itself, with timm's fused attention."""
+        """The block itself, with timm's fused attention where that is the faster one."""
+        block.attn.fused_attn = fused_attention_pays(tokens)
         return block(tokens)  # type: ignore[no-any-return]
 
     def class_token(self, block: Block, tokens: Float[Tensor, "B T D"]) -> tuple[Tensor, Tensor]:
@@ -88,7 +91,8 @@ class Rotary:
         return self.vit.norm_pre(tokens)  # type: ignore[no-any-return]
 
     def run(self, block: EvaBlock, tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The block itself, with timm's fused attention."""
+        """The block itself, with timm's fused attention where that is the faster one."""
+        block.attn.fused_attn = fused_attention_pays(tokens)
         return block(tokens, rope=self._rope)  # type: ignore[no-any-return]
 
     def class_token(self, block: EvaBlock, tokens: Float[Tensor, "B T D"]) -> tuple[Tensor, Tensor]:
