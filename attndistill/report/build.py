@@ -1,4 +1,5 @@
-"""Results to a report directory: table.csv, table.tex, figures/*.png and one self-contained index.html.
+"""Results to a report directory: table.csv, table.tex, figures/*.png, attn_vis/<class>/*.png and one
+self-contained index.html.
 
 The heavy imports (Matplotlib, pydantic, Jinja) happen inside the call: the command line imports this module.
 """
@@ -104,7 +105,7 @@ def _write_searches(directory: Path, found: Sequence["Found"]) -> list[dict[str,
 def _write_figures(directory: Path, rows: Sequence["Row"], columns: Sequence["Column"]) -> "Pictures":
     """Charts and comparison panels as files; the panels for the page are evenly spaced over all images."""
     from attndistill.figures.attention import png_bytes
-    from attndistill.figures.export import safe_names
+    from attndistill.figures.export import export_by_class, safe_names
     from attndistill.report.page import Pictures
     from attndistill.report.pictures import charts, comparison_panels, group_charts
 
@@ -117,7 +118,11 @@ def _write_figures(directory: Path, rows: Sequence["Row"], columns: Sequence["Co
         (directory / "groups").mkdir(exist_ok=True)
         for name, picture in pictures.items():
             (directory / "groups" / name).write_bytes(picture)
-    panels = {(name, kind): png_bytes(panel) for name, kind, panel in comparison_panels(rows)}
+    compared = comparison_panels(rows)
+    panels = {(panel.name, panel.kind): png_bytes(panel.draw()) for panel in compared if panel.featured}
+    if compared:
+        kinds, names = [panel.kind for panel in compared], [panel.name for panel in compared]
+        export_by_class(directory.parent / "attn_vis", kinds, names, lambda number: compared[number].draw())
     if panels:
         (directory / "attention").mkdir()
         files = safe_names([name for name, _ in panels])

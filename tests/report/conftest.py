@@ -99,6 +99,7 @@ def attention_arrays(model: str, count: int = 6) -> dict:
         "teacher_aggregated": aggregated,
         "teacher_heads": heads,
         "kl": np.full(count, KL[model], np.float32),
+        "featured": np.ones(count, dtype=bool),
     }
     if model != "teacher":
         arrays["student_aggregated"], arrays["student_heads"] = maps(model)

@@ -164,6 +164,20 @@ def test_a_model_without_maps_has_no_line_in_the_panels(experiment):
     assert Image.open(panel).height == height - 118
 
 
+def test_every_pictured_image_is_exported_by_class_with_the_methods_side_by_side(experiment):
+    from PIL import Image
+
+    for path in experiment.outputs.glob("attention/*/maps.npz"):
+        np.savez(path, **dict(np.load(path)) | {"featured": np.arange(6) == 2})
+    build(experiment)
+    destination = experiment.destination
+    assert [path.name for path in (destination / "figures" / "attention").iterdir()] == ["test-00002.png"]
+    exported = sorted(str(path.relative_to(destination / "attn_vis")) for path in destination.glob("attn_vis/*/*"))
+    assert exported == [f"{number}/test-0000{number}.png" for number in range(6)]
+    featured, other = destination / "figures/attention/test-00002.png", destination / "attn_vis/4/test-00004.png"
+    assert Image.open(other).size == Image.open(featured).size  # three students below the teacher
+
+
 @pytest.mark.parametrize("field", ["class_list_sha256", "data_digest"])
 def test_models_measured_on_different_data_are_refused(experiment, field):
     experiment.edit("probes/scratch.json", lambda file: file.update({field: "ef" * 32}))
