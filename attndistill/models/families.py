@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attndistill.models.kernels import fused_attention_pays
+from attndistill.models.lean import is_lean, lean_block
 
 # B batch, T all tokens (class, registers, patches), D width, H heads, K width of a head
 
@@ -58,7 +59,9 @@ class Plain:
         return self.vit.norm_pre(self.vit.patch_drop(tokens))  # type: ignore[no-any-return]
 
     def run(self, block: Block, tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The block itself, with timm's fused attention where that is the faster one."""
+        """The block itself, with timm's fused attention where that is the faster one; trained with less memory."""
+        if torch.is_grad_enabled() and is_lean(block):
+            return lean_block(block, tokens)
         block.attn.fused_attn = fused_attention_pays(tokens)
         return block(tokens)  # type: ignore[no-any-return]
 

@@ -24,7 +24,7 @@ def fused_attention_pays(tokens: Float[Tensor, "B T D"]) -> bool:
     """Whether attention over these tokens is faster by the fused kernel, with a backward pass where one will follow."""
     if tokens.device.type != "cpu" or not torch.is_grad_enabled():
         return True
-    return _computed_in(tokens) != torch.bfloat16 or tokens.shape[1] >= _FUSED_BF16_BACKWARD_FROM
+    return computed_in(tokens) != torch.bfloat16 or tokens.shape[1] >= _FUSED_BF16_BACKWARD_FROM
 
 
 class FrozenLinear(nn.Linear):
@@ -45,7 +45,7 @@ class FrozenLinear(nn.Linear):
 
     def forward(self, tokens: Float[Tensor, "*B D"]) -> Float[Tensor, "*B E"]:
         """The layer, and its GELU."""
-        dtype = _computed_in(tokens)
+        dtype = computed_in(tokens)
         if tokens.device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16) or torch.is_grad_enabled():
             plain = super().forward(tokens)
             return plain if self.gelu is None else F.gelu(plain, approximate=self.gelu)
@@ -92,6 +92,7 @@ def _replace(parent: Any, name: str, gelu: str | None = None) -> None:
         setattr(parent, name, FrozenLinear(linear, gelu))
 
 
-def _computed_in(tokens: Tensor) -> torch.dtype:
+def computed_in(tokens: Tensor) -> torch.dtype:
+    """The type that a product with these tokens is computed in, autocast heeded."""
     kind = tokens.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
