@@ -46,6 +46,7 @@ class Context:
         journal: where curves, pictures and figures are told.
         is_main: whether this process writes; of a distributed run, only the first does.
         told: who is told the steps done in place of a progress display (a seed trained beside others).
+        curves_told: whether the journal has the curves of its training runs already, from the processes that trained.
         watch: (seed, backbone, epochs done) -> figures for that epoch's curves, or None. A search looks at students
             while they are distilled, and ends one by raising; it changes nothing in those that go on.
     """
@@ -58,6 +59,7 @@ class Context:
     journal: Journal
     is_main: bool = True
     told: Callable[[int], None] | None = None
+    curves_told: bool = False
     watch: Callable[[int, torch.nn.Module, int], dict[str, float] | None] | None = None
 
     @property
