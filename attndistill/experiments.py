@@ -11,12 +11,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from attndistill.config import Config, nested, read_yaml, resolve
+from attndistill.config import Config, flat, nested, read_yaml, resolve
 from attndistill.config.rows import Row, RowsFile
 from attndistill.stages.layout import MODELS
 
 BASE = "params.yaml"
-SHARED = ("data", "teacher", "teacher_seed", "pretrain")  # made once for all rows, by stages that no row reaches
+# made once for all rows, by stages that no row reaches, or of the machine; targets.cache is a row's own
+SHARED = (
+    "downloads",
+    "data",
+    "views",
+    "teacher",
+    "teacher_seed",
+    "pretrain",
+    "targets.views",
+    "targets.verify",
+    "targets.extra",
+    "runtime",
+)
 
 
 @dataclass(frozen=True)
@@ -61,10 +73,17 @@ def _read_rows(path: Path) -> RowsFile:
         raise ValueError(f"{path}: {place}: {problem['msg'].removeprefix('Value error, ')}{given}") from None
     _check_names(path, found)
     for name, row in found.rows.items():
-        for key in row.set:
-            if key.partition(".")[0] in SHARED:
-                raise ValueError(f"{path}: rows.{name}.set: {key}: a row cannot change {', '.join(SHARED)}")
+        try:
+            _check_set(row)
+        except ValueError as error:
+            raise ValueError(f"{path}: rows.{name}.set: {error}") from None
     return found
+
+
+def _check_set(row: Row) -> None:
+    for key in flat(nested(row.set)):
+        if any(f"{key}.".startswith(f"{shared}.") for shared in SHARED):
+            raise ValueError(f"{key}: a row cannot change {', '.join(SHARED)}")
 
 
 def _check_names(path: Path, file: RowsFile) -> None:

@@ -232,8 +232,16 @@ def test_a_broken_or_hostile_yaml_file_is_refused_by_name(tmp_path, text, messag
         ("rows: {a: {label: A, set: {}, sett: {}}}", r"rows.a.sett: Extra inputs are not permitted \(given \{\}\)"),
         (
             "rows: {a: {label: A, set: {teacher.depth: 3}}}",
-            "rows.a.set: teacher.depth: a row cannot change data, teacher",
+            "rows.a.set: teacher.depth: a row cannot change downloads, data, views, teacher",
         ),
+        (
+            "rows: {a: {label: A, set: {targets: {views: 80}}}}",
+            r"rows.a.set: targets.views: a row cannot change .* targets.views",
+        ),
+        ("rows: {a: {label: A, set: {views.seed: 1}}}", "rows.a.set: views.seed: a row cannot change"),
+        ("rows: {a: {label: A, set: {runtime: {threads: 2}}}}", "rows.a.set: runtime.threads: a row cannot change"),
+        ("rows: {a: {label: A, set: {downloads.x.unpack: true}}}", "rows.a.set: downloads.x.unpack: a row cannot"),
+        ("rows: {a: {label: A, set: {a.b: 1, a: 2}}}", "rows.a.set: a: settings below it are given"),
         ("rows: []", r"rows: Input should be a valid dictionary \(given \[\]\)"),
         ("rows: {}", "rows: Dictionary should have at least 1 item"),
         ("rows: {a.b: {label: A, set: {}}}", "row name 'a.b'; allowed: letters, digits, - and _"),
