@@ -8,6 +8,7 @@ from typing import Any
 
 from attndistill.config import Config
 from attndistill.experiments import Experiment
+from attndistill.stages.code import code_digest
 from attndistill.stages.layout import Layout
 from attndistill.stages.table import STAGES, Stage
 from attndistill.tracking import Recorder
@@ -48,7 +49,8 @@ def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mappin
         make_deterministic(config)
         from attndistill.stages.context import Context
 
-        stage.run(Context(config, layout, stage.name, item, experiment.file, recorder, is_main))
+        code = code_digest(stage.module)
+        stage.run(Context(config, layout, stage.name, item, experiment.file, recorder, is_main, code))
 
 
 def check_item(experiment: Experiment, stage: Stage, item: str, overrides: Mapping[str, Any]) -> Config:

@@ -8,17 +8,13 @@ import pytest
 
 from attndistill.config import read_yaml
 from attndistill.dvc_pipeline import derive_dvc_file
+from attndistill.stages.code import PLUMBING, computed_with
 from attndistill.stages.layout import MODELS, Layout
 from attndistill.stages.table import STAGES
 
 ROOT = Path(__file__).parents[1]
 ROWS = read_yaml(ROOT / "experiments/digits/rows.yaml")["rows"]
 LAYOUT = Layout(Path(), "digits")
-PLUMBING = {
-    "attndistill.config",
-    "attndistill.config.rows",
-    *(f"attndistill.stages.{name}" for name in ("context", "layout", "table")),
-}
 CASES = [(stage.name, item) for stage in STAGES.values() for item in stage.items(tuple(ROWS))]
 
 
@@ -62,7 +58,7 @@ def test_a_dvc_stage_watches_the_settings_it_reads_and_its_row(dvc_stages, name,
 
 
 def imported(module: str) -> set[str]:
-    """Modules of the package that `module` imports, plumbing left out; a package stands for its registry's home."""
+    """Modules of the package that `module` imports, plumbing left out; a package stands for all that is in it."""
     path = ROOT / Path(*module.split("."))
     source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     found: set[str] = set()
@@ -71,7 +67,19 @@ def imported(module: str) -> set[str]:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             submodules = {name for name in names if (ROOT / f"{name.replace('.', '/')}.py").exists()}
             found |= submodules or {node.module}
+    if path.is_dir():
+        found |= {f"{module}.{inner.stem}" for inner in path.glob("*.py") if inner != source}
     return found - PLUMBING
+
+
+def behind(module: str) -> set[str]:
+    """The module and all that it imports."""
+    seen, todo = set(), {module}
+    while todo:
+        found = todo.pop()
+        seen.add(found)
+        todo |= imported(found) - seen
+    return seen
 
 
 def covers(dep: str, module: str) -> bool:
@@ -83,14 +91,14 @@ def covers(dep: str, module: str) -> bool:
 @pytest.mark.parametrize(("name", "item"), CASES)
 def test_no_code_a_stage_computes_with_can_change_unseen(dvc_stages, name, item):
     deps = [dep.def_path for dep in stage_of(dvc_stages, name, item).deps if dep.def_path.startswith("attndistill/")]
-    seen, todo = set(), {STAGES[name].function.partition(":")[0]}
-    while todo:
-        module = todo.pop()
-        seen.add(module)
-        todo |= imported(module) - seen
-    unwatched = [module for module in sorted(seen) if not any(covers(dep, module) for dep in deps)]
-    assert unwatched == []
+    modules = sorted(behind(STAGES[name].module))
+    assert [module for module in modules if not any(covers(dep, module) for dep in deps)] == []
     assert [dep for dep in deps if not (ROOT / dep).exists()] == []
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_checkpoint_is_of_the_same_code_that_dvc_watches(name):
+    assert set(computed_with(STAGES[name].module)) == behind(STAGES[name].module)
 
 
 def test_mlflow_has_the_same_stages_with_the_same_commands():

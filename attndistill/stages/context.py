@@ -45,6 +45,7 @@ class Context:
         rows: every distilled row in the table's order, and what the report prints of them.
         journal: where curves, pictures and figures are told.
         is_main: whether this process writes; of a distributed run, only the first does.
+        code: digest of the code it computes with (`stages.code`), taken when the stage began.
         told: who is told the steps done in place of a progress display (a seed trained beside others).
         curves_told: whether the journal has the curves of its training runs already, from the processes that trained.
         watch: (seed, backbone, epochs done) -> figures for that epoch's curves, or None. A search looks at students
@@ -58,6 +59,7 @@ class Context:
     rows: RowsFile
     journal: Journal
     is_main: bool = True
+    code: str = ""
     told: Callable[[int], None] | None = None
     curves_told: bool = False
     watch: Callable[[int, torch.nn.Module, int], dict[str, float] | None] | None = None
@@ -124,8 +126,8 @@ class Context:
         )
 
     def checkpoint(self, seed: int, inputs: Mapping[str, str], *sections: str) -> Checkpoint:
-        """The resume checkpoint of one training run, named by all that decides its result."""
-        digest = digest_of(
+        """The resume checkpoint of one training run, named by all that decides its result, the code too."""
+        run = digest_of(
             {
                 "stage": self.stage,
                 "item": self.item,
@@ -134,7 +136,20 @@ class Context:
                 "inputs": dict(inputs),
             }
         )
-        return Checkpoint(self.layout.work(f"{self.stage}-{self.item}", digest), digest)
+        return Checkpoint(self.work(f"{self.stage}-{self.item}", run), digest_of([run, self.code]))
+
+    def work(self, name: str, run: str) -> Path:
+        """Where a run keeps what is unfinished: this code's apart from other code's, which is left and told of.
+
+        Args:
+            name: of the kind of run, for people.
+            run: digest of what decides its result, the code left out.
+        """
+        directory = self.layout.work(name, run)
+        own = directory.with_name(f"{directory.name}-{self.code[:8]}")
+        if self.is_main and not own.exists() and any(directory.parent.glob(f"{directory.name}-*")):
+            print(f"{name}: unfinished work of other code was found and left: starts anew")
+        return own
 
 
 def view_recipe(views: Views) -> ViewRecipe:

@@ -23,7 +23,7 @@ def targets(context: Context) -> None:
     total = options.views * len(images) * each
     print(f"targets: {options.views} views x {len(images):,} images x {each:,} bytes = {total / 1e9:.2f} GB")
     made_of = {**identity, "count": options.views, "fields": sorted(options.extra)}
-    work = context.layout.work("targets", digest_of(made_of))
+    work = context.work("targets", digest_of(made_of))
     with owned(work, "making these targets"):
         manifest = write_targets(
             LiveTeacher(backbone, context.device, options.extra),
