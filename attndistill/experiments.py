@@ -50,6 +50,20 @@ class Experiment:
         row = nested(self.rows[item].set) if item in self.rows else {}
         return resolve([*self.layers, row, nested(overrides)])
 
+    def check_rows(self, overrides: Mapping[str, Any]) -> None:
+        """Raise ValueError for a row that fits neither the files nor the command line laid over them.
+
+        A row that the command line alone makes impossible is no mistake of the files: it may be another's command.
+        """
+        for name in self.rows:
+            try:
+                self.config(name, overrides)
+            except ValueError as error:
+                try:
+                    self.config(name, {})
+                except ValueError:
+                    raise ValueError(f"rows.{name}: {error}") from None
+
 
 def open_experiment(root: Path, folder: str) -> Experiment:
     """Read an experiment. Raises ValueError for what is missing or wrong, one line."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from attndistill.config import read_yaml
-from attndistill.dvc_pipeline import derive_dvc_file
+from attndistill.dvc_pipeline import derive_dvc_file, write_dvc_file
 from attndistill.stages.code import PLUMBING, computed_with
 from attndistill.stages.layout import MODELS, Layout
 from attndistill.stages.table import STAGES
@@ -123,18 +123,29 @@ def test_an_experiments_pipeline_is_the_defaults_with_its_own_paths_and_overlay(
     assert (ROOT / "experiments" / name / "dvc.yaml").read_text() == derive_dvc_file(ROOT, name)
 
 
-def test_a_derived_pipeline_has_a_stage_for_every_item_and_watches_what_the_overlay_changes(tmp_path):
+def write_mine(root: Path, overlay: str, row: str = "{}") -> None:
+    """An experiment of one row, in a project of its own."""
+    mine = root / "experiments/mine"
+    mine.mkdir(parents=True, exist_ok=True)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, root)
+    (mine / "params.yaml").write_text(overlay)
+    (mine / "rows.yaml").write_text(f"rows:\n  wide: {{label: Wide, set: {row}}}\n")
+
+
+def derived_stages(root: Path) -> list:
+    """What DVC reads from the experiment's derived dvc.yaml."""
     from dvc.repo import Repo
 
-    shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    mine = tmp_path / "experiments/mine"
-    mine.mkdir(parents=True)
-    (mine / "params.yaml").write_text("student: {depth: 2}\nruntime: {workers: 1}\n")
-    (mine / "rows.yaml").write_text("rows:\n  wide: {label: Wide, set: {}}\n")
-    (mine / "dvc.yaml").write_text(derive_dvc_file(tmp_path, "mine"))
-    (tmp_path / "dvc.yaml").unlink()
+    write_dvc_file(root, "mine")
+    (root / "dvc.yaml").unlink()
+    return Repo.init(str(root), no_scm=True).index.stages
+
+
+def test_a_derived_pipeline_has_a_stage_for_every_item_and_watches_what_the_overlay_changes(tmp_path):
+    write_mine(tmp_path, "student: {depth: 2}\nruntime: {workers: 1}\n")
     watched = {}
-    for stage in Repo.init(str(tmp_path), no_scm=True).index.stages:
+    for stage in derived_stages(tmp_path):
         files = {Path(dep.def_path): dep.params for dep in stage.deps if type(dep).__name__ == "ParamsDependency"}
         watched[stage.cmd] = files.get(Path("experiments/mine/params.yaml"))
     end = "--experiment experiments/mine"
@@ -142,6 +153,46 @@ def test_a_derived_pipeline_has_a_stage_for_every_item_and_watches_what_the_over
     assert watched[f"python -m attndistill pretrain --model teacher {end}"] is None
     assert watched[f"python -m attndistill pretrain --model scratch {end}"] == ["student"]
     assert watched[f"python -m attndistill distill --row wide {end}"] == ["student"]
+
+
+OUTSIDE = """
+downloads: {dino: {url: "https://x/dino.pth", sha256: "%s", unpack: false}}
+data: {set: {name: image_folder, root: outputs/mine/downloads/images, class_list: lists/classes.txt}}
+teacher: {source: {name: checkpoint, path: outputs/mine/downloads/dino/dino.pth}}
+probe: {labels: {list_file: lists/labels.txt}}
+""" % ("0" * 64)
+
+
+def test_a_derived_pipeline_depends_on_the_files_that_come_from_outside(tmp_path):
+    write_mine(tmp_path, OUTSIDE, row="{probe.labels.list_file: lists/mine.txt}")
+    found = {}
+    for stage in derived_stages(tmp_path):
+        command = stage.cmd.removeprefix("python -m attndistill ").removesuffix(" --experiment experiments/mine")
+        paths = {dep.def_path for dep in stage.deps if type(dep).__name__ != "ParamsDependency"}
+        found[command] = {path for path in paths if path.startswith(("lists/", "outputs/mine/downloads/"))}
+    assert {command: paths for command, paths in found.items() if paths} == {
+        "prepare": {"outputs/mine/downloads/images", "lists/classes.txt"},
+        "pretrain --model teacher": {"outputs/mine/downloads/dino/dino.pth"},
+        "probe --model teacher": {"lists/labels.txt"},
+        "probe --model scratch": {"lists/labels.txt"},
+        "probe --model wide": {"lists/mine.txt"},
+    }
+    assert "fetch --name dino" in found
+
+
+@pytest.mark.parametrize(
+    ("overlay", "row", "message"),
+    [
+        ("downloads: null", "{}", "downloads: None; allowed: a mapping"),
+        ("teacher: {source: foo}", "{}", "teacher.source: 'foo'; allowed: a mapping"),
+        ("seeds: [0]", "{distill.lamda: 1.0}", r"rows.wide: distill.lamda: unknown key \(given 1.0\)"),
+    ],
+)
+def test_settings_that_no_stage_would_run_with_leave_no_dvc_file(tmp_path, overlay, row, message):
+    write_mine(tmp_path, overlay, row)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        write_dvc_file(tmp_path, "mine")
+    assert not (tmp_path / "experiments/mine/dvc.yaml").exists()
 
 
 def test_plots_that_dvc_shows_are_made_by_the_report(dvc_stages):
