@@ -31,6 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `attndistill config | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a full disk, a folder that is a file, a child that was killed
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
+    except AssertionError as error:
+        if not str(error):
+            raise  # it was not written to be read
+        return _complain(f"a check of the program itself failed: {error}", 1)
 
 
 def _complain(problem: object, code: int) -> int:

@@ -77,12 +77,14 @@ class Context:
     @property
     def device(self) -> torch.device:
         """The device named by the configuration; "auto" takes CUDA or Apple's GPU when there is one."""
+        seen = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        allowed = [name for name, there in seen.items() if there]
         wanted = self.config.runtime.device
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        if wanted == "cuda" and not torch.cuda.is_available():
-            raise ValueError("runtime.device is cuda, but torch sees no CUDA device; allowed here: auto, cpu")
-        return torch.device(wanted)
+        if wanted not in ("auto", *allowed):
+            raise ValueError(
+                f"runtime.device is {wanted}, but torch sees no such device; allowed here: auto, {', '.join(allowed)}"
+            )
+        return torch.device(allowed[0] if wanted == "auto" else wanted)
 
     @property
     def forks(self) -> int:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from attndistill.experiments import open_experiment
 from attndistill.models.storage import save_model
@@ -41,3 +42,17 @@ def test_more_views_than_the_cache_holds_are_refused_naming_both(root):
 
 def test_fewer_views_than_the_cache_holds_are_the_first_of_them(root):
     stage(root, "distill", "attndistill", **{"targets.views": 1})
+
+
+@pytest.mark.parametrize(("name", "item"), [("probe", "teacher"), ("targets", ""), ("distill", "attndistill")])
+def test_a_model_of_another_image_size_is_refused_before_torch_is_asked(root, name, item):
+    with pytest.raises(
+        ValueError, match=r"pretrained/teacher was made for images of 32 px, and views.image_size is 16"
+    ):
+        stage(root, name, item, **{"views.image_size": 16})
+
+
+def test_a_device_that_torch_does_not_see_is_refused_with_those_it_sees(root, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"^runtime.device is mps, but torch sees no such device; allowed here: auto"):
+        stage(root, "probe", "teacher", **{"runtime.device": "mps"})
