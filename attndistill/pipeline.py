@@ -52,8 +52,13 @@ def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mappin
 
 
 def check_item(experiment: Experiment, stage: Stage, item: str, overrides: Mapping[str, Any]) -> Config:
-    """The configuration of an item. Raises ValueError where the stage has no such item, or it is refused."""
+    """The configuration of an item.
+
+    Raises:
+        ValueError: the stage has no such item; its configuration, or another row's, is refused.
+    """
     config = experiment.config(item, overrides)
+    experiment.check_rows(overrides)
     allowed = stage.items(tuple(experiment.rows), tuple(config.downloads))
     if item not in allowed:
         kind = stage.item if stage.item in ("row", "download") else "model"

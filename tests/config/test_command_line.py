@@ -96,12 +96,31 @@ def test_a_refusal_is_one_line_exit_code_2_and_imports_nothing_heavy(arguments, 
         (["config", "--row", "attn"], "unknown row 'attn'; allowed: projector_alignment, attndistill"),
         (["tracking", "sync", "--a.b", "1"], "tracking sync takes no settings"),
         (["distill"], "the following arguments are required: --row (see attndistill distill --help)"),
+        (["study", "--distill.lambda", "0.3", "none.yaml"], "none.yaml does not exist"),
+        (
+            ["study", "--distill.lambda", "0.3"],
+            "the following arguments are required: [best] FILE (see attndistill study",
+        ),
+        (
+            ["prepare", "--dry-run", "--tflops", "nan"],
+            "argument --tflops: 'nan'; allowed: a number above 0 (see attndist",
+        ),
+        (
+            ["prepare", "--dry-run", "--tflops", "much"],
+            "argument --tflops: 'much'; allowed: a number above 0 (see attndi",
+        ),
+        (
+            ["inspect", "experiments"],
+            "experiments has no model.json; allowed: a checkpoint file, or a folder stored by this package",
+        ),
     ],
 )
 def test_a_word_that_is_no_setting_is_refused_in_one_line(arguments, message, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert cli.main(arguments) == 2
-    assert capsys.readouterr().err == f"attndistill: {message}\n"
+    told = capsys.readouterr().err
+    assert told.startswith(f"attndistill: {message}")
+    assert told.count("\n") == 1
 
 
 def test_a_setting_that_the_stage_does_not_read_is_said_to_change_nothing(capsys, monkeypatch):
@@ -144,11 +163,31 @@ def test_a_run_that_fails_says_so_in_one_line_with_exit_code_1(error, message, c
     assert capsys.readouterr().err == f"attndistill: {message}\n"
 
 
-def test_an_outputs_folder_that_is_a_file_is_named(tmp_path, capsys, monkeypatch):
-    for name in ("params.yaml", "experiments/smoke/params.yaml", "experiments/smoke/rows.yaml"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A project of one experiment, the digits."""
+    (tmp_path / "experiments/digits").mkdir(parents=True)
+    for name in ("params.yaml", "experiments/digits/rows.yaml"):
         shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / "outputs").touch()
     monkeypatch.setenv("ATTNDISTILL_ROOT", str(tmp_path))
-    assert cli.main(["prepare", "--experiment", "experiments/smoke", "--runtime.tracking", "false"]) == 1
-    assert f"attndistill: {tmp_path}/outputs" in capsys.readouterr().err.splitlines()[-1]
+    return tmp_path
+
+
+def test_an_outputs_folder_that_is_a_file_is_named(project, capsys):
+    (project / "outputs").touch()
+    assert cli.main(["prepare", "--runtime.tracking", "false"]) == 1
+    assert f"attndistill: {project}/outputs" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [["config"], ["prepare"], ["distill", "--row", "attndistill"], ["pipeline"]])
+def test_a_row_that_could_never_run_stops_every_command_before_it_costs(project, arguments, capsys):
+    rows = project / "experiments/digits/rows.yaml"
+    rows.write_text(rows.read_text() + "\n  late:\n    label: Late\n    set: {distill.lamda: 1.0}\n")
+    assert cli.main(arguments) == 2
+    assert "distill.lamda: unknown key (given 1.0)" in capsys.readouterr().err
+    assert not (project / "outputs").exists()
+
+
+def test_a_row_that_only_the_command_line_makes_impossible_stops_no_other(project, capsys):
+    """`distill --row attndistill --distill.alignment_weight 0` is possible; projector_alignment has lambda 0."""
+    assert cli.main(["config", "--row", "attndistill", "--distill.alignment_weight", "0.0"]) == 0

@@ -145,6 +145,12 @@ REFUSED = [
     ({"probe.projector_layer": 5}, "probe.projector_layer 5; allowed: 0 to distill.projector_depth 4"),
     ({"distill.recipe.warmup_epochs": 40}, "distill.recipe: warmup_epochs 40 must be fewer than epochs 40"),
     ({"distill.alignment_weight": 0.0, "distill.lambda": 0.0}, "distill: alignment_weight and lambda are both 0"),
+    ({"attention.images": []}, "attention.images: []; allowed: one test image or more"),
+    ({"data.validation_fraction": 0.999}, "data.validation_fraction: 0.999; input should be less than or equal to 0.5"),
+    (
+        {"runtime.micro_batch_size": 7, "distill.recipe.batch_size": 64, "pretrain.recipe.batch_size": 70},
+        "runtime.micro_batch_size 7 does not divide distill.recipe.batch_size 64",
+    ),
     ({"student.depth": 3, "student.depth.x": 3}, "student.depth.x: depth is set to a value already"),
     ({"student.depth.x": 3, "student.depth": 3}, "student.depth: settings below it are given already"),
 ]
