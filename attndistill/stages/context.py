@@ -117,7 +117,7 @@ class Context:
         return open_split(self.layout.data, split)
 
     def tell_of_data(self, split: str, purpose: str) -> None:
-        """Record a split of the prepared data as a data set of the run."""
+        """Record a split of the prepared data as a data set of the run, and the whole by its digests in tags."""
         manifest = read_manifest(self.layout.data)
         self.journal.dataset(
             name=manifest["dataset"],
@@ -126,6 +126,8 @@ class Context:
             source=str(self.layout.data.relative_to(self.layout.root)),
             profile={"images": manifest["splits"][split]["count"]},
         )
+        self.journal.tag("data_digest", manifest["digest"])
+        self.journal.tag("class_list_sha256", manifest["class_list_sha256"])
 
     def checkpoint(self, seed: int, inputs: Mapping[str, str], *sections: str) -> Checkpoint:
         """The resume checkpoint of one training run, named by all that decides its result, the code too."""

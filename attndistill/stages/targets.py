@@ -13,11 +13,11 @@ def targets(context: Context) -> None:
     """Write outputs/<experiment>/targets; with targets.cache off, a manifest that says so."""
     options = context.config.targets
     identity = context.targets_identity
+    images = context.images("train")
     if not options.cache:
         with replacing_directory(context.layout.targets) as directory:
             write_json(directory / "manifest.json", {"format": FORMAT, "cached": False, "identity": identity})
         return
-    images = context.images("train")
     backbone, _ = load_model(context.teacher_weights)
     each = bytes_per_answer(backbone, options.extra)
     total = options.views * len(images) * each
