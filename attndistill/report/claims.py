@@ -72,6 +72,7 @@ class Line:
     label: str
     paper: str
     entries: Sequence[Entry]
+    is_together: bool = False
 
 
 def judge(claims: Sequence[Mapping[str, Any]], rows: Sequence[Row], columns: Sequence[Column]) -> list[Claim]:
@@ -133,11 +134,11 @@ def lines_of(claim: Claim) -> list[Line]:
         for place, pair in enumerate(claim.pairs)
     ]
     if several and claim.judge == MEAN:
-        lines.append(Line("mean of the pairs", "", [_entry(outcome.evidence) for outcome in claim.outcomes.values()]))
+        means = [_entry(outcome.evidence) for outcome in claim.outcomes.values()]
+        lines.append(Line("mean of the pairs", "", means, is_together=True))
     elif several:
-        lines.append(
-            Line("every pair", "", [Entry("", "", "", "", outcome.verdict) for outcome in claim.outcomes.values()])
-        )
+        verdicts = [Entry("", "", "", "", outcome.verdict) for outcome in claim.outcomes.values()]
+        lines.append(Line("every pair", "", verdicts, is_together=True))
     return lines
 
 
@@ -158,7 +159,11 @@ def claims_sheet(claims: Sequence[Claim], rows: Sequence[Row], columns: Sequence
     groups = []
     for claim in claims:
         lines = [
-            [Cell(line.label), Cell(line.paper), *(cell for entry in line.entries for cell in _cells(entry))]
+            [
+                Cell(line.label, bold=line.is_together),
+                Cell(line.paper),
+                *(cell for entry in line.entries for cell in _cells(entry, bold=line.is_together)),
+            ]
             for line in lines_of(claim)
         ]
         groups.append((claim.title, lines))
@@ -167,8 +172,9 @@ def claims_sheet(claims: Sequence[Claim], rows: Sequence[Row], columns: Sequence
     return Sheet(headings, groups, ["Points of percent, paired by seed.", *rules_of(claims), *made])
 
 
-def _cells(entry: Entry) -> list[Cell]:
-    return [Cell(entry.difference, small=entry.remark), Cell(entry.n), Cell(entry.p), Cell(entry.verdict)]
+def _cells(entry: Entry, *, bold: bool) -> list[Cell]:
+    """Bold verdicts are those on a claim of several pairs."""
+    return [Cell(entry.difference, small=entry.remark), Cell(entry.n), Cell(entry.p), Cell(entry.verdict, bold=bold)]
 
 
 def claims_dict(claims: Sequence[Claim]) -> dict[str, Any]:
