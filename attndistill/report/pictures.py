@@ -11,15 +11,15 @@ from attndistill.figures.attention import AttentionMaps, attention_panel
 from attndistill.figures.charts import accuracy_bars, loss_curves, probe_curve
 from attndistill.figures.export import safe_names
 from attndistill.figures.settings import setting_curves
-from attndistill.report.comparison import TEACHER
-from attndistill.report.results import Curve, Row, aligned
-from attndistill.report.table import Column
+from attndistill.report.columns import Column
+from attndistill.report.results import TEACHER, Curve, Row, aligned
 
 # K images, H heads, gh x gw patches
 
 MOST_TOGETHER = 8  # models that one chart can show; beyond, each group has its own
 _FEWEST_VALUES = 3  # of a setting, to draw a curve
 _TERMS = ("loss", "alignment", "attention", "embedding", "reconstruction")  # never learning rates or timings
+_CURVE = "logistic regression (C fixed), top-1 on test (%)"  # Fig. 7 has a linear probe; stages/pretrain.py has this
 _AGREES = 1e-4  # the teacher's maps of one image, read by two stage runs
 
 
@@ -33,7 +33,7 @@ def charts(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, bytes]:
     drawn = _accuracy_chart("accuracy.png", rows, columns, chosen)
     pretraining = {row.label: row.pretraining for row in rows if row.pretraining is not None}
     if pretraining:
-        drawn["pretraining.png"] = probe_curve(pretraining, teacher=teacher)
+        drawn["pretraining.png"] = probe_curve(pretraining, ylabel=_CURVE, teacher=teacher)
     losses = {rows[index].label: terms for index in chosen if (terms := _terms(rows[index]))}
     if losses:
         units = {row.training.unit for row in rows if row.training}

@@ -261,6 +261,18 @@ def test_a_broken_or_hostile_yaml_file_is_refused_by_name(tmp_path, text, messag
             "rows: {a: {label: A, set: {}}}\nclaims: [{claim: C, better: [a, a], worse: [scratch]}]",
             r"claims.0: 2 better rows beside 1 worse ones; allowed: pairs",
         ),
+        (
+            "rows: {a: {label: A, set: {}}}\nclaims: [{claim: C, better: [a], worse: [scratch], judge: no_worse}]",
+            r"claims.0: judge no_worse with no margin; allowed: no_worse has a margin, the others have none",
+        ),
+        (
+            "rows: {a: {label: A, set: {}}}\nclaims: [{claim: C, better: [a], worse: [scratch], margin: 1}]",
+            r"claims.0: judge every with a margin of 1; allowed: no_worse has a margin",
+        ),
+        (
+            "rows: {a: {label: A, set: {}}}\nclaims: [{claim: C, better: [a], worse: [scratch], judge: most}]",
+            r"claims.0.judge: Input should be 'every', 'mean' or 'no_worse' \(given 'most'\)",
+        ),
     ],
 )
 def test_a_wrong_rows_file_is_refused_by_name(tmp_path, rows, message):
