@@ -130,9 +130,8 @@ def _add_dry_run(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dry-run", action="store_true", help="say what it would read and cost; run and write nothing"
     )
-    command.add_argument(
-        "--images", type=int, metavar="N", help="dry run: training images, where they are not prepared"
-    )
+    for option, what in (("images", "training images"), ("test-images", "test images"), ("classes", "classes")):
+        command.add_argument(f"--{option}", type=int, metavar="N", help=f"dry run: {what}, where not prepared yet")
     help_ = "dry run: sustained TFLOP/s of the machine, for the hours; default: %(default)g"
     command.add_argument("--tflops", type=_amount, default=_TFLOPS, metavar="X", help=help_)
 
@@ -151,9 +150,11 @@ def _amount(text: str) -> float:
 def _dry_run(options: argparse.Namespace, overrides: dict[str, Any], chosen: Any) -> int:
     from attndistill.dry_run import Plan, dry_run
 
-    if options.tflops <= 0 or (options.images is not None and options.images < 1):
-        raise ValueError(f"--tflops {options.tflops:g}, --images {options.images}; allowed: more than 0")
-    return dry_run(_open(options), chosen, overrides, Plan(options.images, options.tflops))
+    plan = Plan(options.images, options.test_images, options.classes, options.tflops)
+    for name, given in vars(plan).items():
+        if given is not None and given <= 0:
+            raise ValueError(f"--{name.replace('_', '-')} {given:g}; allowed: more than 0")
+    return dry_run(_open(options), chosen, overrides, plan)
 
 
 def _without_settings(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
