@@ -5,6 +5,7 @@ Stands in for pre-training: whatever follows finds the teacher in the same place
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,7 @@ def _nearest_neighbours(features: LabelledFeatures, asked: NDArray[np.int64], cl
 def _guessing(labels: NDArray[np.int64]) -> float:
     """Percent that naming one class for all reaches, at the end of what luck adds."""
     share = float(np.bincount(labels).max() / len(labels))
-    return 100 * min(1.0, share + _DEVIATIONS * (share * (1 - share) / len(labels)) ** 0.5)
+    return 100 * min(1.0, share + _DEVIATIONS * sqrt(share * (1 - share) / len(labels)))
 
 
 def _raw_pixels(context: Context, images: ImageSet, chosen: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from attndistill.models.readout import check_readable
 from attndistill.models.released import Architecture, architecture_of, named
 from attndistill.models.teachers.formats import Found, explaining
 from attndistill.models.teachers.reading import check_tensors
+from attndistill.models.vit import build_vit
 
 _NAMES_SHOWN = 3
 
@@ -61,9 +62,39 @@ def fit(found: Found, wanted: Wanted) -> Fitted:
     """
     check_tensors(found.weights)
     model, rebuild = _by_name(wanted) if wanted.timm_name is not None else _by_shape(found, wanted)
-    size, notes = model.patch_embed.img_size[0], [*_notes(found, wanted, model)]
     _check_names(model, found.weights)
-    weights: Mapping[str, Tensor] = found.weights
+    return _at_size(Fitted(model, rebuild, tuple(_notes(found, wanted, model))), found.weights, wanted)
+
+
+def refit(model: Backbone, rebuild: Mapping[str, Any], wanted: Wanted) -> Fitted:
+    """A model that was stored with how to build it again: the readout's check, and its positions for another size.
+
+    Raises:
+        ValueError: a model that cannot be read, options that contradict it or say nothing of it, positions for another
+            image size.
+    """
+    check_readable(model)
+    _check_stored(model, rebuild, wanted)
+    return _at_size(Fitted(model, dict(rebuild), ()), model.state_dict(), wanted)
+
+
+def _check_stored(model: Any, rebuild: Mapping[str, Any], wanted: Wanted) -> None:
+    """Nothing a user says of a stored model is passed over."""
+    kept = {"format": "auto", "half": "teacher", "timm_name": rebuild.get("timm_name")}
+    wrong = [f"{name} {getattr(wanted, name)}" for name in kept if getattr(wanted, name) not in (None, kept[name])]
+    heads = model.blocks[0].attn.num_heads
+    if wanted.num_heads not in (None, heads):
+        wrong.append(f"num_heads {wanted.num_heads} (it has {heads})")
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)} cannot be had of a folder of this package: its model.json says what it is"
+        )
+
+
+def _at_size(fitted: Fitted, weights: Mapping[str, Tensor], wanted: Wanted) -> Fitted:
+    """With its weights, and its positions for the images that were asked for."""
+    model, rebuild, notes = fitted.model, fitted.rebuild, fitted.notes
+    size: int = model.patch_embed.img_size[0]
     if wanted.image_size not in (None, size):
         if not wanted.resize_positions:
             raise ValueError(
@@ -72,9 +103,9 @@ def fit(found: Found, wanted: Wanted) -> Fitted:
             )
         model, rebuild, weights = _resized(model, rebuild, weights, int(wanted.image_size or 0))
         kind = "rotary positions computed" if model.pos_embed is None else "position embedding resampled"
-        notes.append(f"{kind} for {wanted.image_size} px in place of {size} px")
+        notes = (*notes, f"{kind} for {wanted.image_size} px in place of {size} px")
     model.load_state_dict(weights, strict=True)
-    return Fitted(model, rebuild, tuple(notes))
+    return Fitted(model, rebuild, notes)
 
 
 def empty(timm_name: str, image_size: int | None = None) -> Any:
@@ -129,7 +160,9 @@ def _resized(
         weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], grid, num_prefix_tokens=prefix)
     if "timm_name" in rebuild:
         return empty(rebuild["timm_name"], image_size), changed, weights
-    return Architecture(**changed).build(), changed, weights
+    if "hidden" in rebuild:
+        return Architecture(**changed).build(), changed, weights
+    return build_vit(image_size, 0, **rebuild), dict(rebuild), weights  # of this package: its size stands elsewhere
 
 
 def _check_names(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

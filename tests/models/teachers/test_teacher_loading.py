@@ -82,6 +82,46 @@ def test_a_student_of_this_package_is_a_teacher_too(own_student):
     assert same(loaded.model, student.backbone)
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"format": "mae"}, "format mae cannot be had of a folder of this package"),
+        ({"half": "student"}, "half student cannot"),
+        ({"timm_name": "vit_nope"}, "timm_name vit_nope cannot"),
+        ({"num_heads": 7}, "num_heads 7 (it has 2) cannot"),
+    ],
+)
+def test_what_a_stored_folder_contradicts_is_refused(said, message, own_student):
+    assert message in refusal(own_student[0], **said)
+    assert load_teacher(own_student[0], Wanted(num_heads=2)).report.num_heads == 2
+
+
+def test_a_stored_folder_is_resized_when_asked_for_and_stored_again(own_student, saved, tmp_path):
+    path, student = own_student
+    assert "positions are for 32 px and images of 48 px were asked for; set resize" in refusal(path, image_size=48)
+    loaded = load_teacher(path, Wanted(image_size=48, resize_positions=True))
+    wanted = resample_abs_pos_embed(student.backbone.pos_embed, [6, 6], num_prefix_tokens=1)
+    assert torch.equal(loaded.model.pos_embed, wanted)
+    assert loaded.report.notes == ("position embedding resampled for 48 px in place of 32 px",)
+    save_model(tmp_path / "larger", loaded.model, image_size=48, vit=loaded.rebuild)
+    assert torch.equal(load_model(tmp_path / "larger")[0].pos_embed, wanted)
+    released = load_teacher(saved("mae"), Wanted())
+    save_model(tmp_path / "released", released.model, image_size=32, vit=released.rebuild)
+    assert load_teacher(tmp_path / "released", Wanted(image_size=48, resize_positions=True)).report.tokens == 37
+
+
+def test_the_weights_of_a_stored_folder_are_no_checkpoint_of_their_own(own_student):
+    message = refusal(own_student[0] / "model.safetensors")
+    assert f"give the folder, {own_student[0]}" in message
+
+
+@pytest.mark.parametrize("layout", [name for name in FORMATS if "full" not in name])
+def test_a_file_of_one_model_has_no_student_half(layout, saved):
+    assert f"(read as {FORMATS[layout]}) holds one model: there is no student half" in refusal(
+        saved(layout), half="student"
+    )
+
+
 KINDS = {
     "LayerScale and registers, as DINOv2": {"init_values": 1e-5, "reg_tokens": 4, "no_embed_class": True},
     "registers with positions": {"reg_tokens": 2},
@@ -330,6 +370,25 @@ def test_a_model_of_the_hub_is_resized_only_when_asked_for(monkeypatch):
     assert loaded.report.tokens == 1 + 4 + 25
     assert loaded.report.notes[0] == "position embedding resampled for 70 px in place of 518 px"
     assert loaded.rebuild == {"timm_name": name, "image_size": 70}
+
+
+def test_weights_from_the_hub_are_named_by_a_digest_of_their_tensors(monkeypatch):
+    real = timm.create_model
+    state: dict[str, float] = {"value": 0.5}
+
+    def fetched(name: str, pretrained: bool, **options: object) -> torch.nn.Module:
+        model = real(name, **options)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(state["value"])
+        return model
+
+    monkeypatch.setattr(timm, "create_model", fetched)
+    digests = [load_from_hub("test_vit", Wanted()).report.sha256 for _ in range(2)]
+    state["value"] = 0.25
+    report = load_from_hub("test_vit", Wanted()).report
+    assert digests[0] == digests[1] != report.sha256
+    assert report.lines()[1] == f"sha256    {report.sha256} (of names and tensors: timm fetched them)"
 
 
 def test_a_hub_that_cannot_be_reached_is_one_clear_line(monkeypatch):
