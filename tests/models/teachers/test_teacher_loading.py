@@ -318,6 +318,57 @@ def test_the_wrong_format_by_name_is_refused_with_the_one_it_looks_like(saved):
     assert "unknown teacher format 'moco'; allowed: dino_full" in refusal(saved("mae"), format="moco")
 
 
+def test_a_file_of_timms_training_has_the_heads_of_the_model_it_names(tmp_path):
+    state, path = backbone().state_dict(), tmp_path / "last.pth.tar"
+    said = {"test_vit": 2, "resnet18": 1, "hf-hub:timm/vit_tiny_patch16_224.augreg_in21k": 1, "my_own": 1}
+    for arch, heads in said.items():
+        torch.save({"arch": arch, "state_dict": {**state, "head.weight": torch.ones(10, 64)}}, path)
+        report = load_teacher(path, Wanted()).report
+        assert (report.format, report.num_heads) == ("supervised", heads)
+        assert report.dropped == {"head.weight": "the classifier"}
+    torch.save({"arch": "test_vit", "state_dict": {**state, "head.weight": torch.ones(10, 64)}}, path)
+    assert load_teacher(path, Wanted()).report.notes == ("2 heads, as timm's test_vit, which the file calls itself",)
+    assert load_teacher(path, Wanted(num_heads=4)).report.num_heads == 4
+
+
+def test_a_classifier_of_averaged_patches_is_refused_wrapped_or_not(tmp_path):
+    state = {
+        name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: tensor
+        for name, tensor in backbone().state_dict().items()
+    }
+    torch.save({"model": {**state, "head.weight": torch.ones(10, 64)}}, tmp_path / "finetuned.pth")
+    assert "its last norm follows the average over patches" in refusal(tmp_path / "finetuned.pth")
+
+
+def test_a_distillation_token_is_named(tmp_path):
+    state = {**backbone().state_dict(), "dist_token": torch.ones(1, 1, 64), "head.weight": torch.ones(10, 64)}
+    torch.save({"model": state}, tmp_path / "distilled.pth")
+    assert "it has a distillation token beside the class token" in refusal(tmp_path / "distilled.pth")
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["module.", "backbone.", "module.base_encoder."])
+def test_a_prefix_that_no_format_has_is_named(wrapper, prefix, tmp_path):
+    state = beneath(prefix, backbone().state_dict())
+    torch.save({wrapper: state} if wrapper else state, tmp_path / "moco.pth")
+    assert f"its names start with {prefix!r}, which no known format has" in refusal(tmp_path / "moco.pth")
+
+
+def test_every_prefix_is_named_where_a_file_holds_several_models(tmp_path):
+    state = backbone().state_dict()
+    both = {**beneath("module.base_encoder.", state), **beneath("module.momentum_encoder.", state)}
+    torch.save({"state_dict": both, "arch": "vit_small"}, tmp_path / "moco.pth")
+    assert "start with 'module.base_encoder.' (and module.momentum_encoder.)" in refusal(tmp_path / "moco.pth")
+
+
+def test_of_formats_that_explain_as_much_the_one_wrapped_alike_is_named(tmp_path):
+    path = tmp_path / "probed.pth"
+    torch.save({"model": {**backbone().state_dict(), "head.1.weight": torch.ones(10, 64)}}, path)
+    assert "(read as mae): 31 tensors found, 30 wanted: 1 left over (head.1.weight); nearest known format: sup" in (
+        refusal(path)
+    )
+
+
 def test_leftovers_name_the_format_that_would_explain_them(tmp_path):
     path = tmp_path / "strange.pth"
     torch.save({"model": {**backbone().state_dict(), "relation_blocks.0.weight": torch.ones(2, 64)}}, path)
