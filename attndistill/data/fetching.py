@@ -46,6 +46,8 @@ def fetch(
         raise ValueError(f"{url!r} is no URL to fetch; allowed: {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
     if not re.fullmatch("[0-9a-f]{64}", sha256.lower()):
         raise ValueError(f"sha256 {sha256!r} of {url} is not 64 hexadecimal digits")
+    if destination.is_dir():
+        raise ValueError(f"{destination} is a folder: a file is wanted to fetch {url} to")
     if destination.exists():
         _verify(destination, sha256, f"{destination} is already there (remove it to fetch {url})")
         return destination

@@ -161,6 +161,12 @@ def test_a_file_url_is_copied(tmp_path: Path) -> None:
         fetch((tmp_path / "absent").as_uri(), DIGEST, tmp_path / "v")
 
 
+def test_a_folder_is_no_place_for_a_file(server: Server, tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / ".."):
+        with pytest.raises(ValueError, match=r"is a folder: a file is wanted to fetch http"):
+            fetch(server.url, DIGEST, place)
+
+
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/w", "/etc/passwd", "data:,x"])
 def test_other_kinds_of_url_are_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(ValueError, match="is no URL to fetch; allowed: http://, https://, file://"):
