@@ -95,4 +95,5 @@ def _replace(parent: Any, name: str, gelu: str | None = None) -> None:
 def computed_in(tokens: Tensor) -> torch.dtype:
     """The type that a product with these tokens is computed in, autocast heeded."""
     kind = tokens.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
+    mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if mixed else tokens.dtype
