@@ -65,7 +65,9 @@ def test_fewer_images_than_a_batch_are_refused(bare, capsys):
 @pytest.mark.parametrize("option", ["--images", "--test-images", "--classes", "--tflops"])
 def test_counts_of_nothing_are_refused(bare, capsys, option):
     assert main(["prepare", "--dry-run", option, "0"]) == 2
-    assert f"{option} 0; allowed: more than 0" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert option in told
+    assert "allowed: more than 0" in told or "allowed: a number above 0" in told
 
 
 def test_every_stage_that_runs_a_model_or_reads_its_results_is_listed_with_its_memory(bare, capsys):
