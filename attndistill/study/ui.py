@@ -45,8 +45,8 @@ def show_pages(root: Path, storage: str | None, artifacts: str | None) -> int:
             _wait_until_it_answers(name, address, server, log)
         for name, (address, _, _) in addresses.items():
             print(f"{name}: {address}", flush=True)
-        print("Ctrl-C ends both", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt):  # from the word on
+            print("Ctrl-C ends both", flush=True)
             while all(server.poll() is None for _, server, _ in addresses.values()):
                 time.sleep(0.5)
             return 1
