@@ -130,7 +130,7 @@ def test_a_server_that_cannot_resume_and_always_drops_is_given_up(server: Server
 def test_a_drop_that_reads_as_the_end_is_said_to_be_perhaps_one(server: Server, tmp_path: Path) -> None:
     server.tells_length = False
     server.drops = [1_000_000]
-    with pytest.raises(ValueError, match="SHA-256 is .*did not say how long the file is, so it may have been cut off"):
+    with pytest.raises(ValueError, match=r"SHA-256 is .*did not say how long the file is, so it may have been cut off"):
         fetch(server.url, DIGEST, tmp_path / "w")
     assert list(tmp_path.iterdir()) == []
     fetch(server.url, DIGEST, tmp_path / "w")
