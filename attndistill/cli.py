@@ -1,6 +1,7 @@
 """The command line. Nothing heavy is imported before the arguments are understood."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -20,8 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (2: something the user can fix, 1: the run failed, 130: interrupted)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        options, rest = _parser().parse_known_args(arguments)
-        return int(options.handle(options, _overrides(rest)) or 0)
+        words, overrides = _without_settings(arguments)
+        options, rest = _parser().parse_known_args(words)
+        if rest:
+            raise ValueError(f"unknown argument {rest[0]!r}; settings are given as --section.key value")
+        return int(options.handle(options, overrides) or 0)
     except ValueError as error:
         return _complain(error, 2)
     except FloatingPointError as error:
@@ -31,6 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `attndistill config | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a full disk, a folder that is a file, a child that was killed
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
+    except AssertionError as error:
+        if not str(error):
+            raise  # it was not written to be read
+        return _complain(f"a check of the program itself failed: {error}", 1)
 
 
 def _complain(problem: object, code: int) -> int:
@@ -120,34 +130,51 @@ def _add_dry_run(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dry-run", action="store_true", help="say what it would read and cost; run and write nothing"
     )
-    command.add_argument(
-        "--images", type=int, metavar="N", help="dry run: training images, where they are not prepared"
-    )
+    for option, what in (("images", "training images"), ("test-images", "test images"), ("classes", "classes")):
+        command.add_argument(f"--{option}", type=int, metavar="N", help=f"dry run: {what}, where not prepared yet")
     help_ = "dry run: sustained TFLOP/s of the machine, for the hours; default: %(default)g"
-    command.add_argument("--tflops", type=float, default=_TFLOPS, metavar="X", help=help_)
+    command.add_argument("--tflops", type=_amount, default=_TFLOPS, metavar="X", help=help_)
+
+
+def _amount(text: str) -> float:
+    """A number above 0, which neither nan nor infinity is."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a number above 0")
+    return value
 
 
 def _dry_run(options: argparse.Namespace, overrides: dict[str, Any], chosen: Any) -> int:
     from attndistill.dry_run import Plan, dry_run
 
-    if options.tflops <= 0 or (options.images is not None and options.images < 1):
-        raise ValueError(f"--tflops {options.tflops:g}, --images {options.images}; allowed: more than 0")
-    return dry_run(_open(options), chosen, overrides, Plan(options.images, options.tflops))
+    plan = Plan(options.images, options.test_images, options.classes, options.tflops)
+    for name, given in vars(plan).items():
+        if given is not None and given <= 0:
+            raise ValueError(f"--{name.replace('_', '-')} {given:g}; allowed: more than 0")
+    return dry_run(_open(options), chosen, overrides, plan)
 
 
-def _overrides(rest: Sequence[str]) -> dict[str, Any]:
-    """["--a.b", "1", "--c.d=x"] -> {"a.b": 1, "c.d": "x"}; values are YAML. Raises ValueError for anything else."""
+def _without_settings(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Words, and settings: ["x", "--a.b", "1", "--c.d=x"] -> ["x"], {"a.b": 1, "c.d": "x"}; values are YAML.
+
+    argparse would take the value of a setting for a word wherever a command takes words.
+    """
+    words: list[str] = []
     found: dict[str, Any] = {}
-    words = iter(rest)
-    for word in words:
+    remaining = iter(arguments)
+    for word in remaining:
         name, equals, text = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not name or ("." not in name and name not in ("seeds", "teacher_seed")):
-            raise ValueError(f"unknown argument {word!r}; settings are given as --section.key value")
-        value = text if equals else next(words, None)
+        if not word.startswith("--") or ("." not in name and name not in ("seeds", "teacher_seed")):
+            words.append(word)
+            continue
+        value = text if equals else next(remaining, None)
         if value is None:
             raise ValueError(f"--{name} needs a value")
         found[name] = _yaml_value(name, value)
-    return found
+    return words, found
 
 
 def _yaml_value(name: str, text: str) -> Any:
@@ -252,8 +279,11 @@ def _inspect(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
 
     from attndistill.models.teachers.loading import Wanted, load_teacher
 
+    path = Path(options.path)
+    if path.is_dir() and not (path / "model.json").exists():
+        raise ValueError(f"{path} has no model.json; allowed: a checkpoint file, or a folder stored by this package")
     names = ("format", "half", "timm_name", "num_heads", "sha256", "image_size", "resize_positions")
-    loaded = load_teacher(Path(options.path), Wanted(**{name: getattr(options, name) for name in names}))
+    loaded = load_teacher(path, Wanted(**{name: getattr(options, name) for name in names}))
     print("\n".join(loaded.report.lines()))
 
 
@@ -273,16 +303,15 @@ def _show_config(options: argparse.Namespace, overrides: dict[str, Any]) -> None
     experiment = _open(options)
     if options.item and options.item not in experiment.rows:
         raise ValueError(f"unknown row {options.item!r}; allowed: {', '.join(experiment.rows)}")
-    YAML().dump(experiment.config(options.item, overrides).plain(), sys.stdout)
+    config = experiment.config(options.item, overrides)
+    experiment.check_rows(overrides)
+    YAML().dump(config.plain(), sys.stdout)
 
 
 def _sync(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
     if overrides:
         raise ValueError("tracking sync takes no settings")
     from attndistill.pipeline import project_root
-    from attndistill.tracking import sync
+    from attndistill.tracking import print_sync
 
-    deliveries = sync(project_root())
-    for delivery in deliveries:
-        print(delivery)
-    return int(any(delivery.sent is False for delivery in deliveries))
+    return print_sync(project_root())

@@ -4,85 +4,120 @@ Models are the ones that the stages build, moved to the meta device: a step of t
 counter counts its floating-point operations (two for a multiplication and an addition). Nothing is written.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from attndistill.config import Config, Teacher, describe
-from attndistill.config.method import Recipe
+from attndistill.config import Config
 from attndistill.experiments import Experiment
-from attndistill.stages.layout import Layout
+from attndistill.stages.estimates import (
+    Estimate,
+    Plan,
+    estimate_distill,
+    estimate_prepare,
+    estimate_pretrain,
+    estimate_targets,
+    hours,
+)
+from attndistill.stages.evaluation_estimates import estimate_attention, estimate_probe, estimate_report
+from attndistill.stages.layout import MODELS, Layout
+from attndistill.stages.outside import from_outside
 from attndistill.stages.table import STAGES, Stage
 
-if TYPE_CHECKING:
-    from attndistill.stages.costs import Step
+__all__ = ["Plan", "dry_run"]
 
-_TRAINED_BYTES = 16  # of a parameter in fp32: weight, gradient and AdamW's two moments
-_FROZEN_BYTES = 4
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the estimates rest on.
-
-    Attributes:
-        images: of train; None where nobody knows before `prepare`.
-        tflops: sustained, 10^12 operations a second.
-    """
-
-    images: int | None
-    tflops: float
+_INDENT = " " * 17
+_NOT_COUNTED = "work of the CPU (k-NN, logistic regression, probe curves, pictures, report) not counted"
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What is printed of a stage, name -> text, and its FLOPs in all (0 where not estimated)."""
+class Block:
+    """What is printed of a stage: the items that cost the same, what each costs, and whether all it needs is there."""
 
-    lines: Mapping[str, str]
-    flops: float = 0.0
+    stage: str
+    items: tuple[str, ...]
+    estimate: Estimate
+    complete: bool
 
 
 def dry_run(
     experiment: Experiment, stages: Sequence[tuple[Stage, str]], overrides: Mapping[str, Any], plan: Plan
 ) -> int:
-    """Print a block for each (stage, item), and the sum of several.
+    """Print a block for each (stage, item), items of equal cost in one, and the sum of several.
 
     Returns:
-        1 where something from outside (images, checkpoint, class list) is missing, else 0.
+        1 where something from outside (images, a list, a checkpoint) is missing or is another file, else 0.
 
     Raises:
         ValueError: a configuration that is refused.
     """
-    layout, total, complete = Layout(experiment.root, experiment.name), 0.0, True
+    layout = Layout(experiment.root, experiment.name)
+    plan, alone = _with_counts(plan, layout), len(stages) == 1
+    blocks = []
     for stage, item in stages:
-        config = experiment.config(item, overrides)
-        estimate = _costs(stage, item, config, _with_images(plan, layout))
-        total += estimate.flops
-        absent = [path for path in _outside(stage, item, config) if not (experiment.root / path).exists()]
-        complete = complete and not absent
-        lines = {
-            **({} if len(stages) > 1 else _not_yet(stage, layout, item, tuple(experiment.rows))),
-            **estimate.lines,
-            **{f"missing {number}": f"{path}, which comes from outside" for number, path in enumerate(absent, 1)},
-        }
-        if lines or len(stages) == 1:
-            print(f"{stage.name}{'@' + item if item else ''}")
-        for name, text in lines.items():
-            print(f"  {name:14} {text}")
-    if len(stages) > 1 and total:
-        print(f"sum of these     {_hours(total, plan)}; k-NN, logistic regression, pictures and the report not counted")
-    return int(not complete)
+        block = _block(experiment, stage, item, overrides, plan)
+        if alone:
+            lines = {**_not_yet(stage, layout, item, tuple(experiment.rows)), **block.estimate.lines}
+            block = replace(block, estimate=Estimate(lines, block.estimate.flops))
+        blocks.append(block)
+    for block in _alike(blocks):
+        _print(block, plan)
+    total = sum(block.estimate.flops for block in blocks)
+    if not alone and total:
+        print(f"sum of these     {hours(total, plan)}; {_NOT_COUNTED}")
+    return int(not all(block.complete for block in blocks))
 
 
-def _with_images(plan: Plan, layout: Layout) -> Plan:
-    """The prepared data's own count, unless another was given."""
-    manifest = layout.data / "manifest.json"
-    if plan.images is not None or not manifest.exists():
+def _with_counts(plan: Plan, layout: Layout) -> Plan:
+    """The prepared data's own counts, unless others were given."""
+    if not (layout.data / "manifest.json").exists():
         return plan
     from attndistill.data.store import read_manifest
 
-    return Plan(int(read_manifest(layout.data)["splits"]["train"]["count"]), plan.tflops)
+    manifest = read_manifest(layout.data)
+    counts = {name: int(split["count"]) for name, split in manifest["splits"].items()}
+    return Plan(
+        counts["train"] if plan.images is None else plan.images,
+        counts["test"] if plan.test_images is None else plan.test_images,
+        len(manifest["class_names"]) if plan.classes is None else plan.classes,
+        plan.tflops,
+    )
+
+
+def _block(experiment: Experiment, stage: Stage, item: str, overrides: Mapping[str, Any], plan: Plan) -> Block:
+    config = experiment.config(item, overrides)
+    if stage.name == "report":
+        estimate = _report(experiment, overrides, plan)
+    else:
+        estimate = _estimate(stage.name, item, config, plan)
+    outside = from_outside(stage.name, item, config, Layout(experiment.root, experiment.name))
+    problems = [problem for one in outside if (problem := one.problem())]
+    missing = {f"missing {number}": problem for number, problem in enumerate(problems, 1)}
+    return Block(stage.name, (item,), Estimate({**estimate.lines, **missing}, estimate.flops), not problems)
+
+
+def _estimate(stage: str, item: str, config: Config, plan: Plan) -> Estimate:
+    match stage:
+        case "prepare":
+            return estimate_prepare(config, plan)
+        case "pretrain":
+            return estimate_pretrain(item, config, plan)
+        case "targets":
+            return estimate_targets(config, plan)
+        case "distill":
+            return estimate_distill(config, plan)
+        case "probe":
+            return estimate_probe(item, config, plan)
+        case "attention":
+            return estimate_attention(item, config, plan)
+    return Estimate({})
+
+
+def _report(experiment: Experiment, overrides: Mapping[str, Any], plan: Plan) -> Estimate:
+    shown = experiment.rows if experiment.file.pictures is None else experiment.file.pictures
+    configs = [experiment.config(name, overrides) for name in shown]
+    return estimate_report(len(MODELS) + len(experiment.rows), configs, plan)
 
 
 def _not_yet(stage: Stage, layout: Layout, item: str, rows: tuple[str, ...]) -> dict[str, str]:
@@ -97,130 +132,24 @@ def _not_yet(stage: Stage, layout: Layout, item: str, rows: tuple[str, ...]) -> 
     }
 
 
-def _outside(stage: Stage, item: str, config: Config) -> list[Path]:
-    """Files that no stage makes."""
-    if stage.name == "prepare":
-        options = config.data.set.options()
-        return [Path(options[name]) for name in ("root", "class_list") if options.get(name)]
-    if stage.name == "pretrain" and item == "teacher" and config.teacher.source is not None:
-        path = getattr(config.teacher.source, "path", None)
-        return [Path(path)] if path else []
-    return []
+def _alike(blocks: Sequence[Block]) -> list[Block]:
+    """Items of one stage that cost the same, together."""
+    together: dict[tuple[Any, ...], Block] = {}
+    for block in blocks:
+        key = (block.stage, *block.estimate.lines.items())
+        known = together.get(key)
+        together[key] = block if known is None else replace(known, items=(*known.items, *block.items))
+    return list(together.values())
 
 
-def _costs(stage: Stage, item: str, config: Config, plan: Plan) -> Estimate:
-    estimates: dict[str, Callable[[], Estimate]] = {
-        "prepare": lambda: Estimate({"data": _data(config), "train images": _count(plan.images)}),
-        "pretrain": lambda: _pretrain(item, config, plan),
-        "targets": lambda: _targets(config, plan),
-        "distill": lambda: _distill(config, plan),
-        "probe": lambda: _linear_probe(item, config, plan),
-    }
-    return estimates.get(stage.name, lambda: Estimate({}))()
-
-
-def _pretrain(item: str, config: Config, plan: Plan) -> Estimate:
-    sizes = config.teacher.sizes() if item == "teacher" else config.student.plain()
-    if item == "teacher" and config.teacher.source is not None:
-        return Estimate({"teacher": _model(config, sizes), "source": _source(config.teacher)})
-    from attndistill.stages.costs import masked_autoencoding_step
-
-    seeds = 1 if item == "teacher" else len(config.seeds)
-    trained = _training(masked_autoencoding_step(config, sizes), config, config.pretrain.recipe, plan, seeds)
-    return Estimate({"encoder": _model(config, sizes), **trained.lines}, trained.flops)
-
-
-def _targets(config: Config, plan: Plan) -> Estimate:
-    from attndistill.stages.costs import cache_bytes, teacher_flops
-
-    if not config.targets.cache:
-        return Estimate({"cache": "off: the teacher runs inside the step"})
-    each, views = cache_bytes(config), config.targets.views
-    lines = {"cache": f"{each:,} bytes for one view of one image, V = {views}"}
-    if plan.images is None:
-        return Estimate(lines)
-    flops = teacher_flops(config) * views * plan.images
-    return Estimate({**lines, "in all": f"{_scaled(each * views * plan.images)}B; {_hours(flops, plan)}"}, flops)
-
-
-def _distill(config: Config, plan: Plan) -> Estimate:
-    from attndistill.stages.costs import distillation_step, projector_parameters
-
-    trained = _training(distillation_step(config), config, config.distill.recipe, plan, len(config.seeds))
-    cached = "answers cached" if config.targets.cache else "runs inside the step"
-    lines = {
-        "teacher": f"{_model(config, config.teacher.sizes())}; {cached}",
-        "student": _model(config, config.student.plain()),
-        "P": f"{config.distill.projector_depth} layers, {projector_parameters(config):,} parameters",
-    }
-    return Estimate({**lines, **trained.lines}, trained.flops)
-
-
-def _linear_probe(item: str, config: Config, plan: Plan) -> Estimate:
-    """Of the linear probe; the other probes read each image once."""
-    if config.probe.linear is None:
-        return Estimate({})
-    from attndistill.stages.costs import linear_probe_step
-
-    sizes = config.teacher.sizes() if item == "teacher" else config.student.plain()
-    seeds = 1 if item == "teacher" else len(config.seeds)
-    trained = _training(linear_probe_step(config, sizes), config, config.probe.linear.recipe, plan, seeds)
-    lines = {("linear probe" if name == "step" else name): text for name, text in trained.lines.items()}
-    return Estimate(lines, trained.flops)
-
-
-def _training(step: "Step", config: Config, recipe: Recipe, plan: Plan, seeds: int) -> Estimate:
-    """A recipe's schedule, and what it costs for every seed."""
-    micro = config.runtime.micro_batch_size or recipe.batch_size
-    weights = step.trained * _TRAINED_BYTES + step.frozen * _FROZEN_BYTES
-    activations = step.activations * (2 if recipe.precision == "bf16" else 4) // 4 * micro
-    kept = f" + at most {_scaled(activations)}B activations" if step.activations else ""
-    lines = {
-        "step": f"{_scaled(step.flops)}FLOPs an image, {_scaled(step.flops * recipe.batch_size)}FLOPs a batch of "
-        f"{recipe.batch_size:,}",
-        "memory": f"{_scaled(weights)}B weights and optimizer{kept} ({micro:,} images at once, {recipe.precision})",
-        "learning rate": f"{recipe.base_learning_rate:g} x {recipe.batch_size:,} / 256 = "
-        f"{recipe.peak_learning_rate:.4g} after {recipe.warmup_epochs} epochs, cosine to 0 at epoch {recipe.epochs:,}",
-    }
-    if plan.images is None:
-        return Estimate({**lines, "in all": _count(None)})
-    from attndistill.stages.runs import make_schedule
-
-    steps = make_schedule(recipe, config.runtime, plan.images, 0, 1, 0).steps
-    each = f" for each of {seeds} seeds" if seeds > 1 else ""
-    flops = float(step.flops) * recipe.batch_size * steps * seeds
-    return Estimate({**lines, "in all": f"{steps:,} steps{each}, {_hours(flops, plan)}"}, flops)
-
-
-def _hours(flops: float, plan: Plan) -> str:
-    seconds = flops / (plan.tflops * 1e12)
-    time = f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds:,.1f} seconds"
-    return f"{flops:.2e} FLOPs, estimated {time} at {plan.tflops:g} TFLOP/s sustained"
-
-
-def _scaled(amount: float) -> str:
-    """1.5e9 -> '1.5 G'."""
-    for power, letter in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
-        if amount >= 10**power:
-            return f"{amount / 10**power:,.1f} {letter}"
-    return f"{amount:,.0f} "
-
-
-def _model(config: Config, sizes: Mapping[str, Any]) -> str:
-    return describe(config.views.image_size, sizes)
-
-
-def _source(teacher: Teacher) -> str:
-    source = teacher.source
-    assert source is not None
-    return f"{source.name}: {getattr(source, 'path', None) or source.timm_name}"
-
-
-def _data(config: Config) -> str:
-    options = config.data.set.options()
-    told = ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
-    return f"{config.data.set.name} ({told})"
-
-
-def _count(images: int | None) -> str:
-    return "not known before prepare (or give --images)" if images is None else f"{images:,}"
+def _print(block: Block, plan: Plan) -> None:
+    """Nothing is said of a stage that costs nothing worth it, but by its name."""
+    first, *others = block.items
+    print(f"{block.stage}{'@' + first if first else ''}")
+    for name, text in block.estimate.lines.items():
+        print(f"  {name:14} {text}")
+    if others:
+        names = textwrap.wrap(", ".join(others), 110, break_on_hyphens=False)
+        print(f"  {'as much each':14} " + f"\n{_INDENT}".join(names))
+    if others and block.estimate.flops:
+        print(f"  {'together':14} {hours(block.estimate.flops * len(block.items), plan)}")

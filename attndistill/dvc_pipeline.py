@@ -9,6 +9,7 @@ from typing import Any
 
 from attndistill.config import read_yaml
 from attndistill.core.artifacts import write_text
+from attndistill.experiments import Experiment, open_experiment
 
 DEFAULT = "digits"
 _HEADER = """\
@@ -18,7 +19,11 @@ _HEADER = """\
 
 
 def write_dvc_file(root: Path, name: str) -> Path:
-    """Write experiments/<name>/dvc.yaml and return its path. Raises ValueError for the default, which has its own."""
+    """Write experiments/<name>/dvc.yaml and return its path.
+
+    Raises:
+        ValueError: the default, which has its own; settings or a row that no stage would run with.
+    """
     if name == DEFAULT:
         raise ValueError(f"experiments/{DEFAULT} is the embedded default: its stages are in the dvc.yaml at the top")
     path = root / "experiments" / name / "dvc.yaml"
@@ -35,16 +40,21 @@ def derive_dvc_file(root: Path, name: str) -> str:
     """
     from ruamel.yaml import YAML
 
-    overlay = root / "experiments" / name / "params.yaml"
-    changes: dict[str, Any] = read_yaml(overlay) if overlay.exists() else {}
+    experiment = open_experiment(root, f"experiments/{name}")
+    config = experiment.config("", {})
+    experiment.check_rows({})
+    changes = experiment.layers[1] if len(experiment.layers) > 1 else {}
     default: dict[str, Any] = _renamed(read_yaml(root / "dvc.yaml"), name)
     stages = {
         found: stage
         for key, value in default["stages"].items()
         for found, stage in _derived(key, value, name, set(changes)).items()
     }
-    fetched = {f"fetch_{item}": _fetch(item, name) for item in changes.get("downloads", {})}
-    _depend_on_files(stages, changes, name)
+    overlaid = changes.get("downloads", {})
+    fetched = {f"fetch_{item}": _fetch(item, name, overlaid=item in overlaid) for item in config.downloads}
+    for key, paths in _outside(experiment).items():
+        stage = stages[key].get("do", stages[key])
+        stage["deps"] = [*stage["deps"], *paths]
     derived = {"vars": ["rows.yaml"], "stages": fetched | stages}
     yaml = YAML()
     yaml.width = 120
@@ -97,21 +107,33 @@ def _at_top(stage: dict[str, Any], name: str, changed: set[str]) -> dict[str, An
     return {"wdir": "../..", **stage, "cmd": command, "params": params}
 
 
-def _fetch(item: str, name: str) -> dict[str, Any]:
-    """The stage of one download."""
+def _fetch(item: str, name: str, *, overlaid: bool) -> dict[str, Any]:
+    """The stage of one download, which the experiment's params.yaml names, or the base's."""
+    watched = f"downloads.{item}"
     return {
         "wdir": "../..",
         "cmd": f"python -m attndistill fetch --name {item} --experiment experiments/{name}",
-        "params": [{f"experiments/{name}/params.yaml": [f"downloads.{item}"]}],
+        "params": [{f"experiments/{name}/params.yaml": [watched]} if overlaid else watched],
         "outs": [f"outputs/{name}/downloads/{item}"],
     }
 
 
-def _depend_on_files(stages: dict[str, Any], changes: dict[str, Any], name: str) -> None:
-    """A teacher's checkpoint, and images that a stage fetched, are dependencies like any other."""
-    source = (changes.get("teacher") or {}).get("source") or {}
-    if "path" in source:
-        stages["pretrain_teacher"]["deps"] = [*stages["pretrain_teacher"]["deps"], source["path"]]
-    root = str(((changes.get("data") or {}).get("set") or {}).get("root", ""))
-    if root.startswith(f"outputs/{name}/"):
-        stages["prepare"]["deps"] = [*stages["prepare"]["deps"], root]
+def _outside(experiment: Experiment) -> dict[str, list[str]]:
+    """Stage -> files that no stage of the default makes: dependencies like any other.
+
+    They are the teacher's checkpoint, class and label lists, and images that a stage fetched. Images elsewhere are left
+    out: DVC would read every byte of an ImageNet whenever it is asked what must run.
+    """
+    config = experiment.config("", {})
+    images = config.data.set.options()
+    fetched = str(images.get("root") or "").startswith(f"outputs/{experiment.name}/")
+    labels = config.probe.labels.list_file
+    of_rows = [experiment.config(row, {}).probe.labels.list_file for row in experiment.rows]
+    found = {
+        "prepare": [images["root"] if fetched else None, images.get("class_list")],
+        "pretrain_teacher": [getattr(config.teacher.source, "path", None)],
+        "probe_pretrained_teacher": [labels],
+        "probe_pretrained_scratch": [labels],
+        "probe": of_rows,
+    }
+    return {stage: sorted({path for path in paths if path}) for stage, paths in found.items()}

@@ -11,12 +11,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from attndistill.config import Config, nested, read_yaml, resolve
+from attndistill.config import Config, flat, nested, read_yaml, resolve
 from attndistill.config.rows import Row, RowsFile
 from attndistill.stages.layout import MODELS
 
 BASE = "params.yaml"
-SHARED = ("data", "teacher", "teacher_seed", "pretrain")  # made once for all rows, by stages that no row reaches
+# made once for all rows, by stages that no row reaches, or of the machine; targets.cache is a row's own
+SHARED = (
+    "downloads",
+    "data",
+    "views",
+    "teacher",
+    "teacher_seed",
+    "pretrain",
+    "targets.views",
+    "targets.verify",
+    "targets.extra",
+    "runtime",
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,20 @@ class Experiment:
         """The configuration of one item: base, experiment, the item's row, the command line."""
         row = nested(self.rows[item].set) if item in self.rows else {}
         return resolve([*self.layers, row, nested(overrides)])
+
+    def check_rows(self, overrides: Mapping[str, Any]) -> None:
+        """Raise ValueError for a row that fits neither the files nor the command line laid over them.
+
+        A row that the command line alone makes impossible is no mistake of the files: it may be another's command.
+        """
+        for name in self.rows:
+            try:
+                self.config(name, overrides)
+            except ValueError as error:
+                try:
+                    self.config(name, {})
+                except ValueError:
+                    raise ValueError(f"rows.{name}: {error}") from None
 
 
 def open_experiment(root: Path, folder: str) -> Experiment:
@@ -61,10 +87,17 @@ def _read_rows(path: Path) -> RowsFile:
         raise ValueError(f"{path}: {place}: {problem['msg'].removeprefix('Value error, ')}{given}") from None
     _check_names(path, found)
     for name, row in found.rows.items():
-        for key in row.set:
-            if key.partition(".")[0] in SHARED:
-                raise ValueError(f"{path}: rows.{name}.set: {key}: a row cannot change {', '.join(SHARED)}")
+        try:
+            _check_set(row)
+        except ValueError as error:
+            raise ValueError(f"{path}: rows.{name}.set: {error}") from None
     return found
+
+
+def _check_set(row: Row) -> None:
+    for key in flat(nested(row.set)):
+        if any(f"{key}.".startswith(f"{shared}.") for shared in SHARED):
+            raise ValueError(f"{key}: a row cannot change {', '.join(SHARED)}")
 
 
 def _check_names(path: Path, file: RowsFile) -> None:

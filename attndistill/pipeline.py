@@ -2,12 +2,14 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attndistill.config import Config
+from attndistill.core.artifacts import read_json
 from attndistill.experiments import Experiment
+from attndistill.stages.code import code_digest
 from attndistill.stages.layout import Layout
 from attndistill.stages.table import STAGES, Stage
 from attndistill.tracking import Recorder
@@ -31,10 +33,7 @@ def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mappin
     config = check_item(experiment, stage, item, overrides)
     layout = Layout(experiment.root, experiment.name)
     inputs = stage.inputs(layout, item)
-    for path in inputs:
-        if not path.exists():
-            missing = path.relative_to(experiment.root)
-            raise ValueError(f"{stage.name}: {missing} does not exist: run the stage that makes it first")
+    _check_inputs(stage, layout, inputs, config)
     with Recorder.open(
         root=experiment.root,
         command=stage.name,
@@ -48,17 +47,38 @@ def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mappin
         make_deterministic(config)
         from attndistill.stages.context import Context
 
-        stage.run(Context(config, layout, stage.name, item, experiment.file, recorder, is_main))
+        code = code_digest(stage.module)
+        stage.run(Context(config, layout, stage.name, item, experiment.file, recorder, is_main, code))
 
 
 def check_item(experiment: Experiment, stage: Stage, item: str, overrides: Mapping[str, Any]) -> Config:
-    """The configuration of an item. Raises ValueError where the stage has no such item, or it is refused."""
+    """The configuration of an item.
+
+    Raises:
+        ValueError: the stage has no such item; its configuration, or another row's, is refused.
+    """
     config = experiment.config(item, overrides)
+    experiment.check_rows(overrides)
     allowed = stage.items(tuple(experiment.rows), tuple(config.downloads))
     if item not in allowed:
         kind = stage.item if stage.item in ("row", "download") else "model"
         raise ValueError(f"{stage.name}: unknown {kind} {item!r}; allowed: {', '.join(allowed) or 'none here'}")
     return config
+
+
+def _check_inputs(stage: Stage, layout: Layout, inputs: Sequence[Path], config: Config) -> None:
+    """Before torch is imported: everything is there, and models take images of the configured size."""
+    for path in inputs:
+        name = path.relative_to(layout.root)
+        if not path.exists():
+            raise ValueError(f"{stage.name}: {name} does not exist: run the stage that makes it first")
+        for description in path.glob("seed-*/model.json"):
+            found, wanted = read_json(description), config.views.image_size
+            if isinstance(found, dict) and found.get("image_size", wanted) != wanted:
+                raise ValueError(
+                    f"{stage.name}: {name} was made for images of {found['image_size']} px, and views.image_size is "
+                    f"{wanted}: run the stage that makes it again, or set views.image_size back"
+                )
 
 
 def every_stage(experiment: Experiment, overrides: Mapping[str, Any]) -> list[tuple[Stage, str]]:

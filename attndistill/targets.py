@@ -25,6 +25,7 @@ from attndistill.data.loading import Batch, view_batch
 from attndistill.data.store import ImageSet
 from attndistill.data.views import ViewRecipe
 from attndistill.models.families import Backbone
+from attndistill.models.kernels import use_frozen_kernels
 from attndistill.models.readout import check_readable, read_fields
 
 FORMAT = "attndistill-targets/1"
@@ -46,6 +47,7 @@ class LiveTeacher:
     def __init__(self, vit: Backbone, device: torch.device, fields: Sequence[str] = ()) -> None:
         check_readable(vit)
         self.vit = vit.to(device).eval().requires_grad_(False)
+        use_frozen_kernels(self.vit)
         self.device, self.fields = device, tuple(fields)
 
     def __call__(self, batch: Batch) -> Features:

@@ -63,7 +63,7 @@ CONFIGURATIONS = {
         image_size=224,
         stored_size=256,
         temperature=None,
-        batch_size={"cpu": 2, "cuda": 64},
+        batch_size={"cpu": 4, "cuda": 64},
     ),
     "b16-s16": Configuration(
         "B/16 -> S/16, 224 px",
@@ -72,7 +72,7 @@ CONFIGURATIONS = {
         image_size=224,
         stored_size=256,
         temperature=10.0,
-        batch_size={"cpu": 4, "cuda": 128},
+        batch_size={"cpu": 8, "cuda": 128},
     ),
     "small": Configuration(
         "192x12 p4 -> 192x8 p8, 32 px",
@@ -81,7 +81,7 @@ CONFIGURATIONS = {
         image_size=32,
         stored_size=32,
         temperature=10.0,
-        batch_size={"cpu": 64, "cuda": 1024},
+        batch_size={"cpu": 128, "cuda": 1024},
     ),
 }
 

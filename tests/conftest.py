@@ -1,6 +1,7 @@
 """Tests check the shapes and types that the numerical packages promise, run on one thread and are seeded."""
 
 import os
+import shutil
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,3 +21,12 @@ def _repeatable() -> None:
         torch.set_num_threads(1)
         torch.manual_seed(0)
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    """The path of a Chromium. Without one its tests are skipped, but not under CI, where they have to run."""
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("neither chromium nor google-chrome is on the PATH")
+    return found

@@ -22,6 +22,7 @@ ARROWS = {
     ("stages", "report"),
     ("pipeline", "experiments"),
     ("dry_run", "experiments"),
+    ("dvc_pipeline", "experiments"),
     ("__main__", "cli"),
     ("cli", "study"),
 }

@@ -38,7 +38,7 @@ def _explain(problem: Any, merged: Mapping[str, Any]) -> str:
             return f"{path}.name: missing"
         case "tuple_type" | "list_type":
             return f"{path}: {problem['input']!r}; allowed: a list"
-        case "model_type" | "model_attributes_type":
+        case "model_type" | "model_attributes_type" | "dict_type":
             return f"{path}: {problem['input']!r}; allowed: a mapping"
         case "bool_type":
             return f"{path}: {problem['input']!r}; allowed: true or false"

@@ -1,6 +1,6 @@
 """The rows file of an experiment: what each row runs, and what the report prints of it."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -33,16 +33,33 @@ class Row(_Strict):
 
 
 class Claim(_Strict):
-    """An ordering that the paper claims: each of `better` beats the row beside it in `worse`."""
+    """An ordering that is claimed: each of `better` is ahead of the row beside it in `worse`.
+
+    Attributes:
+        claim: as the report prints it.
+        better, worse: names of rows, paired.
+        judge: every (each pair must hold), mean (of the pairs, for claims about an average) or no_worse (each pair may
+            be behind by the margin); report/judgement.py has the rules.
+        margin: of no_worse, points of percent.
+    """
 
     claim: str = Field(min_length=1)
     better: list[str] = Field(min_length=1)
     worse: list[str] = Field(min_length=1)
+    judge: Literal["every", "mean", "no_worse"] = "every"
+    margin: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _pairs(self) -> "Claim":
         if len(self.better) != len(self.worse):
             raise ValueError(f"{len(self.better)} better rows beside {len(self.worse)} worse ones; allowed: pairs")
+        return self
+
+    @model_validator(mode="after")
+    def _margin(self) -> "Claim":
+        if (self.margin is None) == (self.judge == "no_worse"):
+            given = "no margin" if self.margin is None else f"a margin of {self.margin:g}"
+            raise ValueError(f"judge {self.judge} with {given}; allowed: no_worse has a margin, the others have none")
         return self
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from attndistill.config.bounds import Count, Positive, PositiveFloat, Share, Weight
+from attndistill.config.fitting import check_fit
 from attndistill.config.method import Distill, Recipe, Targets
 from attndistill.config.variants import DataSet, KnnProbe, LogisticProbe, Section, TeacherSource
 from attndistill.core.artifacts import digest_of
@@ -29,7 +30,7 @@ class Data(Section):
     """Which images, and how train is split further."""
 
     set: DataSet
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)]
+    validation_fraction: Annotated[float, Field(gt=0, le=0.5)]  # the larger part is what k-NN looks neighbours up in
     validation_seed: Count
     on_bad_image: Literal["error", "skip"]
     max_pixels: Positive
@@ -175,6 +176,8 @@ class Attention(Section):
     @field_validator("images", mode="before")
     @classmethod
     def _sequence(cls, value: Any) -> Any:
+        if value == []:
+            raise ValueError(f"{value}; allowed: one test image or more")
         return tuple(value) if isinstance(value, list) else value
 
 
@@ -225,48 +228,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
-        size = self.views.image_size
-        for name, vit in (("teacher", self.teacher), ("student", self.student)):
-            if size % vit.patch_size:
-                raise ValueError(f"{name}.patch_size {vit.patch_size} does not divide views.image_size {size}")
-            patches = (size // vit.patch_size) ** 2
-            if round(patches * (1 - self.pretrain.mask_ratio)) in (0, patches):
-                raise ValueError(
-                    f"pretrain.mask_ratio {self.pretrain.mask_ratio} hides all or none of {patches} patches ({name})"
-                )
-        self._guidable()
-        self._answerable()
-        if self.probe.projector_layer > self.distill.projector_depth:
-            raise ValueError(
-                f"probe.projector_layer {self.probe.projector_layer}; allowed: 0 to distill.projector_depth "
-                f"{self.distill.projector_depth}"
-            )
+        check_fit(self)
         return self
-
-    def _guidable(self) -> None:
-        """Teacher and student can be matched token by token and head by head, where the losses do so."""
-        by_attention, by_patch = self.distill.lambda_ > 0, "patch_tokens" in self.distill.needs
-        unequal = self.teacher.patch_size != self.student.patch_size
-        if (by_attention or by_patch) and unequal and not self.distill.interpolation:
-            raise ValueError(
-                f"distill.interpolation is off, but the patch grids differ (teacher.patch_size "
-                f"{self.teacher.patch_size}, student.patch_size {self.student.patch_size})"
-            )
-        heads_apart = by_attention and self.distill.aggregation.name == "none"
-        if heads_apart and self.teacher.num_heads != self.student.num_heads:
-            raise ValueError(
-                f"distill.aggregation none matches heads one to one, but teacher.num_heads is "
-                f"{self.teacher.num_heads} and student.num_heads {self.student.num_heads}"
-            )
-
-    def _answerable(self) -> None:
-        """The cache holds what the losses ask of the teacher."""
-        for field, setting in self.distill.needs.items():
-            if self.targets.cache and field not in self.targets.extra:
-                raise ValueError(
-                    f"{setting} needs the teacher's {field}, which the cache does not hold: "
-                    f"add {field} to targets.extra, or set targets.cache to false"
-                )
 
     def digest(self, *sections: str) -> str:
         """SHA-256 of the named sections ("distill", "views", ...): what a result depends on."""

@@ -24,7 +24,7 @@ def with_presets(layer: Mapping[str, Any]) -> dict[str, Any]:
         given = layer.get(section)
         if isinstance(given, Mapping) and "preset" in given:
             name = given["preset"]
-            if name not in PRESETS:
+            if not isinstance(name, str) or name not in PRESETS:
                 raise ValueError(f"{section}.preset: {name!r}; allowed: {', '.join(PRESETS)}")
             expanded[section] = PRESETS[name] | {key: value for key, value in given.items() if key != "preset"}
     return expanded

@@ -1,5 +1,6 @@
 """Files that are whole or absent: written beside, flushed, then renamed; digests that name their content."""
 
+import errno
 import hashlib
 import json
 import os
@@ -10,12 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_FULL = 2**16  # bytes free, at most, where a write failed for want of room
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; renamed onto `path` when the block ends well, removed when it does not.
 
     The temporary name keeps the suffix (some writers choose the format by it).
+
+    Raises:
+        OSError: the disk is full, also where a writer (torch, safetensors) says something else of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
@@ -27,6 +33,10 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         beside.chmod(0o644)  # mkstemp makes files private
         beside.replace(path)
+    except Exception as error:
+        if isinstance(error, OSError) or shutil.disk_usage(path.parent).free > _FULL:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
 

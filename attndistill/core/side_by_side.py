@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -17,7 +18,8 @@ from attndistill.core.progress import progress
 
 Told = Callable[[int], None]  # steps done
 _POLL = 0.2  # seconds between looks at the children's progress
-_ERRORS = {error.__name__: error for error in (ValueError, FloatingPointError, KeyboardInterrupt)}
+# what one line explains; anything else is a mistake of ours, and the child prints its traceback
+_ERRORS = (ValueError, FloatingPointError, OSError, KeyboardInterrupt)
 
 
 def side_by_side(
@@ -35,8 +37,8 @@ def side_by_side(
         unit: of the steps, plural.
 
     Raises:
-        ValueError, FloatingPointError: what a child raised; the other children are ended.
-        RuntimeError: a child died without a word.
+        ValueError, FloatingPointError, OSError: what a child raised; the other children are ended.
+        ChildProcessError: a child died without a word.
     """
     if processes == 1:
         _one_after_another(work, items, steps=steps, label=label, unit=unit)
@@ -80,8 +82,8 @@ def _child(work: Callable[[int, Told], object], item: int, done: Any, place: int
 
     try:
         work(item, told)
-    except (ValueError, FloatingPointError, KeyboardInterrupt) as error:
-        sender.send((type(error).__name__, str(error)))
+    except _ERRORS as error:
+        sender.send((next(place for place, kind in enumerate(_ERRORS) if isinstance(error, kind)), str(error)))
         sys.exit(1)
 
 
@@ -89,10 +91,15 @@ def _conclude(child: Any, receiver: Any, item: int) -> None:
     child.join()
     if child.exitcode == 0:
         return
-    if receiver.poll():
-        kind, message = receiver.recv()
-        raise _ERRORS[kind](message)
-    raise RuntimeError(f"the process working on {item} ended with {child.exitcode}")
+    with suppress(EOFError):  # the pipe's end alone: it died without a word
+        if receiver.poll():
+            kind, message = receiver.recv()
+            raise _ERRORS[kind](message)
+    if child.exitcode < 0:
+        name = signal.Signals(-child.exitcode).name
+        hint = " (is memory short?)" if name == "SIGKILL" else ""
+        raise ChildProcessError(f"the process working on {item} was ended by {name}{hint}")
+    raise ChildProcessError(f"the process working on {item} ended with exit code {child.exitcode}, see above")
 
 
 def die_with_parent(parent: int) -> None:

@@ -8,13 +8,19 @@ Decisions, where readers differ:
 - More than one frame (GIF, APNG, WebP, TIFF) is refused. An MPO, a camera's JPEG with further pictures appended, is
   read as the JPEG it also is.
 - The content must be what the extension says: a PNG named .jpg wants renaming.
+- A JPEG whose data end before its picture does is refused, though a viewer shows it with a grey rest. JPEG has no
+  checksum: other damage shows only where the decoder loses its place and runs out of data (`jpeg`). One wrong byte,
+  or a stretch of them that decodes to as many blocks, passes. PNG has checksums, and they are held.
 """
 
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from attndistill.data.jpeg import padded
 
 # Only these of Pillow's readers ever see the bytes (EPS, for one, would start an interpreter).
 _FORMATS = {
@@ -30,6 +36,7 @@ _BY_EXTENSION = {extension: name for name, extensions in _FORMATS.items() for ex
 _PLAIN = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
 _ALPHA = ("LA", "PA", "RGBA")
 _MOST_BYTES_PER_PIXEL = 16
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 
 class BadImageError(ValueError):
@@ -66,18 +73,28 @@ def inspect(data: bytes, name: str, max_pixels: int) -> tuple[int, int]:
     if not data:
         raise BadImageError("zero bytes")
     try:
-        _check_header(data, name, max_pixels)
-        picture = decode(data)
+        header = _check_header(data, name, max_pixels)
+        if header.is_jpeg:
+            _check_whole(data)
+        else:
+            decode(data)
     except BadImageError:
         raise
     except Exception as error:  # whatever a decoder trips over in hostile bytes is a reason, never a crash
         raise BadImageError(f"cannot be decoded ({str(error) or type(error).__name__})") from error
-    return picture.height, picture.width
+    return header.height, header.width
 
 
-def decode(data: bytes) -> Image.Image:
-    """The upright RGB picture in an image file that `inspect` has passed."""
+def decode(data: bytes, *, eighth: bool = False) -> Image.Image:
+    """The upright RGB picture in an image file that `inspect` has passed.
+
+    Args:
+        data: the file.
+        eighth: a JPEG at an eighth of its sides, from the mean of each block: everything is read, less is computed.
+    """
     with _open(data) as image:
+        if eighth:
+            image.draft(image.mode, (1, 1))
         image.load()
         is_16_bit = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
         ImageOps.exif_transpose(image, in_place=True)
@@ -88,7 +105,24 @@ def _open(data: bytes) -> Image.Image:
     return Image.open(BytesIO(data), formats=tuple(_FORMATS))
 
 
-def _check_header(data: bytes, name: str, max_pixels: int) -> None:
+def _check_whole(data: bytes) -> None:
+    """Decode a JPEG, and refuse one whose data end before its picture does (see `jpeg`)."""
+    extended = padded(data)
+    small = not extended.in_detail
+    if decode(data, eighth=small).tobytes() != decode(extended.data, eighth=small).tobytes():
+        raise BadImageError("the data end before the picture does: the rest would be grey")
+
+
+@dataclass(frozen=True)
+class _Header:
+    """Of the upright picture."""
+
+    is_jpeg: bool
+    height: int
+    width: int
+
+
+def _check_header(data: bytes, name: str, max_pixels: int) -> _Header:
     try:
         image = _open(data)
     except UnidentifiedImageError:
@@ -105,6 +139,8 @@ def _check_header(data: bytes, name: str, max_pixels: int) -> None:
             )
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
             raise BadImageError(f"{getattr(image, 'n_frames', 1)} frames: animated or many-paged")
+        sides = image.size if image.getexif().get(_ORIENTATION) in _TURNED else image.size[::-1]
+        return _Header(found == "JPEG", *sides)
 
 
 def _rgb(image: Image.Image, is_16_bit: bool) -> Image.Image:

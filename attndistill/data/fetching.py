@@ -5,8 +5,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from enum import Enum
 from http.client import HTTPException
 from pathlib import Path
+from time import sleep
 
 from attndistill.core.artifacts import file_digest
 
@@ -15,6 +17,8 @@ Progress = Callable[[int, int | None], None]
 
 _SCHEMES = ("http", "https", "file")
 _CHUNK = 2**20
+_LONGEST_PAUSE = 30.0  # seconds
+_MAY_BE_CUT = "; the server did not say how long the file is, so it may have been cut off: run again"
 _RANGE = re.compile(r"bytes (\d+)-")
 
 
@@ -31,7 +35,8 @@ def fetch(
         url: http, https or file.
         sha256: what the file must digest to, 64 hexadecimal digits.
         destination: where it goes; already there with that digest, nothing is downloaded.
-        attempts: how often in all to connect; each goes on where the last broke off.
+        attempts: how often in a row to connect without getting further; each goes on where the last broke off, and
+            waits longer than the last (1, 2, 4 seconds, at most half a minute).
         timeout: seconds without a byte that count as broken.
         progress: called after each chunk.
 
@@ -46,17 +51,19 @@ def fetch(
         raise ValueError(f"{url!r} is no URL to fetch; allowed: {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
     if not re.fullmatch("[0-9a-f]{64}", sha256.lower()):
         raise ValueError(f"sha256 {sha256!r} of {url} is not 64 hexadecimal digits")
+    if destination.is_dir():
+        raise ValueError(f"{destination} is a folder: a file is wanted to fetch {url} to")
     if destination.exists():
         _verify(destination, sha256, f"{destination} is already there (remove it to fetch {url})")
         return destination
     part = destination.with_name(f"{destination.name}.part")
     destination.parent.mkdir(parents=True, exist_ok=True)
-    _download(url, part, attempts, timeout, progress)
+    length_known = _download(url, part, attempts, timeout, progress)
     try:
         _verify(part, sha256, url)
-    except ValueError:
+    except ValueError as error:
         part.unlink()
-        raise
+        raise ValueError(f"{error}{'' if length_known else _MAY_BE_CUT}") from None
     part.replace(destination)
     return destination
 
@@ -67,12 +74,16 @@ def _verify(path: Path, sha256: str, what: str) -> None:
         raise ValueError(f"{what}: its SHA-256 is {found}, {sha256.lower()} was wanted")
 
 
-def _download(url: str, part: Path, attempts: int, timeout: float, progress: Progress) -> None:
-    broken = "nothing arrived"
-    for _ in range(attempts):
+def _download(url: str, part: Path, attempts: int, timeout: float, progress: Progress) -> bool:
+    """Connect until the file is whole. False where the server did not say how long that is, and just ended."""
+    furthest, in_vain, broken = _size(part), 0, "nothing arrived"
+    while in_vain < attempts:
+        if in_vain:
+            sleep(min(2.0 ** (in_vain - 1), _LONGEST_PAUSE))
         try:
-            if _continue(url, part, timeout, progress):
-                return
+            end = _continue(url, part, timeout, progress)
+            if end is not _End.EARLY:
+                return end is _End.WHOLE
             broken = "the connection closed early"
         except urllib.error.HTTPError as error:
             with error:
@@ -85,20 +96,36 @@ def _download(url: str, part: Path, attempts: int, timeout: float, progress: Pro
             broken = str(error.reason)
         except (OSError, HTTPException) as error:
             broken = str(error) or type(error).__name__
-    have = part.stat().st_size if part.exists() else 0
-    raise ValueError(f"{url}: {broken} after {attempts} attempts; {have} bytes are kept in {part}, run again to go on")
+        in_vain = 0 if _size(part) > furthest else in_vain + 1
+        furthest = max(furthest, _size(part))
+    raise ValueError(
+        f"{url}: {broken}, {attempts} times without getting further; {_size(part)} bytes are kept in {part}, run again "
+        "to go on"
+    )
 
 
-def _continue(url: str, part: Path, timeout: float, progress: Progress) -> bool:
-    """Append what is missing to `part`. False when the server closed before the end."""
-    have = part.stat().st_size if part.exists() else 0
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+class _End(Enum):
+    """How an answer ended."""
+
+    WHOLE = "whole"
+    EARLY = "early"
+    UNTOLD = "the server closed, and had not said how long the file is"
+
+
+def _continue(url: str, part: Path, timeout: float, progress: Progress) -> _End:
+    """Append what is missing to `part`."""
+    have = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # nothing lies beyond: whole (or of another file, as the digest will tell)
             error.close()
-            return True
+            return _End.WHOLE
         raise
     with response:
         resumed = _RANGE.match(response.headers.get("Content-Range") or "")
@@ -112,4 +139,6 @@ def _continue(url: str, part: Path, timeout: float, progress: Progress) -> bool:
                 file.write(chunk)
                 have += len(chunk)
                 progress(have, total)
-    return total is None or have >= total
+    if total is None:
+        return _End.UNTOLD
+    return _End.WHOLE if have >= total else _End.EARLY

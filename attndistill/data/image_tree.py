@@ -1,10 +1,11 @@
 """Trees of image files, one folder a class, as ImageNet-1K is laid out.
 
 Names that start with a dot are not looked at. Every other file below a class folder counts as an image; one that is
-none is found by `prepare` and named there, never passed over.
+none, or that lies beside the class folders, is named by `prepare`, never passed over.
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,17 +39,34 @@ def unsplit_tree(root: Path, test_fraction: float, split_seed: int) -> Source:
     class_names = _class_folders(root)
     everything = _scan(root, class_names)
     train, test = train_test_split(everything.labels, test_fraction, split_seed)
-    return Source(tuple(class_names), {"train": everything.subset(train), "test": everything.subset(test)})
+    splits = {"train": everything.subset(train), "test": replace(everything.subset(test), loose=())}
+    return Source(tuple(class_names), splits)
 
 
 def _class_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
-    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    class_names = sorted(entry.name for entry in entries if entry.is_dir())
+    entries = _entries(folder)
+    class_names = sorted(entry.name for entry in entries if _is_folder(entry))
     if not class_names:
         raise ValueError(f"{folder} has no class folders ({len(entries)} files lie in it directly)")
     return class_names
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise ValueError(f"folder {folder} cannot be read ({error.strerror})") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link that leads nowhere or in a circle is a file that is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _scan(folder: Path, class_names: list[str]) -> FileSplit:
@@ -58,7 +76,8 @@ def _scan(folder: Path, class_names: list[str]) -> FileSplit:
         found = sorted(_files(folder, class_name, set()))
         names += found
         labels += [label] * len(found)
-    return FileSplit(folder, np.array(labels, dtype=np.int64), names)
+    loose = sorted(entry.name for entry in _entries(folder) if not _is_folder(entry))
+    return FileSplit(folder, np.array(labels, dtype=np.int64), names, loose)
 
 
 def _files(folder: Path, below: str, seen: set[tuple[int, int]]) -> list[str]:
@@ -71,10 +90,7 @@ def _files(folder: Path, below: str, seen: set[tuple[int, int]]) -> list[str]:
         return []
     seen.add((status.st_dev, status.st_ino))
     found: list[str] = []
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            name = f"{below}/{entry.name}"
-            found += _files(folder, name, seen) if entry.is_dir() else [name]
+    for entry in _entries(directory):
+        name = f"{below}/{entry.name}"
+        found += _files(folder, name, seen) if _is_folder(entry) else [name]
     return found

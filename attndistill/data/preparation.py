@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL.Image import DecompressionBombWarning
 
 from attndistill.core.artifacts import digest_of, replacing_directory, write_json
+from attndistill.data.arrays import read_array
 from attndistill.data.decoding import BadImageError, check_name, inspect, most_bytes
 from attndistill.data.shards import ShardWriter
 from attndistill.data.sources import ArraySplit, FileSplit, Source, Split, class_list_digest
@@ -88,7 +89,7 @@ def prepare(
             splits[name] = _write_labels(kept, directory, name, source.class_names) | images
         if bad and on_bad_image == "error":
             raise ValueError(_message(bad))
-        _check_classes(source, {name: np.load(directory / f"{name}-labels.npy") for name in splits})
+        _check_classes(source, {name: read_array(directory / f"{name}-labels.npy") for name in splits})
         manifest = {
             "format": FORMAT,
             "dataset": source.dataset,
@@ -116,17 +117,21 @@ def _write_images(
     total = len(split.labels)
     if isinstance(split, ArraySplit):
         return split, _write_array(split, directory / f"{name}-images.npy", lambda done: progress(name, done, total))
+    bad += [_bad(name, split, image, "it lies in no class folder") for image in split.loose]
     writer, kept = ShardWriter(directory, name), []
     for position, result in enumerate(_inspected(split, max_pixels, workers)):
         if isinstance(result, BadImageError):
-            image = split.names[position]
-            shown = image if image.isprintable() else ascii(image)[1:-1]
-            bad.append(_Bad(name, shown, split.root / shown, str(result)))
+            bad.append(_bad(name, split, split.names[position], str(result)))
         else:
             writer.add(*result)
             kept.append(position)
         progress(name, position + 1, total)
     return split.subset(np.array(kept, dtype=np.int64)), writer.finish()
+
+
+def _bad(name: str, split: FileSplit, image: str, reason: str) -> _Bad:
+    shown = image if image.isprintable() else ascii(image)[1:-1]
+    return _Bad(name, shown, split.root / shown, reason)
 
 
 _File = tuple[bytes, int, int]
@@ -215,7 +220,7 @@ def _message(bad: list[_Bad]) -> str:
 
 
 def _write_validation(directory: Path, fraction: float, seed: int) -> dict[str, Any]:
-    labels: NDArray[np.int64] = np.load(directory / "train-labels.npy", allow_pickle=False)
+    labels: NDArray[np.int64] = read_array(directory / "train-labels.npy")
     chosen = stratified_subset(labels, fraction, seed, "validation", leave_one=True)
     np.save(directory / "train-validation.npy", chosen)
     return {"fraction": fraction, "seed": seed, "count": len(chosen)}

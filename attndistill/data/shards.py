@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from attndistill.data.arrays import read_array
 from attndistill.data.decoding import decode
 from attndistill.data.views import Boxes
 
@@ -87,7 +88,7 @@ class ShardImages:
     def __init__(self, directory: Path, split: str, labels: NDArray[np.int64], names: Sequence[str]) -> None:
         """Raises ValueError when index, labels, names and shards do not belong together."""
         self.directory, self.split, self.labels, self.names = directory, split, labels, names
-        self._index = np.load(directory / f"{split}-index.npy", allow_pickle=False)
+        self._index = read_array(directory / f"{split}-index.npy")
         if self._index.dtype != _ENTRY or not len(self._index) == len(labels) == len(names):
             raise ValueError(
                 f"{directory}: the index of {split} has {len(self._index)} entries for {len(labels)} labels and "

@@ -46,15 +46,17 @@ class FileSplit:
         root: where the names start.
         labels: (N,) positions in the source's class names.
         names: N distinct file names relative to `root`, with `/`.
+        loose: files that belong to no class, which `prepare` names as images it cannot use.
     """
 
     root: Path
     labels: NDArray[np.int64]
     names: Sequence[str]
+    loose: Sequence[str] = ()
 
     def subset(self, chosen: NDArray[np.int64]) -> "FileSplit":
         """The images at positions `chosen`, in that order."""
-        return FileSplit(self.root, self.labels[chosen], [self.names[i] for i in chosen])
+        return FileSplit(self.root, self.labels[chosen], [self.names[i] for i in chosen], self.loose)
 
 
 Split = ArraySplit | FileSplit

@@ -23,13 +23,25 @@ def stratified_subset(
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction {fraction} of the images is not allowed; it must be above 0 and at most 1")
-    order = permutation(seed, purpose, 0, len(labels))
-    by_class = order[np.argsort(labels[order], kind="stable")]
     sizes = np.bincount(labels)
-    rank = np.arange(len(labels)) - (np.cumsum(sizes) - sizes)[labels[by_class]]
     wanted = np.clip(np.rint(sizes * fraction), 1, np.maximum(sizes - leave_one, 0))
-    chosen: NDArray[np.int64] = np.sort(by_class[rank < wanted[labels[by_class]]])
-    return chosen
+    return np.flatnonzero(_ranks(labels, seed, purpose) < wanted[labels])
+
+
+def balanced_subset(labels: NDArray[np.int64], most: int, least: int, seed: int, purpose: str) -> NDArray[np.int64]:
+    """Positions, ascending, of at most `most` items, equally many of every class as far as a class has them.
+
+    Args:
+        labels: (N,) class of each item.
+        most: items in all, at least two classes' `least`.
+        least: items a class; where `most` is not enough for that, a random part of the classes is taken.
+        seed: key of the draw.
+        purpose: what the subset is for.
+    """
+    classes = np.unique(labels)
+    kept = classes[permutation(seed, f"{purpose}, classes", 0, len(classes))[: max(2, most // least)]]
+    chosen = (_ranks(labels, seed, purpose) < most // len(kept)) & np.isin(labels, kept)
+    return np.flatnonzero(chosen)
 
 
 def train_test_split(
@@ -45,3 +57,13 @@ def train_test_split(
         )
     test = stratified_subset(labels, test_fraction, seed, "train/test split", leave_one=True)
     return np.setdiff1d(np.arange(len(labels)), test), test
+
+
+def _ranks(labels: NDArray[np.int64], seed: int, purpose: str) -> NDArray[np.int64]:
+    """The place of each item in a random order of its class."""
+    order = permutation(seed, purpose, 0, len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    sizes = np.bincount(labels)
+    ranks = np.empty(len(labels), np.int64)
+    ranks[by_class] = np.arange(len(labels)) - (np.cumsum(sizes) - sizes)[labels[by_class]]
+    return ranks

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attndistill.core.artifacts import read_json
+from attndistill.data.arrays import read_array
 from attndistill.data.resampling import crop_and_resize
 from attndistill.data.shards import ShardImages
 from attndistill.data.views import Boxes
@@ -57,7 +58,7 @@ class ArrayImages:
     @classmethod
     def mapped(cls, file: Path, labels: NDArray[np.int64], names: Sequence[str]) -> "ArrayImages":
         """The images of one .npy file, memory-mapped."""
-        images = cls(np.load(file, mmap_mode="r", allow_pickle=False), labels, names)
+        images = cls(read_array(file, mapped=True), labels, names)
         images._file = file
         return images
 
@@ -68,7 +69,7 @@ class ArrayImages:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         if self._file is not None:
-            self.images = np.load(self._file, mmap_mode="r", allow_pickle=False)
+            self.images = read_array(self._file, mapped=True)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -112,13 +113,20 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
+def _names(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); run prepare again") from None
+
+
 def open_split(directory: Path, split: str) -> ImageSet:
-    """Open one split ("train", "test") of a prepared data set."""
+    """Open one split ("train", "test") of a prepared data set. Raises ValueError naming what is missing or broken."""
     manifest = read_manifest(directory)
     if split not in manifest["splits"]:
         raise ValueError(f"{directory} has no split {split!r}; it has {', '.join(manifest['splits'])}")
-    labels = np.load(directory / f"{split}-labels.npy", allow_pickle=False)
-    names = (directory / f"{split}-names.txt").read_text(encoding="utf-8").splitlines()
+    labels = read_array(directory / f"{split}-labels.npy")
+    names = _names(directory / f"{split}-names.txt")
     if len(labels) != manifest["splits"][split]["count"]:
         raise ValueError(
             f"{directory}: {len(labels)} labels of {split}, the manifest says "

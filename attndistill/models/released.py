@@ -14,7 +14,7 @@ from typing import Any
 import timm
 from timm.layers import LayerNorm, SwiGLUPacked, build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, allclose, cat, nn
+from torch import Tensor, allclose, cat, device, nn
 
 _HEAD_WIDTH = 64
 _LARGE = {1152: 16, 1280: 16, 1408: 16, 1664: 16}  # width -> heads: so400m, ViT-H, ViT-g, ViT-G
@@ -95,13 +95,15 @@ def architecture_of(weights: Mapping[str, Tensor], *, num_heads: int | None, fin
     """
     blocks = {int(parts[1]) for name in weights if (parts := name.split("."))[0] == "blocks" and parts[1].isdecimal()}
     if not blocks or not {"patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"} <= set(weights):
-        raise ValueError("no patch embedding or no blocks under timm's names: it is no vision transformer")
+        raise ValueError(_no_vit(weights))
     if blocks != set(range(len(blocks))):  # one stray number must not build a thousand blocks
         raise ValueError(f"its {len(blocks)} blocks are not numbered 0 to {len(blocks) - 1} (one is {max(blocks)})")
     if "cls_token" not in weights:
         raise ValueError("it has no class token: attention distillation matches where the class token looks")
     if "pos_embed" not in weights:
         raise ValueError("it has no position embedding (rotary positions?): give its timm name")
+    if "dist_token" in weights:
+        raise ValueError("it has a distillation token beside the class token (DeiT's distilled models): not read")
     if "norm_pre.weight" in weights:
         raise ValueError(
             "a norm before its blocks (CLIP's kind): the tensors do not tell its activation; give its timm name"
@@ -128,6 +130,17 @@ def architecture_of(weights: Mapping[str, Tensor], *, num_heads: int | None, fin
         final_norm=final_norm,
         gated=gated,
     )
+
+
+def _no_vit(weights: Mapping[str, Tensor]) -> str:
+    """Why there is none; the same names under a prefix are a ViT that somebody wrapped."""
+    first = "patch_embed.proj.weight"
+    prefixes = sorted({name.removesuffix(first) for name in weights if name.endswith(f".{first}")})
+    if not prefixes:
+        return "no patch embedding or no blocks under timm's names: it is no vision transformer"
+    several = f" (and {', '.join(prefixes[1:])})" if len(prefixes) > 1 else ""
+    advice = "keep those names without it, and save them with safetensors.torch.save_file"
+    return f"its names start with {prefixes[0]!r}{several}, which no known format has: {advice}"
 
 
 def _shape(weights: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
@@ -168,6 +181,15 @@ def named(timm_name: str, image_size: int | None = None) -> nn.Module:
         near = timm.list_models(f"*{timm_name.split('.')[0][:12]}*")[:4] or timm.list_models("vit_small*")[:4]
         raise ValueError(f"timm has no model {timm_name!r}; it has, for example: {', '.join(near)}") from None
     return model
+
+
+def heads_and_width(timm_name: str) -> tuple[int, int] | None:
+    """Heads and width of a vision transformer of timm's, None for any other name."""
+    if not timm.is_model(timm_name):
+        return None
+    with device("meta"):  # its weights are not wanted
+        model: Any = timm.create_model(timm_name, pretrained=False, num_classes=0)
+    return (model.blocks[0].attn.num_heads, model.embed_dim) if isinstance(model, VisionTransformer) else None
 
 
 def position_type(model: nn.Module) -> str:

@@ -1,137 +1,219 @@
-"""What the paper claims about its rows, judged here: does the better row beat the worse one, seed by seed?
+"""What is claimed of the rows, judged here: is the better row ahead of the worse one, seed by seed?
 
-A claim of several pairs is judged on the mean of its pairs for each seed, so that its p-value counts seeds, not pairs.
+How the pairs of a claim make one verdict is the claim's own choice (`judge` in rows.yaml): "X is best" needs every
+pair; "on average" is the mean of the pairs for each seed, so that its p-value counts seeds, not pairs.
 """
 
-import csv
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from typing import Any
 
-from attndistill.report.comparison import FEWEST_SEEDS, P_HOLDS, paired_differences, paired_p
-from attndistill.report.results import Row
-from attndistill.report.table import Column
-
-HOLDS, FAILS, NOISE, FEW, UNMEASURED = "holds", "does not hold", "within noise", "too few seeds", "not measured"
-
-
-@dataclass(frozen=True)
-class Judged:
-    """better - worse in one figure, over the seeds that all rows share.
-
-    Attributes:
-        differences: points of percent, one a seed; empty where a row was not measured.
-    """
-
-    differences: tuple[float, ...]
-
-    @property
-    def n(self) -> int:
-        return len(self.differences)
-
-    @property
-    def mean(self) -> float | None:
-        return statistics.fmean(self.differences) if self.n else None
-
-    @property
-    def sd(self) -> float | None:
-        return statistics.stdev(self.differences) if self.n > 1 else None
-
-    @property
-    def p(self) -> float | None:
-        return paired_p(self.differences) if self.n >= FEWEST_SEEDS else None
-
-    @property
-    def verdict(self) -> str:
-        """One of the five words above; the test is two-sided, so a significant opposite does not hold."""
-        if self.p is None or self.mean is None:
-            return FEW if self.n else UNMEASURED
-        if self.p >= P_HOLDS:
-            return NOISE
-        return HOLDS if self.mean > 0 else FAILS
+from attndistill.report.columns import Column, signed
+from attndistill.report.comparison import paired_differences
+from attndistill.report.judgement import MEAN, NOT_CORRECTED, PAIR_RULE, RULES, Judged, Outcome, judge_every, shown_p
+from attndistill.report.provenance import features_by_row, made_by, measured_on
+from attndistill.report.results import Row, data_of
+from attndistill.report.sheet import Cell, Heading, Sheet, as_csv
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One pair of a claim: labels, the paper's top-1 difference (None where not legible), ours by figure."""
+    """Two rows of a claim, and their difference by figure ("k-NN top-1")."""
 
-    better: str
-    worse: str
-    paper: float | None
+    better: Row
+    worse: Row
     judged: Mapping[str, Judged]
+
+    @property
+    def label(self) -> str:
+        return f"{self.better.label} − {self.worse.label}"
+
+    @property
+    def paper(self) -> float | None:
+        """The paper's top-1 difference; None where one of the two is not legible."""
+        ours, theirs = self.better.paper[0], self.worse.paper[0]
+        return None if ours is None or theirs is None else ours - theirs
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, its pairs, and the judgement of all pairs together, by figure ("k-NN top-1")."""
+    """A claim, how it is judged (a key of RULES), its pairs, and its outcome by figure."""
 
     claim: str
+    judge: str
+    margin: float | None
     pairs: Sequence[Pair]
-    judged: Mapping[str, Judged]
+    outcomes: Mapping[str, Outcome]
+
+    @property
+    def title(self) -> str:
+        """The claim, and the margin that it leaves open."""
+        if self.margin is None:
+            return self.claim
+        return f"{self.claim} (margin {self.margin:g} point{'' if self.margin == 1 else 's'})"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is printed of a difference in one figure."""
+
+    difference: str
+    remark: str
+    n: str
+    p: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A printed line of a claim: a pair, or all of them together."""
+
+    label: str
+    paper: str
+    entries: Sequence[Entry]
+    is_together: bool = False
 
 
 def judge(claims: Sequence[Mapping[str, Any]], rows: Sequence[Row], columns: Sequence[Column]) -> list[Claim]:
-    """Judge each {"claim", "better", "worse"} (names of rows, paired) by every top-1 accuracy."""
+    """Judge each claim by every top-1 accuracy.
+
+    Args:
+        claims: "claim", "better" and "worse" (names of rows, paired), "judge" (a key of RULES), "margin" if any.
+        rows, columns: of the table.
+    """
     places = {row.name: index for index, row in enumerate(rows)}
     figures = [column for column in columns if column.metric == "top1"]
     judged = []
     for claim in claims:
+        margin = claim.get("margin")
         pairs = [(places[better], places[worse]) for better, worse in zip(claim["better"], claim["worse"], strict=True)]
-        found = [_pair(rows, figures, *pair) for pair in pairs]
-        together = {column.title: _together(column, pairs) for column in figures}
-        judged.append(Claim(claim["claim"], found, together))
+        found = [
+            Pair(rows[better], rows[worse], {c.title: Judged(_together(c, [(better, worse)]), margin) for c in figures})
+            for better, worse in pairs
+        ]
+        if claim["judge"] == MEAN:
+            means = {column.title: Judged(_together(column, pairs)) for column in figures}
+            outcomes = {title: Outcome(mean.verdict, mean) for title, mean in means.items()}
+        else:
+            outcomes = {c.title: judge_every([pair.judged[c.title] for pair in found]) for c in figures}
+        judged.append(Claim(claim["claim"], claim["judge"], margin, found, outcomes))
     return judged
 
 
-def _pair(rows: Sequence[Row], figures: Sequence[Column], better: int, worse: int) -> Pair:
-    ours, theirs = rows[better].paper[0], rows[worse].paper[0]
-    paper = None if ours is None or theirs is None else ours - theirs
-    judged = {column.title: _together(column, [(better, worse)]) for column in figures}
-    return Pair(rows[better].label, rows[worse].label, paper, judged)
-
-
-def _together(column: Column, pairs: Sequence[tuple[int, int]]) -> Judged:
-    """The pairs' mean difference for each seed that every row of every pair has."""
+def _together(column: Column, pairs: Sequence[tuple[int, int]]) -> tuple[float, ...]:
+    """The pairs' mean difference for each seed that every row of every pair has; nothing where a row has no figure."""
     cells = [(column.cells[better], column.cells[worse]) for better, worse in pairs]
     measured = [(better, worse) for better, worse in cells if better is not None and worse is not None]
     if len(measured) < len(pairs):
-        return Judged(())
-    shared = set.intersection(*({*better.seeds} & {*worse.seeds} for better, worse in measured))
-    each = [
-        [
-            difference
-            for seed, difference in zip(seeds, paired_differences(better, worse), strict=True)
-            if seed in shared
-        ]
-        for better, worse in measured
-        for seeds in [sorted({*better.seeds} & {*worse.seeds})]
+        return ()
+    each = []
+    for better, worse in measured:
+        seeds = sorted({*better.seeds} & {*worse.seeds})
+        each.append(dict(zip(seeds, paired_differences(better, worse), strict=True)))
+    shared = sorted(set.intersection(*(set(differences) for differences in each)))
+    return tuple(statistics.fmean(differences[seed] for differences in each) for seed in shared)
+
+
+def rules_of(claims: Sequence[Claim]) -> list[str]:
+    """The rules by which these claims were judged, as sentences."""
+    met = {claim.judge for claim in claims}
+    return [PAIR_RULE, *(rule for name, rule in RULES.items() if name in met), NOT_CORRECTED]
+
+
+def lines_of(claim: Claim) -> list[Line]:
+    """A claim's pairs, then, of several, the verdict on all; the weakest pair is marked where it decides."""
+    several = len(claim.pairs) > 1
+    weakest = {title: outcome.weakest if several else None for title, outcome in claim.outcomes.items()}
+    lines = [
+        Line(
+            pair.label,
+            signed(pair.paper),
+            [_entry(judged, "weakest" * (weakest[title] == place)) for title, judged in pair.judged.items()],
+        )
+        for place, pair in enumerate(claim.pairs)
     ]
-    return Judged(tuple(statistics.fmean(differences) for differences in zip(*each, strict=True)))
+    if several and claim.judge == MEAN:
+        means = [_entry(outcome.evidence) for outcome in claim.outcomes.values()]
+        lines.append(Line("mean of the pairs", "", means, is_together=True))
+    elif several:
+        verdicts = [Entry("", "", "", "", outcome.verdict) for outcome in claim.outcomes.values()]
+        lines.append(Line("every pair", "", verdicts, is_together=True))
+    return lines
+
+
+def _entry(judged: Judged, mark: str = "") -> Entry:
+    difference = "" if judged.mean is None else signed(judged.mean, judged.sd)
+    bound = "" if judged.bound is None else f"at least {judged.bound:+.2f}".replace("-", "−")
+    remark = ", ".join(filter(None, [bound, mark]))
+    return Entry(difference, remark, str(judged.n or ""), shown_p(judged.p), judged.verdict)
+
+
+def claims_sheet(claims: Sequence[Claim], rows: Sequence[Row], columns: Sequence[Column]) -> Sheet:
+    """The claims as they are printed, a group for each."""
+    headings = [Heading("Better − worse", left=True), Heading("top-1, points", "Paper")]
+    for figure in claims[0].outcomes:
+        headings += [Heading(name, figure) for name in ("mean ± sd", "n", "p")] + [
+            Heading("verdict", figure, left=True)
+        ]
+    groups = []
+    for claim in claims:
+        lines = [
+            [
+                Cell(line.label, bold=line.is_together),
+                Cell(line.paper),
+                *(cell for entry in line.entries for cell in _cells(entry, bold=line.is_together)),
+            ]
+            for line in lines_of(claim)
+        ]
+        groups.append((claim.title, lines))
+    top1 = [column for column in columns if column.metric == "top1"]
+    made = [*made_by(top1), *features_by_row(rows, top1), *measured_on(rows)]
+    return Sheet(headings, groups, ["Points of percent, paired by seed.", *rules_of(claims), *made])
+
+
+def _cells(entry: Entry, *, bold: bool) -> list[Cell]:
+    """Bold verdicts are those on a claim of several pairs."""
+    return [Cell(entry.difference, small=entry.remark), Cell(entry.n), Cell(entry.p), Cell(entry.verdict, bold=bold)]
 
 
 def claims_dict(claims: Sequence[Claim]) -> dict[str, Any]:
-    """claim -> figure -> mean, sd, n, p, verdict of all its pairs; what was not measured has the verdict alone."""
-    return {
-        claim.claim: {
-            figure: {
-                key: value for key in ("mean", "sd", "n", "p", "verdict") if (value := getattr(judged, key)) is not None
-            }
-            for figure, judged in claim.judged.items()
-        }
-        for claim in claims
-    }
-
-
-def claims_csv(claims: Sequence[Claim]) -> str:
-    """One line a pair and figure, then one for all pairs of the claim ("all", "all"), at full precision."""
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["claim", "better", "worse", "paper_top1", "figure", "mean", "sd", "n", "p", "verdict"])
+    """claim -> figure -> judge, verdict and the numbers it rests on: the mean's, or the weakest pair's, by name."""
+    table: dict[str, Any] = {}
     for claim in claims:
-        for pair in (*claim.pairs, Pair("all", "all", None, claim.judged)):
+        for figure, outcome in claim.outcomes.items():
+            found = {"judge": claim.judge, "verdict": outcome.verdict, "margin": claim.margin}
+            if outcome.weakest is not None and len(claim.pairs) > 1:
+                found["weakest"] = claim.pairs[outcome.weakest].label
+            found |= {key: getattr(outcome.evidence, key) for key in ("mean", "sd", "n", "p", "bound")}
+            kept = {key: value for key, value in found.items() if value is not None}
+            table.setdefault(claim.claim, {})[figure] = kept
+    return table
+
+
+def claims_csv(claims: Sequence[Claim], rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    """A line for each pair and figure, then one for the claim, which has the weakest pair's numbers or the mean's."""
+    protocols = {column.title: column.protocol for column in columns}
+    head = ["claim", "judge", "margin", "scope", "better", "worse", "better_feature", "worse_feature", "paper_top1"]
+    numbers = ["figure", "protocol", "mean", "sd", "n", "p", "bound", "verdict"]
+    lines: list[list[Any]] = [[*head, *numbers, *data_of(rows)]]
+    for claim in claims:
+        start = [claim.claim, claim.judge, claim.margin]
+        for pair in claim.pairs:
             for figure, judged in pair.judged.items():
-                numbers = [judged.mean, judged.sd, judged.n, judged.p]
-                writer.writerow([claim.claim, pair.better, pair.worse, pair.paper, figure, *numbers, judged.verdict])
-    return text.getvalue()
+                told = [figure, protocols[figure], *_numbers(judged), judged.verdict]
+                lines.append([*start, "pair", *_named(pair), *told, *data_of(rows).values()])
+        for figure, outcome in claim.outcomes.items():
+            named = [None] * 5 if outcome.weakest is None else _named(claim.pairs[outcome.weakest])
+            told = [figure, protocols[figure], *_numbers(outcome.evidence), outcome.verdict]
+            lines.append([*start, "claim", *named, *told, *data_of(rows).values()])
+    return as_csv(lines)
+
+
+def _named(pair: Pair) -> list[Any]:
+    features = [row.probe.feature if row.probe else None for row in (pair.better, pair.worse)]
+    return [pair.better.label, pair.worse.label, *features, pair.paper]
+
+
+def _numbers(judged: Judged) -> list[Any]:
+    return [judged.mean, judged.sd, judged.n, judged.p, judged.bound]

@@ -4,18 +4,22 @@ The same seed gives two students the same views in the same order, so pairing re
 not corrected for the number of comparisons; the page says so.
 """
 
-import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attndistill.report.results import Measurement, Row
-from attndistill.report.table import Column
+from attndistill.report.columns import Column
+from attndistill.report.judgement import FEW, FEWEST_SEEDS, HOLDS, NOISE, NOT_CORRECTED, P_HOLDS, paired_p, shown_p
+from attndistill.report.provenance import features_by_row, made_by, measured_on
+from attndistill.report.results import TEACHER, Measurement, Row, data_of
+from attndistill.report.sheet import Cell, Heading, Sheet, as_csv
 
-TEACHER, SCRATCH, PROJECTOR_ALIGNMENT, ATTNDISTILL = "teacher", "scratch", "projector_alignment", "attndistill"
-P_HOLDS = 0.05
-FEWEST_SEEDS = 3
+SCRATCH, PROJECTOR_ALIGNMENT, ATTNDISTILL = "scratch", "projector_alignment", "attndistill"
+RULE = (
+    f"Differences are paired by seed. A two-sided paired t-test with p < {P_HOLDS} says holds, otherwise within noise; "
+    f"fewer than {FEWEST_SEEDS} shared seeds are too few. {NOT_CORRECTED}"
+)
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,16 @@ class Comparison:
     @property
     def verdict(self) -> str:
         if self.p is None:
-            return "too few seeds"
-        return "holds" if self.p < P_HOLDS else "within noise"
+            return FEW
+        return HOLDS if self.p < P_HOLDS else NOISE
+
+    @property
+    def pair(self) -> str:
+        return f"{self.left_label} − {self.right_label}"
+
+    @property
+    def unit(self) -> str:
+        return "points" if self.column.is_accuracy else "nats"
 
     @property
     def difference(self) -> str:
@@ -56,13 +68,10 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        unit = "points" if self.column.is_accuracy else "nats"
         seeds = f"n = {self.n} shared seed{'s' if self.n > 1 else ''}"
-        evidence = seeds if self.p is None else f"{seeds}, {shown_p(self.p)}"
-        return (
-            f"{self.left_label} − {self.right_label}, {self.column.title}: "
-            f"{self.difference} {unit} ({evidence}): {self.verdict}."
-        )
+        p = shown_p(self.p)
+        evidence = f"{seeds}, p {p if p.startswith('<') else f'= {p}'}" if p else seeds
+        return f"{self.pair}, {self.column.title}: {self.difference} {self.unit} ({evidence}): {self.verdict}."
 
 
 def compare(rows: Sequence[Row], columns: Sequence[Column]) -> list[Comparison]:
@@ -108,20 +117,6 @@ def comparison_of(left: Row, right: Row, column: Column, differences: Sequence[f
     )
 
 
-def paired_p(differences: Sequence[float]) -> float:
-    """Two-sided paired t-test of differences, three or more; 1 where all are zero."""
-    if math.isclose(statistics.stdev(differences), 0.0, abs_tol=1e-12):  # t is 0/0 or infinite
-        return 1.0 if math.isclose(differences[0], 0.0, abs_tol=1e-12) else 0.0
-    from scipy.stats import ttest_1samp  # the paired test is the one-sample test of the differences
-
-    return float(ttest_1samp(differences, 0.0).pvalue)
-
-
-def shown_p(p: float) -> str:
-    """'p = 0.012', or 'p < 0.001'."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
 def comparisons_dict(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """'attndistill - scratch' -> probe -> metric -> mean, sd, n, p, verdict."""
     table: dict[str, Any] = {}
@@ -132,3 +127,29 @@ def comparisons_dict(comparisons: Sequence[Comparison]) -> dict[str, Any]:
             key: value for key, value in figures.items() if value is not None
         }
     return table
+
+
+def comparisons_csv(comparisons: Sequence[Comparison], rows: Sequence[Row]) -> str:
+    """One line a pair and figure, at full precision, with what it was measured on and by."""
+    features: Mapping[str, str] = {row.name: row.probe.feature for row in rows if row.probe}
+    head = ["left", "right", "left_feature", "right_feature", "figure", "unit", "protocol", "mean", "sd", "n", "p"]
+    lines: list[list[Any]] = [[*head, "verdict", *data_of(rows)]]
+    for entry in comparisons:
+        accuracy = entry.column.is_accuracy  # the feature is what a probe judges
+        line: list[Any] = [entry.left, entry.right]
+        line += [features.get(name) if accuracy else None for name in (entry.left, entry.right)]
+        line += [entry.column.title, entry.unit, entry.column.protocol, entry.mean, entry.sd, entry.n, entry.p]
+        lines.append([*line, entry.verdict, *data_of(rows).values()])
+    return as_csv(lines)
+
+
+def comparisons_sheet(comparisons: Sequence[Comparison], rows: Sequence[Row], columns: Sequence[Column]) -> Sheet:
+    """The differences as they are printed, a group for each pair."""
+    headings = [Heading("Difference", left=True), Heading("Mean ± sd"), Heading("Unit", left=True)]
+    headings += [Heading("Seeds"), Heading("p"), Heading("Verdict", left=True)]
+    groups: dict[str, list[list[Cell]]] = {}
+    for entry in comparisons:
+        texts = [entry.column.title, entry.difference, entry.unit, str(entry.n), shown_p(entry.p), entry.verdict]
+        groups.setdefault(entry.pair, []).append([Cell(text) for text in texts])
+    made = [*made_by(columns), *features_by_row(rows, columns), *measured_on(rows)]
+    return Sheet(headings, list(groups.items()), [RULE, *made])

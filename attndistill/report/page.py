@@ -1,7 +1,6 @@
 """The page: one file that holds everything it shows, readable from a file:// address with no network."""
 
 import base64
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,10 +9,23 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from attndistill.report.claims import Claim, Judged
-from attndistill.report.comparison import PROJECTOR_ALIGNMENT, TEACHER, Comparison, shown_p
-from attndistill.report.results import Row
-from attndistill.report.table import NEAREST, Column, gap, seeds_of, shown, signed
+from attndistill.report.claims import Claim, lines_of, rules_of
+from attndistill.report.columns import (
+    Column,
+    has_paper,
+    nearest_to_paper,
+    our_gaps,
+    paper_gaps,
+    seeds_of,
+    shown,
+    signed,
+    teacher_place,
+)
+from attndistill.report.comparison import PROJECTOR_ALIGNMENT, RULE, Comparison
+from attndistill.report.judgement import shown_p
+from attndistill.report.provenance import unusual_feature, usual_feature
+from attndistill.report.results import Row, data_of
+from attndistill.report.search import NOTE
 
 
 @dataclass(frozen=True)
@@ -52,10 +64,12 @@ def render_page(
         groups=_column_groups(columns),
         columns=columns,
         lines=_lines(rows, columns),
-        usual_feature=_usual_feature(rows) if _features_differ(columns) else "",
+        usual_feature=usual_feature(rows, columns),
         headlines=[entry.sentence for entry in comparisons if entry.right == PROJECTOR_ALIGNMENT],
         comparisons={} if claims else _comparisons(comparisons),
-        claims=[_claim(claim) for claim in claims],
+        claims=[{"title": claim.title, "lines": lines_of(claim), "figures": list(claim.outcomes)} for claim in claims],
+        rules=rules_of(claims),
+        difference_rule=RULE,
         papers=_papers(rows, columns),
         papers_probe=nearest.group.lower() if (nearest := nearest_to_paper(columns)) else "",
         group_charts={title: list(map(_data_uri, charts.values())) for title, charts in pictures.groups.items()},
@@ -65,8 +79,9 @@ def render_page(
             for (name, kind), picture in pictures.panels.items()
         ],
         panel_count=pictures.panel_count,
-        probe=next((row.probe for row in rows if row.probe), None),
+        data=data_of(rows),
         chosen=_chosen(rows, columns),
+        search_note=NOTE,
         searches=[{**search, "charts": _inlined(search["charts"])} for search in searches],
     )
 
@@ -88,8 +103,7 @@ def _column_groups(columns: Sequence[Column]) -> list[dict[str, Any]]:
 
 
 def _lines(rows: Sequence[Row], columns: Sequence[Column]) -> list[dict[str, Any]]:
-    teacher = next((index for index, row in enumerate(rows) if row.name == TEACHER), None)
-    usual = _usual_feature(rows) if _features_differ(columns) else None
+    teacher, usual = teacher_place(rows), usual_feature(rows, columns)
     lines = []
     for index, row in enumerate(rows):
         known = row.probe is not None and row.probe.parameters is not None
@@ -98,7 +112,7 @@ def _lines(rows: Sequence[Row], columns: Sequence[Column]) -> list[dict[str, Any
                 "label": row.label,
                 "group": row.group if not index or row.group != rows[index - 1].group else "",
                 "parameters": f"{row.probe.parameters:,}" if row.probe and known else "",
-                "feature": row.probe.feature if row.probe and usual not in (None, row.probe.feature) else "",
+                "feature": unusual_feature(row, usual),
                 "cells": [
                     {"text": shown(column.cells[index], column.digits), "best": column.best(teacher) == index}
                     for column in columns
@@ -109,19 +123,10 @@ def _lines(rows: Sequence[Row], columns: Sequence[Column]) -> list[dict[str, Any
     return lines
 
 
-def _features_differ(columns: Sequence[Column]) -> bool:
-    return any(column.is_accuracy and not column.feature for column in columns)
-
-
-def _usual_feature(rows: Sequence[Row]) -> str:
-    """What most models were judged by."""
-    return Counter(row.probe.feature for row in rows if row.probe).most_common(1)[0][0]
-
-
 def _comparisons(comparisons: Sequence[Comparison]) -> dict[str, list[dict[str, Any]]]:
     pairs: dict[str, list[dict[str, Any]]] = {}
     for entry in comparisons:
-        pairs.setdefault(f"{entry.left_label} − {entry.right_label}", []).append(_comparison(entry))
+        pairs.setdefault(entry.pair, []).append(_comparison(entry))
     return pairs
 
 
@@ -129,56 +134,22 @@ def _comparison(entry: Comparison) -> dict[str, Any]:
     return {
         "figure": entry.column.title,
         "difference": entry.difference,
-        "unit": "points" if entry.column.is_accuracy else "nats",
+        "unit": entry.unit,
         "n": entry.n,
-        "p": "" if entry.p is None else shown_p(entry.p).removeprefix("p = ").removeprefix("p "),
+        "p": shown_p(entry.p),
         "verdict": entry.verdict,
     }
 
 
-def nearest_to_paper(columns: Sequence[Column]) -> Column | None:
-    """Our top-1 by the probe that is nearest to the paper's."""
-    ours = {column.probe: column for column in columns if column.metric == "top1"}
-    return next((ours[probe] for probe in NEAREST if probe in ours), None)
-
-
 def _papers(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
     """The paper's top-1 and top-5 of each row, its gap to the teacher, and ours by the probe nearest to the paper's."""
-    if not any(figure is not None for row in rows for figure in row.paper):
+    if not has_paper(rows):
         return []
-    teacher = next((index for index, row in enumerate(rows) if row.name == TEACHER), None)
-    nearest = nearest_to_paper(columns)
-    ours = [cell.mean if cell else None for cell in nearest.cells] if nearest else [None] * len(rows)
     lines = []
-    for index, row in enumerate(rows):
-        paper_gap = gap(row.paper[0], rows[teacher].paper[0]) if teacher not in (None, index) else None
-        our_gap = gap(ours[index], ours[teacher]) if teacher not in (None, index) else None
+    for row, theirs, ours in zip(rows, paper_gaps(rows), our_gaps(rows, nearest_to_paper(columns)), strict=True):
         top1, top5 = ("" if figure is None else f"{figure:.1f}" for figure in row.paper)
-        lines.append([top1, top5, signed(paper_gap), signed(our_gap)])
+        lines.append([top1, top5, signed(theirs), signed(ours)])
     return lines
-
-
-def _claim(claim: Claim) -> dict[str, Any]:
-    """The lines of a claim: its pairs, then, of several, all together."""
-    lines = [
-        {"label": f"{pair.better} − {pair.worse}", "paper": signed(pair.paper), "cells": _cells(pair.judged)}
-        for pair in claim.pairs
-    ]
-    if len(lines) > 1:
-        lines.append({"label": "all pairs", "paper": "", "cells": _cells(claim.judged)})
-    return {"claim": claim.claim, "lines": lines, "figures": list(claim.judged)}
-
-
-def _cells(judged: Mapping[str, Judged]) -> list[dict[str, Any]]:
-    return [
-        {
-            "difference": "" if entry.mean is None else signed(entry.mean, entry.sd),
-            "n": entry.n or "",
-            "p": "" if entry.p is None else shown_p(entry.p).removeprefix("p = ").removeprefix("p "),
-            "verdict": entry.verdict,
-        }
-        for entry in judged.values()
-    ]
 
 
 def _chosen(rows: Sequence[Row], columns: Sequence[Column]) -> list[dict[str, str]]:

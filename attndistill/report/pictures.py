@@ -1,6 +1,6 @@
 """The report's pictures: what was measured, handed to `attndistill.figures` as arrays."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +11,15 @@ from attndistill.figures.attention import AttentionMaps, attention_panel
 from attndistill.figures.charts import accuracy_bars, loss_curves, probe_curve
 from attndistill.figures.export import safe_names
 from attndistill.figures.settings import setting_curves
-from attndistill.report.comparison import TEACHER
-from attndistill.report.results import Curve, Row, aligned
-from attndistill.report.table import Column
+from attndistill.report.columns import Column
+from attndistill.report.results import TEACHER, Curve, Row, aligned
 
 # K images, H heads, gh x gw patches
 
 MOST_TOGETHER = 8  # models that one chart can show; beyond, each group has its own
 _FEWEST_VALUES = 3  # of a setting, to draw a curve
 _TERMS = ("loss", "alignment", "attention", "embedding", "reconstruction")  # never learning rates or timings
+_CURVE = "logistic regression (C fixed), top-1 on test (%)"  # Fig. 7 has a linear probe; stages/pretrain.py has this
 _AGREES = 1e-4  # the teacher's maps of one image, read by two stage runs
 
 
@@ -33,7 +33,7 @@ def charts(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, bytes]:
     drawn = _accuracy_chart("accuracy.png", rows, columns, chosen)
     pretraining = {row.label: row.pretraining for row in rows if row.pretraining is not None}
     if pretraining:
-        drawn["pretraining.png"] = probe_curve(pretraining, teacher=teacher)
+        drawn["pretraining.png"] = probe_curve(pretraining, ylabel=_CURVE, teacher=teacher)
     losses = {rows[index].label: terms for index in chosen if (terms := _terms(rows[index]))}
     if losses:
         units = {row.training.unit for row in rows if row.training}
@@ -116,6 +116,23 @@ def _terms(row: Row) -> dict[str, Curve]:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """One image and where every pictured model looks in it (Figs. 9-11).
+
+    Attributes:
+        name: of the image.
+        kind: its class.
+        featured: whether the page is to show it; the others are for the folders of attn_vis.
+        draw: the picture, (height, width, 3) uint8.
+    """
+
+    name: str
+    kind: str
+    featured: bool
+    draw: Callable[[], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
 class _Maps:
     """One model's maps.npz."""
 
@@ -137,25 +154,34 @@ class _Maps:
         )
 
 
-def comparison_panels(rows: Sequence[Row]) -> Iterator[tuple[str, str, NDArray[np.uint8]]]:
-    """(image name, class, panel) for every image that some pictured model has maps of; others have no line.
+def comparison_panels(rows: Sequence[Row]) -> list[Panel]:
+    """One for every image that some pictured model has maps of; models without them have no line.
 
     Raises:
         ValueError: a file that lacks an array, or two files that disagree about the teacher's maps.
     """
     files = [_read_maps(row, row.maps) for row in rows if row.maps is not None and row.pictured]
     teacher_label = next((row.label for row in rows if row.name == TEACHER), "Teacher")
-    for name in dict.fromkeys(name for file in files for name in file.places):
-        holders = [file for file in files if name in file.places]
-        first, place = holders[0], holders[0].places[name]
+    return [
+        _panel(name, [file for file in files if name in file.places], teacher_label)
+        for name in dict.fromkeys(name for file in files for name in file.places)
+    ]
+
+
+def _panel(name: str, holders: Sequence[_Maps], teacher_label: str) -> Panel:
+    first, place = holders[0], holders[0].places[name]
+    for other in holders[1:]:
+        _agree(first, other, name)
+    kind = str(first.arrays["classes"][place])
+
+    def draw() -> NDArray[np.uint8]:
         teacher = first.maps("teacher", teacher_label, name)
         assert teacher is not None  # _read_maps saw it
-        for other in holders[1:]:
-            _agree(first, other, name)
         students = [maps for file in holders if (maps := file.maps("student", file.row.label, name))]
-        kind = str(first.arrays["classes"][place])
         image = np.asarray(first.arrays["images"][place], np.uint8)
-        yield name, kind, attention_panel(image, teacher, students, caption=f"{name} · class {kind}")
+        return attention_panel(image, teacher, students, caption=f"{name} · class {kind}")
+
+    return Panel(name, kind, bool(first.arrays["featured"][place]), draw)
 
 
 def _read_maps(row: Row, path: Path) -> _Maps:
@@ -164,14 +190,13 @@ def _read_maps(row: Row, path: Path) -> _Maps:
             arrays = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path} is not an archive of plain arrays: {error}") from None
-    needed = ["images", "names", "classes", "teacher_aggregated", "teacher_heads"]
+    needed = ["images", "names", "classes", "featured", "teacher_aggregated", "teacher_heads"]
     if "student_aggregated" in arrays:
         needed += ["student_heads", "kl"]
     for name in needed:
         if name not in arrays or len(arrays[name]) != len(arrays["images"]):
             raise ValueError(f"{path} lacks {name} for each of its images")
-    featured = arrays.get("featured", np.ones(len(arrays["images"]), dtype=bool))
-    return _Maps(row, arrays, {str(arrays["names"][place]): int(place) for place in np.flatnonzero(featured)})
+    return _Maps(row, arrays, {str(name): place for place, name in enumerate(arrays["names"])})
 
 
 def _agree(one: _Maps, other: _Maps, name: str) -> None:

@@ -18,6 +18,9 @@ from attndistill.core.artifacts import read_json
 
 # R seeds, E epochs, T steps
 
+TEACHER = "teacher"  # the name of its row
+DIGESTS = ("class_list_sha256", "data_digest")  # what figures must share to stand in one table
+
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # places (T,), values (R, T); NaN where a seed has none
 
 
@@ -72,6 +75,8 @@ class ProbeFile(BaseModel):
 class AttentionFile(BaseModel):
     """results/<exp>/attention/<model>.json."""
 
+    class_list_sha256: str | None = None
+    data_digest: str | None = None
     kl_to_teacher: Measurement | None = None
 
 
@@ -108,21 +113,29 @@ class Row:
     pictured: bool = True
 
 
-def read_rows(results: Path, outputs: Path, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+def read_rows(
+    results: Path, outputs: Path, rows: Sequence[Mapping[str, Any]], *, data: Mapping[str, str] | None = None
+) -> list[Row]:
     """The models in the order given, each {"name", "label"} and optionally "group", "settings", "paper", "pictured".
 
     Raises:
         ValueError: a row without name or label, a name given twice, a broken file, or models that were measured on
-            different data or classes.
+            different data or classes, or on others than `data` names.
     """
     for key in ("name", "label"):
         given = [row.get(key, "") for row in rows]
         if not given or not all(given) or len(set(given)) != len(given):
             raise ValueError(f"report rows with {key}s {given} given, one or more rows with distinct {key}s allowed")
     read = [_read_row(results, outputs, row) for row in rows]
-    for what in ("class_list_sha256", "data_digest"):
-        _same(read, what)
+    for what in DIGESTS:
+        _same(read, what, (data or {}).get(what))
     return read
+
+
+def data_of(rows: Sequence[Row]) -> dict[str, str]:
+    """What all rows were measured on: class_list_sha256 and data_digest; empty where nobody measured."""
+    probe = next((row.probe for row in rows if row.probe), None)
+    return {what: getattr(probe, what) if probe else "" for what in DIGESTS}
 
 
 def _read_row(results: Path, outputs: Path, row: Mapping[str, Any]) -> Row:
@@ -143,15 +156,15 @@ def _read_row(results: Path, outputs: Path, row: Mapping[str, Any]) -> Row:
     )
 
 
-def _same(rows: Sequence[Row], field: str) -> None:
-    """Figures on other data or other classes do not belong in one column."""
-    measured = [(row.name, getattr(row.probe, field)) for row in rows if row.probe is not None]
-    for name, value in measured[1:]:
-        first, expected = measured[0]
+def _same(rows: Sequence[Row], what: str, prepared: str | None) -> None:
+    """Figures on other data or other classes do not belong in one table."""
+    files = [(row.name, file) for row in rows for file in (row.probe, row.attention) if file is not None]
+    known = [("the experiment's data", prepared), *((name, getattr(file, what)) for name, file in files)]
+    told = [(name, value) for name, value in known if value is not None]
+    for name, value in told[1:]:
+        first, expected = told[0]
         if value != expected:
-            raise ValueError(
-                f"{field} differs: {first} was measured with {expected}, {name} with {value}; one table allows one"
-            )
+            raise ValueError(f"{what} differs: {expected} for {first}, {value} for {name}; one table allows one")
 
 
 _File = TypeVar("_File", bound=BaseModel)

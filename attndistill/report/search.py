@@ -9,7 +9,12 @@ import numpy as np
 
 from attndistill.core.artifacts import read_json
 from attndistill.figures.search import Setting, importance_bars, slices, surface
+from attndistill.report.sheet import Cell, Heading, Sheet, as_csv
 
+NOTE = (
+    "Trials are judged on the validation part of train; nothing is chosen on test, and a figure here is no figure of "
+    "the main table. One split judges every trial, so the best of many is a little lucky."
+)
 _BEST = {"maximize": "the largest is best", "minimize": "the smallest is best"}
 
 
@@ -90,16 +95,44 @@ def section_of(found: Found, drawn: Mapping[str, bytes]) -> dict[str, Any]:
         f"{name} ({_BEST[direction]})" for name, direction in zip(plain["objectives"], plain["directions"], strict=True)
     )
     seeds = ", ".join(map(str, plain["seeds"]))
+    given = [trial for trial in plain["trials"] if trial["given"] and trial not in found.best]
     return {
         "name": found.name,
         "summary": f"{found.counts()}. Objective: {objectives}; {plain['protocol']}; mean over seeds {seeds}. "
         f"Sampler {plain['sampler']['name']}, pruner {plain['pruner']['name']}, row {plain['row']}.",
         "keys": list(plain["search"]),
         "objectives": plain["objectives"],
-        "best": [_line(plain, trial) for trial in found.best],
-        "given": [_line(plain, trial) for trial in plain["trials"] if trial["given"] and trial not in found.best],
+        "groups": {
+            title: [_line(plain, trial) for trial in trials]
+            for title, trials in {"Best": found.best, "Other points given by the file": given}.items()
+            if trials
+        },
         "charts": drawn,
     }
+
+
+def search_csv(found: Found) -> str:
+    """One line a trial, at full precision: how it ended, its settings, its values."""
+    plain = found.plain
+    head = ["trial", "state", "given", "best", *plain["search"], *plain["objectives"], "epochs", "seeds", "protocol"]
+    lines: list[list[Any]] = [head]
+    for trial in plain["trials"]:
+        line = [trial["number"], trial["state"], trial["given"], trial["number"] in plain["best"]]
+        line += [trial["settings"].get(key) for key in plain["search"]]
+        line += trial["values"] or [None] * len(plain["objectives"])
+        lines.append([*line, trial.get("epochs"), " ".join(map(str, plain["seeds"])), plain["protocol"]])
+    return as_csv(lines)
+
+
+def search_sheet(section: Mapping[str, Any]) -> Sheet:
+    """The trials that the page prints, from what the page says of a study."""
+    headings = [Heading("Trial", left=True), *map(Heading, (*section["keys"], *section["objectives"]))]
+    groups = []
+    for title, trials in section["groups"].items():
+        names = [f"{trial['number']}{' (given)' * trial['given']}" for trial in trials]
+        texts = [[name, *trial["settings"], *trial["values"]] for name, trial in zip(names, trials, strict=True)]
+        groups.append((title, [[Cell(text) for text in line] for line in texts]))
+    return Sheet(headings, groups, [section["summary"], NOTE])
 
 
 def _line(plain: dict[str, Any], trial: dict[str, Any]) -> dict[str, Any]:

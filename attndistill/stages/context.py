@@ -45,7 +45,9 @@ class Context:
         rows: every distilled row in the table's order, and what the report prints of them.
         journal: where curves, pictures and figures are told.
         is_main: whether this process writes; of a distributed run, only the first does.
+        code: digest of the code it computes with (`stages.code`), taken when the stage began.
         told: who is told the steps done in place of a progress display (a seed trained beside others).
+        curves_told: whether the journal has the curves of its training runs already, from the processes that trained.
         watch: (seed, backbone, epochs done) -> figures for that epoch's curves, or None. A search looks at students
             while they are distilled, and ends one by raising; it changes nothing in those that go on.
     """
@@ -57,7 +59,9 @@ class Context:
     rows: RowsFile
     journal: Journal
     is_main: bool = True
+    code: str = ""
     told: Callable[[int], None] | None = None
+    curves_told: bool = False
     watch: Callable[[int, torch.nn.Module, int], dict[str, float] | None] | None = None
 
     @property
@@ -73,12 +77,14 @@ class Context:
     @property
     def device(self) -> torch.device:
         """The device named by the configuration; "auto" takes CUDA or Apple's GPU when there is one."""
+        seen = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        allowed = [name for name, there in seen.items() if there]
         wanted = self.config.runtime.device
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        if wanted == "cuda" and not torch.cuda.is_available():
-            raise ValueError("runtime.device is cuda, but torch sees no CUDA device; allowed here: auto, cpu")
-        return torch.device(wanted)
+        if wanted not in ("auto", *allowed):
+            raise ValueError(
+                f"runtime.device is {wanted}, but torch sees no such device; allowed here: auto, {', '.join(allowed)}"
+            )
+        return torch.device(allowed[0] if wanted == "auto" else wanted)
 
     @property
     def forks(self) -> int:
@@ -111,7 +117,7 @@ class Context:
         return open_split(self.layout.data, split)
 
     def tell_of_data(self, split: str, purpose: str) -> None:
-        """Record a split of the prepared data as a data set of the run."""
+        """Record a split of the prepared data as a data set of the run, and the whole by its digests in tags."""
         manifest = read_manifest(self.layout.data)
         self.journal.dataset(
             name=manifest["dataset"],
@@ -120,10 +126,12 @@ class Context:
             source=str(self.layout.data.relative_to(self.layout.root)),
             profile={"images": manifest["splits"][split]["count"]},
         )
+        self.journal.tag("data_digest", manifest["digest"])
+        self.journal.tag("class_list_sha256", manifest["class_list_sha256"])
 
     def checkpoint(self, seed: int, inputs: Mapping[str, str], *sections: str) -> Checkpoint:
-        """The resume checkpoint of one training run, named by all that decides its result."""
-        digest = digest_of(
+        """The resume checkpoint of one training run, named by all that decides its result, the code too."""
+        run = digest_of(
             {
                 "stage": self.stage,
                 "item": self.item,
@@ -132,7 +140,20 @@ class Context:
                 "inputs": dict(inputs),
             }
         )
-        return Checkpoint(self.layout.work(f"{self.stage}-{self.item}", digest), digest)
+        return Checkpoint(self.work(f"{self.stage}-{self.item}", run), digest_of([run, self.code]))
+
+    def work(self, name: str, run: str) -> Path:
+        """Where a run keeps what is unfinished: this code's apart from other code's, which is left and told of.
+
+        Args:
+            name: of the kind of run, for people.
+            run: digest of what decides its result, the code left out.
+        """
+        directory = self.layout.work(name, run)
+        own = directory.with_name(f"{directory.name}-{self.code[:8]}")
+        if self.is_main and not own.exists() and any(directory.parent.glob(f"{directory.name}-*")):
+            print(f"{name}: unfinished work of other code was found and left: starts anew")
+        return own
 
 
 def view_recipe(views: Views) -> ViewRecipe:

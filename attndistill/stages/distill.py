@@ -56,11 +56,22 @@ def distill(context: Context) -> None:
 
 
 def _teach(context: Context, teacher: Backbone) -> Callable[[Batch], Features]:
-    """The teacher's answers: from the cache, or from the teacher inside the step."""
+    """The teacher's answers: from the cache, or from the teacher inside the step.
+
+    Raises:
+        ValueError: the cache is another one's, or holds fewer views than the row takes.
+    """
+    options, directory = context.config.targets, context.layout.targets
     fields = tuple(context.config.distill.needs)
-    if context.config.targets.cache:
-        return CachedTargets(context.layout.targets, context.device, context.targets_identity, fields)
-    return LiveTeacher(teacher, context.device, fields)
+    if not options.cache:
+        return LiveTeacher(teacher, context.device, fields)
+    cached = CachedTargets(directory, context.device, context.targets_identity, fields)
+    if options.views > cached.views:
+        raise ValueError(
+            f"targets.views is {options.views}, but {directory} holds {cached.views}: run `targets` again, or set "
+            f"targets.views to at most {cached.views}"
+        )
+    return cached
 
 
 def _objective(context: Context, teacher: Backbone, student: Backbone) -> Objective:

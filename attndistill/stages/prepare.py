@@ -25,5 +25,3 @@ def prepare(context: Context) -> None:
     for name in manifest["splits"]:
         context.tell_of_data(name, "prepared")
     context.journal.artifact(context.layout.data / "manifest.json", folder="data")
-    context.journal.tag("data_digest", manifest["digest"])
-    context.journal.tag("class_list_sha256", manifest["class_list_sha256"])

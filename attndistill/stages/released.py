@@ -5,6 +5,7 @@ Stands in for pre-training: whatever follows finds the teacher in the same place
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from torch.nn import functional as F
 
 from attndistill.config import Teacher
 from attndistill.core.artifacts import replacing_directory, write_json, write_text
-from attndistill.core.randomness import permutation
 from attndistill.data.loading import evaluation_batches
+from attndistill.data.splits import balanced_subset, stratified_subset
 from attndistill.data.store import ImageSet, read_manifest
 from attndistill.models.storage import save_model
 from attndistill.models.teachers import TEACHER_SOURCES
@@ -26,23 +27,52 @@ from attndistill.probes.embedding import embed_split
 from attndistill.stages.context import Context
 
 _NEIGHBOURS = 10  # k of the self-check, the smallest of DINO's sweep
-_HELD_OUT = 0.2  # share of the subset that is asked about
+_HELD_OUT = 0.2  # share of every class of the subset that is asked about
+_A_CLASS = 15  # images: fewer leave a bank of less than k. With more classes than that allows, some are taken
+_DEVIATIONS = 3  # standard errors above the share that guessing gets right: what luck does not reach
 _PIXELS = 32  # raw pixels are compared at this side: 224 px would be 150,000 values an image
 
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """k-NN top-1 (percent) on a fixed subset of train, and the least that passes."""
+    """k-NN top-1 (percent) on a fixed subset of train, as many images of each class, and the least that passes.
+
+    Attributes:
+        images: of the subset.
+        classes: of the subset; not all where `teacher.check_images` would leave fewer than 15 images to each.
+        all_classes: of the data.
+        teacher: by the class token.
+        pixels: by raw pixels.
+        guessing: the most that guessing reaches: one class's share of those asked, and three standard errors.
+        reference: what was recorded for this teacher and these images.
+        floor: the least that passes.
+    """
 
     images: int
+    classes: int
+    all_classes: int
     teacher: float
     pixels: float
+    guessing: float
     reference: float | None
     floor: float
 
     @property
     def passed(self) -> bool:
         return self.teacher >= self.floor
+
+    def sentence(self) -> str:
+        """For people."""
+        known = "" if self.reference is None else f", {self.reference:.1f} % recorded"
+        some = "" if self.classes == self.all_classes else f" of {self.all_classes}"
+        blind = (
+            "; raw pixels are no better than guessing here and bound nothing" if self.pixels <= self.guessing else ""
+        )
+        return (
+            f"self-check: k-NN of the class token {self.teacher:.1f} %, of raw pixels {self.pixels:.1f} %{known} "
+            f"({self.images} training images of {self.classes}{some} classes, k = {_NEIGHBOURS}, guessing reaches "
+            f"{self.guessing:.1f} %{blind}); at least {self.floor:.1f} % is asked for"
+        )
 
 
 def take_released_teacher(context: Context) -> None:
@@ -62,9 +92,9 @@ def take_released_teacher(context: Context) -> None:
     account: dict[str, Any] = {"load": loaded.report.plain()}
     if teacher.check == "on":
         check = _self_check(context, loaded)
-        print(_sentence(check))
+        print(check.sentence())
         if not check.passed:
-            raise ValueError(f"{_sentence(check)}. {_CAUSES}")
+            raise ValueError(f"{check.sentence()}. {_CAUSES}")
         account["self_check"] = vars(check)
     _store(context, loaded, account)
 
@@ -73,14 +103,6 @@ _CAUSES = (
     "Usual causes: views.mean and views.std are not what it was trained with, another half or format than meant, or "
     "images unlike its own. Nothing was stored; --teacher.check off goes on regardless, --teacher.check_floor lowers it"
 )
-
-
-def _sentence(check: SelfCheck) -> str:
-    known = "" if check.reference is None else f", {check.reference:.1f} % recorded"
-    return (
-        f"self-check: k-NN of the class token {check.teacher:.1f} %, of raw pixels {check.pixels:.1f} %{known} "
-        f"({check.images} training images, k = {_NEIGHBOURS}); at least {check.floor:.1f} % is asked for"
-    )
 
 
 def _check_sizes(teacher: Teacher, report: LoadReport) -> None:
@@ -94,9 +116,8 @@ def _check_sizes(teacher: Teacher, report: LoadReport) -> None:
 
 
 def _self_check(context: Context, loaded: Loaded) -> SelfCheck:
-    teacher, images = context.config.teacher, context.images("train")
-    chosen = permutation(context.config.views.seed, "self-check", 0, len(images))[: teacher.check_images]
-    chosen.sort()
+    teacher, images, seed = context.config.teacher, context.images("train"), context.config.views.seed
+    chosen = balanced_subset(images.labels, teacher.check_images, _A_CLASS, seed, "self-check")
     features = embed_split(
         loaded.model,
         images,
@@ -106,20 +127,35 @@ def _self_check(context: Context, loaded: Loaded) -> SelfCheck:
         device=context.device,
         indices=chosen,
     )
+    asked = stratified_subset(features.labels, _HELD_OUT, seed, "self-check, asked", leave_one=True)
     classes = len(read_manifest(context.layout.data)["class_names"])
-    found = _nearest_neighbours(features, classes)
-    raw = _nearest_neighbours(LabelledFeatures(_raw_pixels(context, images, chosen), features.labels), classes)
-    floor = max(teacher.check_floor * raw, (teacher.check_reference or 0.0) - teacher.check_slack)
-    return SelfCheck(len(chosen), found, raw, teacher.check_reference, floor)
+    found = _nearest_neighbours(features, asked, classes)
+    pixels = LabelledFeatures(_raw_pixels(context, images, chosen), features.labels)
+    raw, guessing = _nearest_neighbours(pixels, asked, classes), _guessing(features.labels[asked])
+    return SelfCheck(
+        images=len(chosen),
+        classes=len(np.unique(features.labels)),
+        all_classes=classes,
+        teacher=found,
+        pixels=raw,
+        guessing=guessing,
+        reference=teacher.check_reference,
+        floor=max(guessing, teacher.check_floor * raw, (teacher.check_reference or 0.0) - teacher.check_slack),
+    )
 
 
-def _nearest_neighbours(features: LabelledFeatures, classes: int) -> float:
-    """k-NN top-1 of the last part of the subset by the first."""
-    cut = int(len(features.labels) * (1 - _HELD_OUT))
-    bank = LabelledFeatures(features.features[:cut], features.labels[:cut])
-    asked = LabelledFeatures(features.features[cut:], features.labels[cut:])
-    found: ProbeResult = knn(ProbeData(bank, np.arange(1), asked, classes), neighbours=[_NEIGHBOURS])
+def _nearest_neighbours(features: LabelledFeatures, asked: NDArray[np.int64], classes: int) -> float:
+    """k-NN top-1 of the images at positions `asked` by all others."""
+    others = np.setdiff1d(np.arange(len(features.labels)), asked)
+    bank, questions = (LabelledFeatures(features.features[part], features.labels[part]) for part in (others, asked))
+    found: ProbeResult = knn(ProbeData(bank, np.arange(1), questions, classes), neighbours=[_NEIGHBOURS])
     return found.top1
+
+
+def _guessing(labels: NDArray[np.int64]) -> float:
+    """Percent that naming one class for all reaches, at the end of what luck adds."""
+    share = float(np.bincount(labels).max() / len(labels))
+    return 100 * min(1.0, share + _DEVIATIONS * sqrt(share * (1 - share) / len(labels)))
 
 
 def _raw_pixels(context: Context, images: ImageSet, chosen: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ TITLE = "Attention distillation"
 
 
 def report(context: Context) -> None:
-    """Write outputs/<experiment>/report (index.html, table.csv, table.tex, figures) and the table as metrics."""
+    """Write outputs/<experiment>/report (the page, its tables, its figures) and the table as metrics."""
     layout = context.layout
     table = build_report(
         layout.results,
@@ -23,6 +23,7 @@ def report(context: Context) -> None:
         layout.report,
         title=f"{TITLE}: {layout.experiment}",
         rows=_rows(context),
+        data=_data(context),
         description=_description(context),
         searches=layout.searches / "found" / layout.experiment,
         claims=[claim.model_dump() for claim in context.rows.claims],
@@ -31,6 +32,7 @@ def report(context: Context) -> None:
     write_json(path, table)
     context.journal.artifact(layout.report, folder="report")
     context.journal.artifact(path, folder="results")
+    context.tell_of_data("test", "evaluation")
 
 
 def _rows(context: Context) -> list[dict[str, Any]]:
@@ -50,6 +52,12 @@ def _rows(context: Context) -> list[dict[str, Any]]:
 
 def _paper(said: Model | Row) -> tuple[float | None, float | None]:
     return (said.paper.top1, said.paper.top5) if said.paper else (None, None)
+
+
+def _data(context: Context) -> dict[str, str]:
+    """What every figure must have been measured on."""
+    manifest = read_manifest(context.layout.data)
+    return {"class_list_sha256": manifest["class_list_sha256"], "data_digest": manifest["digest"]}
 
 
 def _description(context: Context) -> dict[str, str]:

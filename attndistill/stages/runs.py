@@ -73,13 +73,7 @@ def train(
     owned = checkpoint.owned() if context.is_main else nullcontext()
     shown = context.is_main and context.told is None
     with owned, progress(label, plan.steps, "steps", checkpoint.steps_done(), shown=shown) as at_step:
-        observers = Observers(
-            at_step=context.told or at_step,
-            at_epoch=lambda epoch, values: context.journal.metrics(
-                {f"seed-{seed}/{name}": value for name, value in values.items()}, step=epoch
-            ),
-            evaluate=evaluate,
-        )
+        observers = Observers(context.told or at_step, _curves(context, seed), evaluate)
         return fit(
             task,
             optimizer,
@@ -93,12 +87,23 @@ def train(
         )
 
 
+def _curves(context: Context, seed: int) -> Callable[[int, dict[str, float]], None]:
+    """Who tells the journal of a finished epoch: a run's whole history, once."""
+
+    def tell(epoch: int, values: dict[str, float]) -> None:
+        if not context.curves_told:
+            context.journal.metrics({f"seed-{seed}/{name}": value for name, value in values.items()}, step=epoch)
+
+    return tell
+
+
 def train_seeds(
     context: Context, recipe: Recipe, images: ImageSet, run: Callable[[Context, int], Trained]
 ) -> dict[int, Trained]:
     """Train every seed, several at a time where that is possible; the result is the same.
 
-    The parent finds the checkpoints its children finished and goes on as if it had trained them.
+    The parent finds the checkpoints its children finished and goes on as if it had trained them; what they told the
+    journal while they trained, it does not tell again.
     """
     if context.forks > 1 and len(context.seeds) > 1:
         steps = make_schedule(recipe, context.config.runtime, len(images), 0, 1, 0).steps
@@ -108,6 +113,7 @@ def train_seeds(
             run(replace(context, told=told), seed)
 
         side_by_side(train_one, context.seeds, context.forks, steps=steps, label=label, unit="steps")
+        context = replace(context, curves_told=True)
     return {seed: run(context, seed) for seed in context.seeds}
 
 

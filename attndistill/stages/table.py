@@ -38,10 +38,14 @@ class Stage:
     outputs: Paths
     distributed: bool = False
 
+    @property
+    def module(self) -> str:
+        """Where its function is."""
+        return self.function.partition(":")[0]
+
     def run(self, context: "Context") -> None:
         """Import the stage's function and call it."""
-        module, _, name = self.function.partition(":")
-        getattr(importlib.import_module(module), name)(context)
+        getattr(importlib.import_module(self.module), self.function.partition(":")[2])(context)
 
     def items(self, rows: tuple[str, ...], downloads: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Everything the stage works on in an experiment with these rows and downloads."""

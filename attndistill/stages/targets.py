@@ -13,17 +13,17 @@ def targets(context: Context) -> None:
     """Write outputs/<experiment>/targets; with targets.cache off, a manifest that says so."""
     options = context.config.targets
     identity = context.targets_identity
+    images = context.images("train")
     if not options.cache:
         with replacing_directory(context.layout.targets) as directory:
             write_json(directory / "manifest.json", {"format": FORMAT, "cached": False, "identity": identity})
         return
-    images = context.images("train")
     backbone, _ = load_model(context.teacher_weights)
     each = bytes_per_answer(backbone, options.extra)
     total = options.views * len(images) * each
     print(f"targets: {options.views} views x {len(images):,} images x {each:,} bytes = {total / 1e9:.2f} GB")
     made_of = {**identity, "count": options.views, "fields": sorted(options.extra)}
-    work = context.layout.work("targets", digest_of(made_of))
+    work = context.work("targets", digest_of(made_of))
     with owned(work, "making these targets"):
         manifest = write_targets(
             LiveTeacher(backbone, context.device, options.extra),

@@ -19,6 +19,7 @@ from attndistill.core.artifacts import read_json
 from attndistill.models.storage import load_model
 from attndistill.models.vit import count_parameters
 from attndistill.stages.attention import attention
+from attndistill.stages.code import code_digest
 from attndistill.stages.context import Context
 from attndistill.stages.distill import distill
 from attndistill.study.address import without_passwords
@@ -163,7 +164,8 @@ def _objectives(
 
     if not layout.result("training", "trial.json").exists():  # the last thing that `distill` writes
         try:
-            distill(Context(config, layout, "study", search.name, *common, watch=watch))
+            code = code_digest("attndistill.stages.distill")
+            distill(Context(config, layout, "study", search.name, *common, code=code, watch=watch))
         except optuna.TrialPruned as reason:
             write_pruned_note(search.place.artifacts, trial, layout, curve, str(reason))
             raise

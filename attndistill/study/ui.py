@@ -62,8 +62,8 @@ def show_pages(root: Path, storage: str | None, artifacts: str | None) -> int:
             print(f"MLflow: {without_passwords([uri])[0]}", flush=True)
         for page in pages:
             print(f"{page.name}: {page.address}", flush=True)
-        print(f"Ctrl-C ends {'it' if remote else 'both'}", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt):  # from the word on
+            print(f"Ctrl-C ends {'it' if remote else 'both'}", flush=True)
             while all(server.poll() is None for server in servers):
                 time.sleep(0.5)
             return 1

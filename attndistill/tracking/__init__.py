@@ -18,4 +18,14 @@ def sync(root: Path) -> list[Delivered]:
     return deliver_all(spools_folder(root), redirect=os.environ.get("MLFLOW_TRACKING_URI"))
 
 
-__all__ = ["Delivered", "Recorder", "sync"]
+def print_sync(root: Path) -> int:
+    """The same for people, with a line a run; 1 where something could not be sent."""
+    outcomes = sync(root)
+    for outcome in outcomes:
+        print(outcome)
+    if not outcomes:
+        print("nothing to send")
+    return int(any(outcome.sent is False for outcome in outcomes))
+
+
+__all__ = ["Delivered", "Recorder", "print_sync", "sync"]

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from attndistill.tracking import print_sync
+
 
 def main(argv: Sequence[str]) -> int:
     """Run one of the two; gives the exit code: 1 where something could not be sent."""
@@ -22,18 +24,6 @@ def main(argv: Sequence[str]) -> int:
 
         return follow_spool(given.spool, given.parent)
     return print_sync(given.root)
-
-
-def print_sync(root: Path) -> int:
-    """Send what waits under `root`, with a line a run; 1 where something could not be sent."""
-    from attndistill.tracking import sync
-
-    outcomes = sync(root)
-    for outcome in outcomes:
-        print(outcome)
-    if not outcomes:
-        print("nothing to send")
-    return 1 if any(outcome.sent is False for outcome in outcomes) else 0
 
 
 if __name__ == "__main__":

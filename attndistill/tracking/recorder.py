@@ -78,8 +78,8 @@ class Recorder:
                     Companion.leave()
 
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
-        """Points of curves, at one step. Keys may hold slashes: "seed-0/loss"."""
-        self._write(kind="metrics", step=int(step), values={key: float(value) for key, value in values.items()})
+        """Points of curves, at one step. Keys may hold slashes: "seed-0/loss". A forked child may tell its own."""
+        self._append(kind="metrics", step=int(step), values={key: float(value) for key, value in values.items()})
 
     def dataset(
         self,
@@ -114,11 +114,15 @@ class Recorder:
         self._write(kind="tag", key=key, value=str(value))
 
     def _write(self, **event: Any) -> None:
-        if self.spool is None or os.getpid() != self._pid:  # a forked worker does not speak for the run
+        if os.getpid() == self._pid:  # a forked worker does not speak for the run
+            self._append(**event)
+
+    def _append(self, **event: Any) -> None:
+        if self.spool is None:
             return
         with _failures_told():
             line = json.dumps({"time": _now_ms(), **event}, default=str) + "\n"
-            # one write for one line, appended: whole or absent for a reader, in order between threads
+            # one write for one line, appended: whole or absent for a reader, in order between threads and processes
             handle = os.open(self.spool.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 os.write(handle, line.encode())

@@ -8,6 +8,7 @@ progress.json   how much of the journal MLflow has, and under which run id (repl
 lock            held by the process that is sending
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -100,7 +101,8 @@ class Spool:
             if not line.endswith(b"\n"):
                 break
             offset += len(line)
-            found.append((json.loads(line), offset))
+            with contextlib.suppress(ValueError):  # torn, and another process's line behind it
+                found.append((json.loads(line), offset))
         return found
 
     def keep(self, source: Path, number: int) -> Path:

@@ -1,11 +1,14 @@
 """The command line answers and refuses before anything heavy is imported."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from attndistill import cli
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "timm", "sklearn", "scipy", "matplotlib", "mlflow", "accelerate", "torchvision")
@@ -86,25 +89,44 @@ def test_a_refusal_is_one_line_exit_code_2_and_imports_nothing_heavy(arguments, 
         (["config", "--student", "3"], "unknown argument '--student'; settings are given as --section.key value"),
         (["config", "--student.depth"], "--student.depth needs a value"),
         (["config", "--student.depth", "[1"], "--student.depth: '[1' is not a YAML value"),
+        (
+            ["config", "--student.preset", "[1]"],
+            "student.preset: [1]; allowed: vit_tiny, vit_tiny_8_layers, vit_tiny_6_heads, vit_small, vit_base",
+        ),
         (["config", "--row", "attn"], "unknown row 'attn'; allowed: projector_alignment, attndistill"),
         (["tracking", "sync", "--a.b", "1"], "tracking sync takes no settings"),
         (["distill"], "the following arguments are required: --row (see attndistill distill --help)"),
+        (["study", "--distill.lambda", "0.3", "none.yaml"], "none.yaml does not exist"),
+        (
+            ["study", "--distill.lambda", "0.3"],
+            "the following arguments are required: [best] FILE (see attndistill study",
+        ),
+        (
+            ["prepare", "--dry-run", "--tflops", "nan"],
+            "argument --tflops: 'nan'; allowed: a number above 0 (see attndist",
+        ),
+        (
+            ["prepare", "--dry-run", "--tflops", "much"],
+            "argument --tflops: 'much'; allowed: a number above 0 (see attndi",
+        ),
+        (
+            ["inspect", "experiments"],
+            "experiments has no model.json; allowed: a checkpoint file, or a folder stored by this package",
+        ),
     ],
 )
 def test_a_word_that_is_no_setting_is_refused_in_one_line(arguments, message, capsys, monkeypatch):
-    from attndistill.cli import main
-
     monkeypatch.chdir(ROOT)
-    assert main(arguments) == 2
-    assert capsys.readouterr().err == f"attndistill: {message}\n"
+    assert cli.main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"attndistill: {message}")
+    assert told.count("\n") == 1
 
 
 def test_a_setting_that_the_stage_does_not_read_is_said_to_change_nothing(capsys, monkeypatch):
-    from attndistill.cli import main
-
     monkeypatch.chdir(ROOT)
-    main(["report", "--experiment", "experiments/none", "--teacher.depth", "4", "--probe.projector_layer", "1"])
-    main(["distill", "--row", "none", "--teacher.depth", "3", "--runtime.threads", "1"])
+    cli.main(["report", "--experiment", "experiments/none", "--teacher.depth", "4", "--probe.projector_layer", "1"])
+    cli.main(["distill", "--row", "none", "--teacher.depth", "3", "--runtime.threads", "1"])
     notes = [line for line in capsys.readouterr().err.splitlines() if "note:" in line]
     assert notes == [
         "attndistill: note: --probe.projector_layer changes nothing here: report reads seeds, views, teacher, student, "
@@ -119,3 +141,53 @@ def test_a_reader_that_stops_early_gets_no_traceback():
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "seeds:\n"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (NotADirectoryError(20, "Not a directory", "outputs/digits"), "outputs/digits: Not a directory"),
+        (OSError("1000 requested and 200 written"), "1000 requested and 200 written"),
+        (ChildProcessError("the process working on 7 was ended"), "the process working on 7 was ended"),
+        (FloatingPointError("loss is nan at step 3"), "loss is nan at step 3"),
+        (AssertionError("cls_token.npy: entry 3"), "a check of the program itself failed: cls_token.npy: entry 3"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_run_that_fails_says_so_in_one_line_with_exit_code_1(error, message, capsys, monkeypatch):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("attndistill.cli._show_config", fail)
+    assert cli.main(["config"]) == 1
+    assert capsys.readouterr().err == f"attndistill: {message}\n"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A project of one experiment, the digits."""
+    (tmp_path / "experiments/digits").mkdir(parents=True)
+    for name in ("params.yaml", "experiments/digits/rows.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    monkeypatch.setenv("ATTNDISTILL_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def test_an_outputs_folder_that_is_a_file_is_named(project, capsys):
+    (project / "outputs").touch()
+    assert cli.main(["prepare", "--runtime.tracking", "false"]) == 1
+    assert f"attndistill: {project}/outputs" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [["config"], ["prepare"], ["distill", "--row", "attndistill"], ["pipeline"]])
+def test_a_row_that_could_never_run_stops_every_command_before_it_costs(project, arguments, capsys):
+    rows = project / "experiments/digits/rows.yaml"
+    rows.write_text(rows.read_text() + "\n  late:\n    label: Late\n    set: {distill.lamda: 1.0}\n")
+    assert cli.main(arguments) == 2
+    assert "distill.lamda: unknown key (given 1.0)" in capsys.readouterr().err
+    assert not (project / "outputs").exists()
+
+
+def test_a_row_that_only_the_command_line_makes_impossible_stops_no_other(project, capsys):
+    """`distill --row attndistill --distill.alignment_weight 0` is possible; projector_alignment has lambda 0."""
+    assert cli.main(["config", "--row", "attndistill", "--distill.alignment_weight", "0.0"]) == 0

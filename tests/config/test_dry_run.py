@@ -1,20 +1,23 @@
 """A dry run says what a run would read and cost; nothing is run or written."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
 import pytest
 
 from attndistill.cli import main
-from attndistill.experiments import open_experiment
 
 ROOT = Path(__file__).parents[2]
-PAPER_SCALE = {
-    "imagenet_subset": 126_689,
-    "imagenet1k_dino_s8_s16": 1_281_167,
-    "imagenet1k_mugs_b16_s16": 1_281_167,
-    "imagenet1k_mugs_s16_t16": 1_281_167,
+OF_1000_CLASSES = "--images 1281167 --test-images 50000 --classes 1000"
+OF_100_CLASSES = "--images 126689 --test-images 5000 --classes 100"
+README_BLOCKS = {
+    "imagenet_subset": ("distill --row a-layers-8-3-32-attn", "--images 126689", 0),
+    "imagenet1k_dino_s8_s16": ("pipeline", OF_1000_CLASSES, 1),  # 1: images and checkpoint come from outside
+    "imagenet1k_mugs_b16_s16": ("pipeline", OF_1000_CLASSES, 1),
+    "imagenet1k_mugs_s16_t16": ("pipeline", OF_1000_CLASSES, 1),
 }
+PAPER_ROW = ["distill", "--experiment", "experiments/imagenet_subset", "--row", "a-heads-6-attn", "--dry-run"]
 
 
 @pytest.fixture
@@ -23,18 +26,28 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     monkeypatch.setenv("ATTNDISTILL_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("name", PAPER_SCALE)
+@pytest.mark.parametrize("name", README_BLOCKS)
 def test_the_dry_run_in_a_paper_scale_readme_is_what_the_command_prints(bare, capsys, name):
     before = sorted(bare.rglob("*"))
-    words = ["pipeline", "--experiment", f"experiments/{name}", "--dry-run", "--images", str(PAPER_SCALE[name])]
-    assert main(words) == 1  # the images come from outside
+    command, counts, code = README_BLOCKS[name]
+    words = f"{command} --experiment experiments/{name} --dry-run {counts}"
+    assert main(words.split()) == code
     readme = (ROOT / "experiments" / name / "README.md").read_text()
     assert readme.split("```\n")[1] == capsys.readouterr().out
-    assert f"attndistill {' '.join(words)}" in readme
+    assert f"attndistill {words}" in readme
     assert sorted(bare.rglob("*")) == before
+
+
+def test_the_whole_of_table_10_at_paper_scale_is_in_a_file_of_its_own(bare, capsys):
+    words = f"pipeline --experiment experiments/imagenet_subset --dry-run {OF_100_CLASSES}"
+    assert main(words.split()) == 1
+    folder = ROOT / "experiments/imagenet_subset"
+    assert (folder / "dry-run.txt").read_text() == capsys.readouterr().out
+    assert f"attndistill {words}" in (folder / "README.md").read_text()
 
 
 def test_one_stage_names_what_is_not_there_yet_and_who_makes_it(bare, capsys):
@@ -49,24 +62,115 @@ def test_fewer_images_than_a_batch_are_refused(bare, capsys):
     assert "batch size 64 is larger than the 10 training images" in capsys.readouterr().err
 
 
-def test_flops_are_those_of_the_textbook():
-    from attndistill.stages.costs import teacher_flops
-
-    config = open_experiment(ROOT, "experiments/imagenet1k_mugs_s16_t16").config("attndistill", {})
-    tokens, width, depth, patch = 197, 384, 12, 16
-    block = 24 * tokens * width**2 + 4 * tokens**2 * width  # qkv, projection, MLP of ratio 4; logits and their use
-    embedding = 2 * (tokens - 1) * 3 * patch**2 * width
-    without_last = embedding + (depth - 1) * block
-    assert without_last < teacher_flops(config) < without_last + 0.1 * block  # the last block runs for one query
+@pytest.mark.parametrize("option", ["--images", "--test-images", "--classes", "--tflops"])
+def test_counts_of_nothing_are_refused(bare, capsys, option):
+    assert main(["prepare", "--dry-run", option, "0"]) == 2
+    told = capsys.readouterr().err
+    assert option in told
+    assert "allowed: more than 0" in told or "allowed: a number above 0" in told
 
 
-def test_a_cached_teacher_costs_the_step_nothing_and_frozen_weights_no_memory():
-    from attndistill.stages.costs import distillation_step, teacher_flops
+def test_every_stage_that_runs_a_model_or_reads_its_results_is_listed_with_its_memory(bare, capsys):
+    assert main(["pipeline", "--dry-run", "--images", "1258", "--test-images", "539", "--classes", "10"]) == 0
+    blocks = {block.split("\n")[0]: block for block in capsys.readouterr().out.replace("\n  ", "\r").split("\n")}
+    names = {name.partition("\r")[0] for name in blocks}
+    assert {"prepare", "pretrain@teacher", "targets", "probe@teacher", "attention@teacher", "report"} <= names
+    silent = {name.partition("\r")[0] for name, block in blocks.items() if "\r" in block and "memory" not in block}
+    assert silent == {"prepare"}
 
-    experiment = open_experiment(ROOT, "experiments/digits")
-    cached = distillation_step(experiment.config("attndistill", {}))
-    live_config = experiment.config("attndistill", {"targets.cache": False})
-    live = distillation_step(live_config)
-    assert live.flops - cached.flops == teacher_flops(live_config)
-    assert (cached.frozen, live.frozen) == (0, 207_424)
-    assert cached.trained == 67_104 + 20_400
+
+@pytest.mark.parametrize(
+    ("words", "schedule", "peak"),
+    [
+        (["pretrain", "--model", "teacher"], "95 of 760 steps", "0.003"),
+        (["distill", "--row", "attndistill"], "76 of 760 steps", "0.0015"),
+    ],
+)
+def test_a_schedule_is_told_by_its_steps_and_its_first_highest_and_last_rates(bare, capsys, words, schedule, peak):
+    assert main([*words, "--dry-run", "--images", "1258"]) == 0  # 19 steps an epoch, 40 epochs
+    out = capsys.readouterr().out
+    assert f"= {peak} at its peak\n" in out
+    warmup = int(schedule.split()[0])
+    last = float(peak) * (3.14159265 / (760 - warmup)) ** 2 / 4  # the cosine one step before its end
+    assert f"schedule       {schedule} (" in out
+    assert f"first rate 0, last {last:.3g}\n" in out
+
+
+def test_the_linear_probe_s_schedule_and_memory_are_told_beside_the_other_probes(bare, capsys):
+    words = ["probe", "--model", "scratch", "--experiment", "experiments/imagenet_subset", "--dry-run"]
+    assert main([*words, *OF_100_CLASSES.split()]) == 0
+    out = capsys.readouterr().out
+    assert "linear steps   70 of 630 steps (10 of 90 epochs" in out
+    assert "linear rate    0.1 x 16,384 / 256 = 6.4 at its peak\n" in out
+    assert "linear memory  22.1 MB weights + at most 1.7 GB while 512 images are read\n" in out
+    assert "host memory    101.1 MB features" in out  # 131,689 images x 192 x 4 bytes
+
+
+def test_the_cache_s_size_is_told_where_it_is_off_too(bare, capsys):
+    words = ["targets", "--experiment", "experiments/imagenet_subset", "--dry-run", "--images", "126689"]
+    each = 2 * (384 + 6 * 197)
+    assert main(words) == 0
+    assert f"cache off; V = 3,200 would take {each:,} bytes for one view of one image, 1.3 TB in all" in (
+        capsys.readouterr().out
+    )
+    assert main([*words, "--targets.cache", "true", "--targets.views", "2"]) == 0
+    assert f"V = 2 takes {each:,} bytes for one view of one image, {each * 2 * 126_689 / 1e6:.1f} MB in all" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_live_teacher_has_a_line_of_its_own_and_a_cached_one_has_none(bare, capsys):
+    assert main([*PAPER_ROW, "--images", "126689"]) == 0
+    live = capsys.readouterr().out
+    assert "live teacher   8.4 GFLOPs an image of the step's; 86.7 MB weights + at most 2.2 GB" in live
+    assert main([*PAPER_ROW, "--images", "126689", "--targets.cache", "true"]) == 0
+    cached = capsys.readouterr().out
+    assert "live teacher" not in cached
+    assert "step           6.9 GFLOPs an image" in cached
+
+
+def test_items_that_cost_the_same_are_told_together(bare, capsys):
+    assert main(["pipeline", "--dry-run", "--images", "1258", "--targets.cache", "false"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("distill@") == 1
+    assert "distill@projector_alignment\n" in out
+    assert "as much each   attndistill\n" in out
+
+
+class TestWhatComesFromOutside:
+    def test_a_class_list_is_looked_for_in_the_working_directory(self, bare, capsys, tmp_path, monkeypatch):
+        words = ["prepare", "--dry-run", "--data.set.class_list", "classes.txt"]
+        assert main(words) == 1
+        assert "missing 1      classes.txt, which comes from outside\n" in capsys.readouterr().out
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "classes.txt").write_text("0\n1\n")
+        monkeypatch.chdir(elsewhere)
+        assert main(words) == 0
+
+    def test_a_list_of_labels_is_looked_for_in_the_project(self, bare, capsys, tmp_path, monkeypatch):
+        words = ["probe", "--model", "scratch", "--dry-run", "--probe.labels.list_file", "labels.txt"]
+        assert main(words) == 1
+        assert "missing 1      labels.txt, which comes from outside\n" in capsys.readouterr().out
+        (bare / "labels.txt").write_text("digit-0000\n")
+        monkeypatch.chdir(tmp_path.parent)
+        assert main(words) == 0
+
+    def test_a_checkpoint_must_be_there_and_be_the_one_that_is_wanted(self, bare, capsys):
+        wanted = hashlib.sha256(b"weights").hexdigest()
+        words = ["pretrain", "--model", "teacher", "--dry-run"]
+        words += ["--experiment", "experiments/imagenet1k_mugs_s16_t16"]
+        words += ["--teacher.source.path", "teacher.pth", "--teacher.source.sha256", wanted.upper()]
+        assert main(words) == 1
+        assert "missing 1      teacher.pth, which comes from outside\n" in capsys.readouterr().out
+        (bare / "teacher.pth").write_bytes(b"others")
+        assert main(words) == 1
+        found = hashlib.sha256(b"others").hexdigest()
+        assert f"missing 1      teacher.pth: its SHA-256 is {found}, not {wanted}\n" in capsys.readouterr().out
+        (bare / "teacher.pth").write_bytes(b"weights")
+        assert main(words) == 0
+
+    def test_what_a_stage_fetches_does_not(self, bare, capsys):
+        fetched = "outputs/digits/downloads/images"
+        assert main(["prepare", "--dry-run", "--data.set.name", "idx", "--data.set.root", fetched]) == 0
+        assert "missing" not in capsys.readouterr().out

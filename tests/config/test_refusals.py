@@ -145,6 +145,12 @@ REFUSED = [
     ({"probe.projector_layer": 5}, "probe.projector_layer 5; allowed: 0 to distill.projector_depth 4"),
     ({"distill.recipe.warmup_epochs": 40}, "distill.recipe: warmup_epochs 40 must be fewer than epochs 40"),
     ({"distill.alignment_weight": 0.0, "distill.lambda": 0.0}, "distill: alignment_weight and lambda are both 0"),
+    ({"attention.images": []}, "attention.images: []; allowed: one test image or more"),
+    ({"data.validation_fraction": 0.999}, "data.validation_fraction: 0.999; input should be less than or equal to 0.5"),
+    (
+        {"runtime.micro_batch_size": 7, "distill.recipe.batch_size": 64, "pretrain.recipe.batch_size": 70},
+        "runtime.micro_batch_size 7 does not divide distill.recipe.batch_size 64",
+    ),
     ({"student.depth": 3, "student.depth.x": 3}, "student.depth.x: depth is set to a value already"),
     ({"student.depth.x": 3, "student.depth": 3}, "student.depth: settings below it are given already"),
 ]
@@ -232,8 +238,16 @@ def test_a_broken_or_hostile_yaml_file_is_refused_by_name(tmp_path, text, messag
         ("rows: {a: {label: A, set: {}, sett: {}}}", r"rows.a.sett: Extra inputs are not permitted \(given \{\}\)"),
         (
             "rows: {a: {label: A, set: {teacher.depth: 3}}}",
-            "rows.a.set: teacher.depth: a row cannot change data, teacher",
+            "rows.a.set: teacher.depth: a row cannot change downloads, data, views, teacher",
         ),
+        (
+            "rows: {a: {label: A, set: {targets: {views: 80}}}}",
+            r"rows.a.set: targets.views: a row cannot change .* targets.views",
+        ),
+        ("rows: {a: {label: A, set: {views.seed: 1}}}", "rows.a.set: views.seed: a row cannot change"),
+        ("rows: {a: {label: A, set: {runtime: {threads: 2}}}}", "rows.a.set: runtime.threads: a row cannot change"),
+        ("rows: {a: {label: A, set: {downloads.x.unpack: true}}}", "rows.a.set: downloads.x.unpack: a row cannot"),
+        ("rows: {a: {label: A, set: {a.b: 1, a: 2}}}", "rows.a.set: a: settings below it are given"),
         ("rows: []", r"rows: Input should be a valid dictionary \(given \[\]\)"),
         ("rows: {}", "rows: Dictionary should have at least 1 item"),
         ("rows: {a.b: {label: A, set: {}}}", "row name 'a.b'; allowed: letters, digits, - and _"),
@@ -246,6 +260,18 @@ def test_a_broken_or_hostile_yaml_file_is_refused_by_name(tmp_path, text, messag
         (
             "rows: {a: {label: A, set: {}}}\nclaims: [{claim: C, better: [a, a], worse: [scratch]}]",
             r"claims.0: 2 better rows beside 1 worse ones; allowed: pairs",
+        ),
+        (
+            "rows: {a: {label: A, set: {}}}\nclaims: [{claim: C, better: [a], worse: [scratch], judge: no_worse}]",
+            r"claims.0: judge no_worse with no margin; allowed: no_worse has a margin, the others have none",
+        ),
+        (
+            "rows: {a: {label: A, set: {}}}\nclaims: [{claim: C, better: [a], worse: [scratch], margin: 1}]",
+            r"claims.0: judge every with a margin of 1; allowed: no_worse has a margin",
+        ),
+        (
+            "rows: {a: {label: A, set: {}}}\nclaims: [{claim: C, better: [a], worse: [scratch], judge: most}]",
+            r"claims.0.judge: Input should be 'every', 'mean' or 'no_worse' \(given 'most'\)",
         ),
     ],
 )

@@ -1,5 +1,7 @@
 """Files are whole or absent, digests name content, and broken JSON is refused by name."""
 
+import shutil
+
 import pytest
 
 from attndistill.core.artifacts import (
@@ -23,6 +25,12 @@ def test_a_crash_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
         beside.write_text("half of the ne")
         raise CrashError
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_a_disk_that_is_full_is_said_to_be_whatever_the_writer_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
+    with pytest.raises(OSError, match=r"No space left on device: '.*/weights.pt'"), replacing(tmp_path / "weights.pt"):
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 832 vs 726")
 
 
 def test_a_crash_while_writing_a_directory_leaves_the_old_one_and_nothing_else(tmp_path):

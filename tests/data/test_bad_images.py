@@ -155,6 +155,57 @@ def test_damaged_bytes_give_a_picture_of_that_size_or_a_reason_but_never_a_crash
     assert decode(bytes(data)).size == (width, height)
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "own tables": {"optimize": True},
+    "full colour": {"subsampling": 0},
+    "progressive": {"progressive": True},
+    "restart markers": {"restart_marker_blocks": 1},
+    "progressive, restart markers": {"progressive": True, "restart_marker_rows": 1},
+}
+
+
+def smooth(mode: str = "RGB") -> Image.Image:
+    """A picture as photographs are: mostly smooth, some noise."""
+    return Image.blend(noise(size=(8, 6)).resize((200, 150)), noise(size=(200, 150)), 0.1).convert(mode)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("kept", [0.3, 0.5, 0.9])
+def test_a_jpeg_that_was_cut_and_closed_again_is_refused_and_the_whole_one_is_not(
+    kind: str, mode: str, kept: float
+) -> None:
+    whole = encoded(smooth(mode), "JPEG", quality=90, **KINDS[kind])
+    assert inspect(whole, "a.jpg", MOST) == (150, 200)
+    start = whole.index(b"\xff\xda")
+    cut = whole[: start + int((len(whole) - start) * kept)].rstrip(b"\xff") + b"\xff\xd9"
+    with pytest.raises(BadImageError, match=r"the data end before the picture does|cannot be decoded"):
+        inspect(cut, "a.jpg", MOST)
+
+
+def test_a_jpeg_with_a_stretch_of_other_bytes_is_refused_where_its_data_then_run_out() -> None:
+    refused = 0
+    for seed in range(20):
+        data = bytearray(encoded(smooth(), "JPEG", quality=90))
+        middle = len(data) // 2
+        data[middle : middle + 500] = np.random.default_rng(seed).bytes(500)
+        try:
+            inspect(bytes(data), "a.jpg", MOST)
+        except BadImageError:
+            refused += 1
+    assert refused >= 15
+
+
+@pytest.mark.parametrize("fill", [b"\xff", b"\xff\xff\xff", b"\0\0"])
+def test_fill_bytes_before_a_marker_are_no_damage(fill: bytes) -> None:
+    for options in KINDS.values():
+        data = encoded(smooth(), "JPEG", quality=90, **options)
+        assert inspect(data[:-2] + fill + data[-2:], "a.jpg", MOST) == (150, 200)
+        restarts = data.replace(b"\xff\xd0", fill[:1] * 2 + b"\xff\xd0") if fill[0] == 255 else data
+        assert inspect(restarts, "a.jpg", MOST) == (150, 200)
+
+
 def upright(orientation: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -3,6 +3,7 @@
 import gzip
 import inspect
 import json
+import os
 import shutil
 import struct
 import typing
@@ -128,6 +129,21 @@ def test_a_missing_class_list_is_refused(tmp_path: Path) -> None:
 def test_the_digest_of_a_class_list_is_its_own_sha256sum() -> None:
     # printf 'ant\nbee\n' | sha256sum
     assert class_list_digest(["ant", "bee"]) == "5af72b344154f4a3b142eba43ed0346cd22f27200a0d45e7f6d83369d2dce655"
+
+
+@pytest.mark.parametrize("file", ["train-labels.npy", "train-names.txt", "train-index.npy"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
+def test_a_missing_or_broken_file_of_a_prepared_set_is_named(
+    file: str, damage: str, tree: Path, prepare_set: Prepare, tmp_path: Path
+) -> None:
+    prepare_set("image_folder", {"root": str(tree)})
+    path = tmp_path / "prepared" / file
+    whole = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(whole[: 100 if damage == "cut" else 0])
+    with pytest.raises(ValueError, match=f"(prepared/{file} .*|prepared: .*)run prepare again"):
+        open_split(tmp_path / "prepared", "train")
 
 
 def test_digits_are_scikit_learns_enlarged_and_fixed_for_ever(prepare_set: Prepare, tmp_path: Path) -> None:
@@ -259,6 +275,41 @@ class TestImageFolder:
         assert [name for name in split.names if name.startswith("ant")] == [
             f"ant/{p.name}" for p in sorted((tree / "elsewhere").glob("ant_*"))
         ]
+
+    def test_links_in_a_circle_and_files_beside_the_classes_are_named(self, tree: Path, prepare_set: Prepare) -> None:
+        for place in (tree / "train", tree / "train" / "bee"):
+            (place / "loop").symlink_to("loop")
+        (tree / "val" / "README.txt").write_text("read me")
+        (tree / "train" / "ant" / "ant_0.JPEG").rename(tree / "train" / "ant_0.JPEG")
+        with pytest.raises(ValueError, match="4 bad images") as caught:
+            prepare_set("image_folder", {"root": str(tree)})
+        for said in (
+            f"{tree}/train/loop: it lies in no class folder",
+            f"{tree}/train/ant_0.JPEG: it lies in no class folder",
+            f"{tree}/val/README.txt: it lies in no class folder",
+            f"{tree}/train/bee/loop: ",
+        ):
+            assert said in str(caught.value)
+        manifest = prepare_set("image_folder", {"root": str(tree)}, on_bad_image="skip")
+        assert manifest["splits"]["train"]["per_class"] == {"ant": 5, "bee": 6}
+        assert manifest["bad_images"]["count"] == 4
+
+    def test_files_beside_the_classes_of_an_unsplit_tree_are_named_once(self, tree: Path, prepare_set: Prepare) -> None:
+        (tree / "train" / "labels.csv").write_text("")
+        with pytest.raises(ValueError, match=r"1 bad images.*\n.*labels\.csv: it lies in no class folder"):
+            prepare_set("image_folder", {"root": str(tree / "train"), "test_fraction": 0.34})
+
+    def test_a_folder_that_cannot_be_read_is_named(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = os.scandir
+
+        def closed(path: Any) -> Any:
+            if Path(path).name == "bee":
+                raise PermissionError(13, "Permission denied")
+            return real(path)
+
+        monkeypatch.setattr(os, "scandir", closed)
+        with pytest.raises(ValueError, match=r"folder .*train/bee cannot be read \(Permission denied\)"):
+            open_source("image_folder", {"root": str(tree)})
 
     def test_a_tree_without_a_split_is_cut_by_class(self, tree: Path) -> None:
         options = {"root": str(tree / "train"), "test_fraction": 0.34}

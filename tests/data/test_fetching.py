@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attndistill.data import fetching
 from attndistill.data.fetching import fetch
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -24,7 +25,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.drops, self.ranges, self.status = CONTENT, [], [], None
-        self.obeys_ranges = True
+        self.obeys_ranges, self.tells_length = True, True
 
     @property
     def url(self) -> str:
@@ -50,7 +51,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(content) - start))
+        if self.server.tells_length:
+            self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         end = start + self.server.drops.pop(0) if self.server.drops else len(content)
         self.wfile.write(content[start:end])
@@ -69,6 +71,14 @@ def server() -> Iterator[Server]:
         yield running
         running.shutdown()
         thread.join()
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that would have been made."""
+    made: list[float] = []
+    monkeypatch.setattr(fetching, "sleep", made.append)
+    return made
 
 
 def test_a_file_arrives_and_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
@@ -90,10 +100,47 @@ def test_a_download_goes_on_each_time_the_connection_drops(server: Server, tmp_p
     assert server.ranges == [None, "bytes=1000000-", "bytes=1500000-", "bytes=1500001-"]
 
 
+def test_a_server_that_drops_often_is_followed_to_the_end_without_a_pause(
+    server: Server, tmp_path: Path, pauses: list[float]
+) -> None:
+    server.drops = [200_000] * 14
+    fetch(server.url, DIGEST, tmp_path / "w", attempts=2)
+    assert (tmp_path / "w").read_bytes() == CONTENT
+    assert len(server.ranges) == 15
+    assert pauses == []
+
+
+def test_tries_in_vain_are_counted_in_a_row_and_wait_longer_each_time(
+    server: Server, tmp_path: Path, pauses: list[float]
+) -> None:
+    server.drops = [0, 0, 1_000_000, 0, 0, 0, 0, 0]
+    with pytest.raises(ValueError, match="closed early, 4 times without getting further; 1000000 bytes are kept"):
+        fetch(server.url, DIGEST, tmp_path / "w", attempts=4)
+    assert pauses == [1, 2, 1, 2, 4]
+
+
+def test_a_server_that_cannot_resume_and_always_drops_is_given_up(server: Server, tmp_path: Path) -> None:
+    server.obeys_ranges = False
+    server.drops = [1_000_000] * 9
+    with pytest.raises(ValueError, match="3 times without getting further"):
+        fetch(server.url, DIGEST, tmp_path / "w", attempts=3)
+    assert len(server.ranges) == 4
+
+
+def test_a_drop_that_reads_as_the_end_is_said_to_be_perhaps_one(server: Server, tmp_path: Path) -> None:
+    server.tells_length = False
+    server.drops = [1_000_000]
+    with pytest.raises(ValueError, match=r"SHA-256 is .*did not say how long the file is, so it may have been cut off"):
+        fetch(server.url, DIGEST, tmp_path / "w")
+    assert list(tmp_path.iterdir()) == []
+    fetch(server.url, DIGEST, tmp_path / "w")
+    assert (tmp_path / "w").read_bytes() == CONTENT
+
+
 def test_a_later_call_goes_on_where_an_earlier_one_gave_up(server: Server, tmp_path: Path) -> None:
-    server.drops = [1_000_000, 200_000]
+    server.drops = [1_000_000, 200_000, 0, 0]
     with pytest.raises(
-        ValueError, match=r"closed early after 2 attempts; 1200000 bytes are kept in .*w\.part, run again"
+        ValueError, match=r"closed early, 2 times without .*; 1200000 bytes are kept in .*w\.part, run again"
     ):
         fetch(server.url, DIGEST, tmp_path / "w", attempts=2)
     assert (tmp_path / "w.part").read_bytes() == CONTENT[:1_200_000]
@@ -149,7 +196,9 @@ def test_a_refusal_is_final_and_a_failing_server_is_asked_again(
 
 
 def test_a_server_that_is_not_there_is_an_error_naming_the_url(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9/w: .*Connection refused after 2 attempts"):
+    with pytest.raises(
+        ValueError, match=r"http://127\.0\.0\.1:9/w: .*Connection refused, 2 times without getting further"
+    ):
         fetch("http://127.0.0.1:9/w", DIGEST, tmp_path / "w", attempts=2)
 
 
@@ -159,6 +208,12 @@ def test_a_file_url_is_copied(tmp_path: Path) -> None:
     assert (tmp_path / "w").read_bytes() == CONTENT
     with pytest.raises(ValueError, match="No such file"):
         fetch((tmp_path / "absent").as_uri(), DIGEST, tmp_path / "v")
+
+
+def test_a_folder_is_no_place_for_a_file(server: Server, tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / ".."):
+        with pytest.raises(ValueError, match=r"is a folder: a file is wanted to fetch http"):
+            fetch(server.url, DIGEST, place)
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/w", "/etc/passwd", "data:,x"])

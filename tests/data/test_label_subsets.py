@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from attndistill.data.label_subsets import label_subset, write_subset
-from attndistill.data.splits import stratified_subset, train_test_split
+from attndistill.data.splits import balanced_subset, stratified_subset, train_test_split
 
 NAMES = ["n01/n01_5.JPEG", "n01/n01_7.JPEG", "n02/n02_5.JPEG", "n02/deep/n02_9.png"]
 LABELS = np.array([0, 0, 1, 1])
@@ -95,6 +95,21 @@ def test_a_kept_list_reads_back_as_the_same_subset(tmp_path: Path) -> None:
     write_subset(tmp_path / "kept.txt", names, chosen)
     again = label_subset(names, MANY, list_file=tmp_path / "kept.txt", fraction=None, seed=9)
     assert again.tolist() == chosen.tolist()
+
+
+def test_a_balanced_subset_has_as_many_of_each_class_as_there_are() -> None:
+    chosen = balanced_subset(MANY, 80, 15, 0, "x")
+    assert np.bincount(MANY[chosen]).tolist() == [20, 20, 4, 1]
+    assert (np.diff(chosen) > 0).all()
+    assert balanced_subset(MANY, 80, 15, 1, "x").tolist() != chosen.tolist()
+
+
+def test_a_balanced_subset_of_too_many_classes_takes_a_random_part_of_them_whole() -> None:
+    labels = np.repeat(np.arange(100), 30)
+    counts = [np.bincount(labels[balanced_subset(labels, 300, 15, seed, "x")], minlength=100) for seed in (0, 1)]
+    assert [sorted(count)[-20:] for count in counts] == [[15] * 20] * 2
+    assert [count.sum() for count in counts] == [300, 300]
+    assert (counts[0] != counts[1]).any()
 
 
 def test_train_and_test_share_nothing_and_miss_nothing() -> None:

@@ -1,9 +1,11 @@
 """Real processes, really killed: what they leave is a whole checkpoint, and the next one goes on from there."""
 
+import json
 import random
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,23 +16,27 @@ from safetensors.torch import load
 pytestmark = pytest.mark.drivers
 
 DISTILL = ("python", "-m", "attndistill", "distill", "--row", "attndistill")
+STEPS = 27  # 3 epochs of 1,258 // 128 batches
+# a server that does not listen: journals stay on disk
+UNSENT = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "ATTNDISTILL_TRACKING_WAIT": "0"}
 
 
-def steps_saved(directory: Path) -> int:
+def steps_saved(directory: Path, seeds: int = 1) -> int:
+    """Steps on disk, of the seed that has the fewest."""
     found = list((directory / ".work").glob("distill-attndistill/*/checkpoint.pt"))
-    return torch.load(found[0], weights_only=True)["state"]["step"] if found else 0
+    return min(torch.load(path, weights_only=True)["state"]["step"] for path in found) if len(found) == seeds else 0
 
 
-def kill_after(directory: Path, step: int) -> None:
-    """Start distilling, checkpointing at every step, and kill the process once `step` is on disk."""
+def kill_after(directory: Path, step: int, *settings: str, seeds: int = 1, **more: str) -> None:
+    """Start distilling, checkpointing at every step, and kill the process once `step` of every seed is on disk."""
     process = subprocess.Popen(
-        [*DISTILL, "--runtime.checkpoint_seconds", "0"],
+        [*DISTILL, "--runtime.checkpoint_seconds", "0", *settings],
         cwd=directory,
-        env=environment(),
+        env=environment(**more),
         stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 120
-    while steps_saved(directory) < step:
+    while steps_saved(directory, seeds) < step:
         assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -41,22 +47,65 @@ def kill_after(directory: Path, step: int) -> None:
 
 def test_a_run_killed_at_random_steps_and_restarted_ends_with_byte_identical_weights_and_curves(taught, student_of):
     expected = student_of()
-    steps = 27  # 3 epochs of 1,258 // 128 batches
-    for step in sorted(random.Random(0).sample(range(1, steps - 3), 3)):
+    for step in sorted(random.Random(0).sample(range(1, STEPS - 3), 3)):
         kill_after(taught, step)
-        assert step <= steps_saved(taught) < steps
+        assert step <= steps_saved(taught) < STEPS
     assert student_of() == expected
     assert steps_saved(taught) == 0  # the checkpoint goes once the result is stored
 
 
-def test_seeds_trained_side_by_side_are_the_bytes_of_one_after_another(taught):
-    def students(processes: int) -> list[bytes]:
-        attndistill(taught, "distill", "--row", "attndistill", "--seeds", "[0, 7, 8]",
-                    "--runtime.processes", str(processes))  # fmt: skip
-        made = taught / "outputs/digits/distilled/attndistill"
-        return [(made / f"seed-{seed}/model.safetensors").read_bytes() for seed in (0, 7, 8)]
+def students(directory: Path, seeds: list[int], *settings: str, **more: str) -> list[bytes]:
+    """The weights of a row of several seeds."""
+    attndistill(directory, "distill", "--row", "attndistill", "--seeds", str(seeds), *settings, **more)
+    made = directory / "outputs/digits/distilled/attndistill"
+    return [(made / f"seed-{seed}/model.safetensors").read_bytes() for seed in seeds]
 
-    assert students(1) == students(2)
+
+def test_seeds_trained_side_by_side_are_the_bytes_of_one_after_another(taught):
+    alone, together = (students(taught, [0, 7, 8], "--runtime.processes", str(count)) for count in (1, 2))
+    assert alone == together
+
+
+@dataclass
+class Interrupted:
+    """Two seeds side by side, killed and started again: their weights, and what each run's journal was told."""
+
+    weights: list[bytes]
+    killed: dict[str, list[int]]
+    resumed: dict[str, list[int]]
+
+
+@pytest.fixture(scope="module")
+def interrupted(taught: Path) -> Interrupted:
+    settings = ("--runtime.processes", "2", "--runtime.tracking", "true")
+    kill_after(taught, 11, *settings, "--seeds", "[0, 7]", seeds=2, **UNSENT)
+    assert 11 <= steps_saved(taught, 2) < STEPS
+    weights = students(taught, [0, 7], *settings, **UNSENT)
+    return Interrupted(weights, *map(epochs_told, sorted((taught / ".work/tracking").glob("[!.]*/journal.jsonl"))))
+
+
+def epochs_told(journal: Path) -> dict[str, list[int]]:
+    """Curve -> the epochs of its points, in the journal's order."""
+    told: dict[str, list[int]] = {}
+    for line in journal.read_text().splitlines():
+        event = json.loads(line)
+        for name in event.get("values", {}):
+            told.setdefault(name, []).append(event["step"])
+    return told
+
+
+def test_seeds_killed_side_by_side_and_restarted_end_with_byte_identical_weights(taught, interrupted):
+    assert interrupted.weights == students(taught, [0, 7], "--runtime.processes", "1")
+
+
+def test_a_killed_run_of_two_seeds_has_told_the_points_of_both(interrupted):
+    assert interrupted.killed["seed-0/loss"][0] == interrupted.killed["seed-7/loss"][0] == 1
+
+
+def test_the_run_that_goes_on_tells_every_point_of_both_seeds_once(interrupted):
+    names = {"loss", "alignment", "attention", "learning_rate"}
+    assert set(interrupted.resumed) == {f"seed-{seed}/{name}" for seed in (0, 7) for name in names}
+    assert all(epochs == [1, 2, 3] for epochs in interrupted.resumed.values())
 
 
 def test_a_bad_loss_in_one_of_several_seeds_ends_the_command_with_its_message(taught):

@@ -78,4 +78,4 @@ def test_what_a_dead_server_missed_is_sent_by_tracking_sync(project):
     assert "sent: prepare" in attndistill(project, "tracking", "sync", MLFLOW_TRACKING_URI=uri).stdout
     new = [r for run_id, r in stored_runs(project).items() if run_id not in before]
     assert [(r.info.run_name, r.info.status) for r in new] == [("prepare", "FINISHED")]
-    assert attndistill(project, "tracking", "sync", MLFLOW_TRACKING_URI=uri).stdout == ""
+    assert attndistill(project, "tracking", "sync", MLFLOW_TRACKING_URI=uri).stdout == "nothing to send\n"

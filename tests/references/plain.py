@@ -130,8 +130,11 @@ def clamp(attention: Tensor) -> Tensor:
 
 def compare(teacher: Tensor, student: Tensor, how: str) -> Tensor:
     teacher, student = clamp(teacher), clamp(student)
-    each = teacher * (teacher / student).log() if how == "kl" else (teacher - student) ** 2
-    return each.sum() / len(teacher)
+    compared = {
+        "kl": lambda: teacher * (teacher / student).log(),
+        "mse": lambda: (teacher - student) ** 2,
+    }
+    return compared[how]().sum() / len(teacher)
 
 
 def lively(module: torch.nn.Module, seed: int, spread: float = 0.25) -> torch.nn.Module:

@@ -167,3 +167,23 @@ def test_compress_compares_similarities_to_the_last_images_of_the_updates_before
             agree(pair.student, pair.task(batch)["loss"], total)
         queue = (queue + fresh)[-7:]
         pair.task.after_update()
+
+
+# What is held against a reference here or, for the last block's attention, also in test_plain_references.py.
+SIGNAL_REFERENCES = {
+    "attention": test_guidance_by_all_layers_is_the_mean_over_the_students_blocks,
+    "value_norms": test_guidance_by_value_norms_weighs_each_token_by_the_length_of_its_value,
+}
+EMBEDDING_REFERENCES = {
+    "patch_tokens": test_patch_token_alignment_is_the_squared_error_on_the_students_grid,
+    "compress": test_compress_compares_similarities_to_the_last_images_of_the_updates_before,
+}
+
+
+@pytest.mark.parametrize(
+    ("registry", "references"),
+    [(SIGNALS, SIGNAL_REFERENCES), (EMBEDDING_LOSSES, EMBEDDING_REFERENCES)],
+    ids=lambda given: getattr(given, "kind", ""),
+)
+def test_every_registered_variant_has_a_reference_and_no_reference_outlives_its_variant(registry, references):
+    assert set(registry.names()) == set(references)

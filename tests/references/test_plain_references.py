@@ -59,7 +59,7 @@ def case(aggregation: str, loss: str, patch: int, depth: int, weight: float) -> 
     return ours.item(), gradients[0], plain.item(), gradients[1]
 
 
-SWITCHES = list(itertools.product(["geometric_mean", "max", "min", "mean", "none"], ["kl", "mse"], [4, 6, 8]))
+SWITCHES = list(itertools.product(AGGREGATIONS.names(), GUIDANCE.names(), [4, 6, 8]))  # a new one has no formula yet
 DEPTHS = list(itertools.product([1, 2, 3, 4, 8], [0.0, 0.1]))
 
 

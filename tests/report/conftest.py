@@ -99,6 +99,7 @@ def attention_arrays(model: str, count: int = 6) -> dict:
         "teacher_aggregated": aggregated,
         "teacher_heads": heads,
         "kl": np.full(count, KL[model], np.float32),
+        "featured": np.ones(count, dtype=bool),
     }
     if model != "teacher":
         arrays["student_aggregated"], arrays["student_heads"] = maps(model)
@@ -172,6 +173,57 @@ class Experiment:
         value = json.loads((self.results / path).read_text())
         change(value)
         write_json(self.results / path, value)
+
+
+class Ablation(Experiment):
+    """The form of Table 10: groups, the paper's figures beside ours, claims, more rows than one chart can show."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        papers = {"teacher": (79.4, 93.6), "scratch": (63.7, 86.2), "attndistill": (79.3, None)}
+        for row in self.rows:
+            row["paper"] = papers.get(row["name"], (77.8, 93.3))
+        self.lambdas = {f"lambda-{n}": value for n, value in enumerate((0.005, 0.1, 0.3, 5.0))}
+        self.depths = {f"p{depth}": depth for depth in (1, 2, 4, 8)}
+        for name, value in self.lambdas.items():
+            told = {"group": "(e) lambda", "settings": {"distill.lambda": value}, "paper": (79.3 - value, 94.1)}
+            self.rows.append({"name": name, "label": f"lambda {value:g}", "pictured": False, **told})
+        for name, depth in self.depths.items():
+            told = {"group": "(d) Layers of P, probed after each", "paper": (77.0 + depth / 10, None)}
+            self.rows.append({"name": name, "label": f"P of {depth}, probed after layer 0", "pictured": False, **told})
+        students = ["attndistill", "projector_alignment", "scratch"]
+        self.claims = [
+            {"claim": "P of 4 layers is best", "better": ["p4"] * 3, "worse": ["p1", "p2", "p8"], "judge": "every"},
+            {"claim": "AttnDistill, on average", "better": students[:1] * 2, "worse": students[1:], "judge": "mean"},
+            {
+                "claim": "Features before P are no worse than after it",
+                "better": ["attndistill", "p4"],
+                "worse": ["projector_alignment", "p8"],
+                "judge": "no_worse",
+                "margin": 1.0,
+            },
+        ]
+        self.told = {"rows": self.rows, "description": self.description, "claims": self.claims}
+
+    def write(self) -> None:
+        """P of 4 is far ahead of P of 8, and behind P of 1 and of 2."""
+        super().write()
+        random = np.random.default_rng(2)
+        ahead = {"p1": 7.4, "p2": 7.6, "p4": 0.0, "p8": -13.5} | {name: float(n) for n, name in enumerate(self.lambdas)}
+        for name, points in ahead.items():
+            file = probe_file("projector_alignment", random)
+            for probe, accuracy in {"knn": 75.0, "logistic": 80.0}.items():
+                values = accuracy + points + 0.3 * random.standard_normal(len(SEEDS))
+                file["probes"][probe]["top1"] = measured(file["probes"][probe]["top1"]["protocol"], values, SEEDS)
+            feature = {"p8": "cls_token after projector layer 8"}.get(name, file["feature"])
+            write_json(self.results / "probes" / f"{name}.json", file | {"model": name, "feature": feature})
+
+
+@pytest.fixture
+def ablation(tmp_path: Path) -> Ablation:
+    made = Ablation(tmp_path)
+    made.write()
+    return made
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
+from attndistill.report.columns import columns_of
 from attndistill.report.comparison import compare, comparisons_dict
 from attndistill.report.results import AttentionFile, Measurement, ProbeFile, Row
-from attndistill.report.table import columns_of
 
 
 def row(name: str, values, seeds=None, kl=None) -> Row:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from attndistill.figures.attention import png_bytes
 
 PAGE = Path(__file__).parents[2] / "docs" / "dvc-plots.html"
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.drivers
 
 
@@ -47,10 +45,9 @@ def test_the_page_holds_the_picture_and_names_no_script_of_the_network(shown):
     assert "{" + "plot_divs}" not in text
 
 
-@pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
-def test_a_curve_that_needs_vega_says_so_instead_of_staying_blank(shown, tmp_path):
+def test_a_curve_that_needs_vega_says_so_instead_of_staying_blank(browser, shown, tmp_path):
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    command = [BROWSER, *flags.split(" "), "--disable-component-update", "--disable-sync"]
+    command = [browser, *flags.split(" "), "--disable-component-update", "--disable-sync"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", shown.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     assert dom.count('<p class="note">An interactive plot, not drawn here') == 1

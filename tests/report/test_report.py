@@ -164,12 +164,49 @@ def test_a_model_without_maps_has_no_line_in_the_panels(experiment):
     assert Image.open(panel).height == height - 118
 
 
+def test_every_pictured_image_is_exported_by_class_with_the_methods_side_by_side(experiment):
+    from PIL import Image
+
+    for path in experiment.outputs.glob("attention/*/maps.npz"):
+        np.savez(path, **dict(np.load(path)) | {"featured": np.arange(6) == 2})
+    build(experiment)
+    destination = experiment.destination
+    assert [path.name for path in (destination / "figures" / "attention").iterdir()] == ["test-00002.png"]
+    exported = sorted(str(path.relative_to(destination / "attn_vis")) for path in destination.glob("attn_vis/*/*"))
+    assert exported == [f"{number}/test-0000{number}.png" for number in range(6)]
+    featured, other = destination / "figures/attention/test-00002.png", destination / "attn_vis/4/test-00004.png"
+    assert Image.open(other).size == Image.open(featured).size  # three students below the teacher
+
+
 @pytest.mark.parametrize("field", ["class_list_sha256", "data_digest"])
 def test_models_measured_on_different_data_are_refused(experiment, field):
     experiment.edit("probes/scratch.json", lambda file: file.update({field: "ef" * 32}))
-    with pytest.raises(ValueError, match=f"{field} differs: teacher .* scratch with {'ef' * 32}"):
+    with pytest.raises(ValueError, match=f"{field} differs: .* for teacher, {'ef' * 32} for scratch"):
         build(experiment)
     assert not experiment.destination.exists()
+
+
+@pytest.mark.parametrize("field", ["class_list_sha256", "data_digest"])
+def test_figures_of_other_data_than_the_experiment_now_holds_are_refused(experiment, field):
+    """The report alone was run again after the data was prepared anew."""
+    data = {"class_list_sha256": "ab" * 32, "data_digest": "cd" * 32}
+    build(experiment, data=data)
+    with pytest.raises(ValueError, match=f"{field} differs: 99 for the experiment's data, .* for teacher"):
+        build(experiment, data=data | {field: "99"})
+
+
+def test_attention_of_other_data_is_refused_where_its_file_names_its_data(experiment):
+    experiment.edit("attention/scratch.json", lambda file: file.update(data_digest="ef" * 32))
+    with pytest.raises(ValueError, match=f"data_digest differs: .* for teacher, {'ef' * 32} for scratch"):
+        build(experiment)
+
+
+def test_the_pretraining_curve_is_called_what_it_is(experiment):
+    experiment.write_curves()
+    build(experiment)
+    text = page(experiment).partition('id="pretraining"')[2]
+    assert "logistic regression with a fixed C" in text.partition("</figure>")[0]
+    assert "Linear-probe accuracy" not in text
 
 
 def test_two_protocols_in_one_column_are_refused(experiment):

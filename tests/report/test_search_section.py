@@ -1,5 +1,6 @@
 """What searches found appears in the report when there is something, drawn from the tracked file alone."""
 
+import csv
 import json
 import re
 
@@ -90,6 +91,22 @@ def test_a_study_is_told_with_its_best_trial_its_given_points_and_its_figures(bu
         "surface.png",
     ]
     assert text.count('src="data:image/png;base64,') >= 3
+
+
+def test_every_trial_is_in_the_csv_and_the_printed_ones_in_latex(build, experiment):
+    build(outcome())
+    search = experiment.destination / "search"
+    lines = list(csv.DictReader((search / "default.csv").open()))
+    assert [(line["trial"], line["state"], line["best"], line["logistic_top1"]) for line in lines[2:]] == [
+        ("2", "complete", "True", "93.25"),
+        ("3", "complete", "False", "88.5"),
+        ("4", "pruned", "False", ""),
+    ]
+    assert lines[0]["distill.projector_depth"] == "4"
+    tex = (search / "default.tex").read_text()
+    assert r"\multicolumn{4}{l}{\emph{Best}} \\" in tex
+    assert r"2 & 1 & 2 & 93.25 \\" in tex
+    assert r"logistic\_top1 (the largest is best)" in tex
 
 
 def test_the_same_file_draws_the_same_bytes(build, experiment):

@@ -14,7 +14,7 @@ from attndistill.cli import main
 from attndistill.config import PRESETS
 
 ROOT = Path(__file__).parents[2]
-EXPERIMENTS = ("imagenet_subset", "imagenet1k_dino_s8_s16", "imagenet1k_mugs_b16_s16", "imagenet1k_mugs_s16_t16")
+RELEASED_TEACHERS = ("imagenet1k_dino_s8_s16", "imagenet1k_mugs_b16_s16", "imagenet1k_mugs_s16_t16")
 TWO_STEPS = {
     "data.validation_fraction": 0.5,
     "seeds": "[0]",
@@ -28,6 +28,13 @@ TWO_STEPS = {
     "runtime.micro_batch_size": 2,
     "runtime.workers": 0,
     "runtime.tracking": "false",
+}
+LINEAR_PROBE = {  # Table 9's, of imagenet_subset alone
+    "probe.linear.statistics": 2,
+    "probe.linear.recipe.epochs": 2,
+    "probe.linear.recipe.warmup_epochs": 0,
+    "probe.linear.recipe.batch_size": 4,
+    "attention.images": "[0, 1]",
 }
 
 
@@ -64,17 +71,48 @@ def write_checkpoint(project: Path, name: str) -> None:
         torch.save({"state_dict": vit | relation}, project / "checkpoints" / file)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_two_steps_at_full_size_go_from_images_and_checkpoint_to_a_student(project, name, capsys):
-    settings = [word for key, value in TWO_STEPS.items() for word in (f"--{key}", str(value))]
-    common = ["--experiment", f"experiments/{name}", *settings]
-    if name != "imagenet_subset":
-        write_checkpoint(project, name)
-        common += ["--teacher.check", "off"]  # noise has no neighbours
-    for words in (["prepare"], ["pretrain", "--model", "teacher"], ["targets"], ["distill", "--row", "attndistill"]):
-        assert main([*words, *common]) == 0, capsys.readouterr().err
-    curves = json.loads((project / f"results/{name}/training/attndistill.json").read_text())["curves"]["0"]
+def run(capsys: pytest.CaptureFixture[str], name: str, settings: dict[str, object], *commands: str) -> None:
+    """Each command on the experiment, all with the same settings; every one ends well."""
+    given = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    for command in commands:
+        words = [*command.split(), "--experiment", f"experiments/{name}", *given]
+        assert main(words) == 0, f"{command}: {capsys.readouterr().err}"
+
+
+def check_two_steps(project: Path, name: str, row: str) -> None:
+    """A student is there, and each of its two epochs of one step has figures of both losses."""
+    curves = json.loads((project / f"results/{name}/training/{row}.json").read_text())["curves"]["0"]
     assert [epoch for epoch, _ in curves["loss"]] == [1, 2]
     assert all(np.isfinite(value) and value > 0 for _, value in (*curves["alignment"], *curves["attention"]))
-    assert (project / f"outputs/{name}/distilled/attndistill/seed-0/model.safetensors").exists()
+    assert (project / f"outputs/{name}/distilled/{row}/seed-0/model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RELEASED_TEACHERS)
+def test_two_steps_at_full_size_go_from_images_and_checkpoint_to_a_student(project, name, capsys):
+    write_checkpoint(project, name)
+    settings = TWO_STEPS | {"teacher.check": "off"}  # noise has no neighbours
+    run(capsys, name, settings, "prepare", "pretrain --model teacher", "targets", "distill --row attndistill")
+    check_two_steps(project, name, "attndistill")
+
+
+@pytest.mark.slow
+def test_table_10_at_full_size_goes_from_images_to_its_report(project, capsys):
+    """The table's largest and smallest students, and every kind of result that the report shows."""
+    name, largest, smallest = "imagenet_subset", "a-heads-6-attn", "a-layers-8-3-32-attn"
+    settings = TWO_STEPS | LINEAR_PROBE
+    run(capsys, name, settings, "prepare", "pretrain --model teacher", "pretrain --model scratch", "targets")
+    run(capsys, name, settings, f"distill --row {largest}", f"distill --row {smallest}")
+    for model in ("teacher", "scratch", largest, smallest):
+        run(capsys, name, settings, f"probe --model {model}", f"attention --model {model}")
+    run(capsys, name, settings, "report")
+    check_two_steps(project, name, largest)
+    check_two_steps(project, name, smallest)
+    table = json.loads((project / f"results/{name}/report/table.json").read_text())["models"]
+    assert {"teacher", "scratch", largest, smallest} <= set(table)
+    probes = json.loads((project / f"results/{name}/probes/{smallest}.json").read_text())
+    assert set(probes["probes"]) == {"knn", "logistic", "linear"}
+    assert probes["parameters"] == 4_159_104  # 8 layers of width 192, patches of 32 pixels
+    maps = np.load(project / f"outputs/{name}/attention/{smallest}/maps.npz")
+    assert maps["student_heads"].shape == (2, 3, 7, 7)  # pictures, heads, the grid of 224 / 32
+    assert maps["teacher_heads"].shape == (2, 6, 14, 14)

@@ -4,8 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_digits
 from timm.models.vision_transformer import VisionTransformer
 
 from attndistill.experiments import open_experiment
@@ -71,6 +74,51 @@ def test_a_teacher_below_the_floor_stops_the_run_and_nothing_is_stored(root):
         take(root, **{"teacher.check_floor": 0.0, "teacher.check_reference": 99.0})
     assert not Layout(root, "smoke").model("teacher").exists()
     assert take(root, **{"teacher.check": "off"}).model("teacher").exists()
+
+
+def digits_as_folders(directory: Path, split: str, images: slice, noise: bool) -> None:
+    """scikit-learn's digits as ImageNet's layout has them: sorted by class."""
+    bunch, draws = load_digits(), np.random.default_rng(0)
+    for number, (pixels, label) in enumerate(zip(bunch.images[images], bunch.target[images], strict=True)):
+        folder = directory / split / f"digit-{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        grey = draws.integers(0, 256, (8, 8)) if noise else pixels * (255 / 16)
+        Image.fromarray(grey.astype(np.uint8)).resize((32, 32)).save(folder / f"{number:04d}.png")
+
+
+def folder_project(place: Path, noise: bool) -> Path:
+    """A project whose data are images sorted by class, and a teacher that answers every image alike."""
+    shutil.copy(ROOT / "params.yaml", place)
+    shutil.copytree(ROOT / "experiments/smoke", place / "experiments/smoke")
+    digits_as_folders(place / "tree", "train", slice(0, 600), noise)
+    digits_as_folders(place / "tree", "val", slice(600, 700), noise)
+    stage(place, "prepare", **{"data.set": {"name": "image_folder", "root": str(place / "tree")}})
+    vit = VisionTransformer(img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=1, num_classes=0)
+    torch.save({name: torch.zeros_like(tensor) for name, tensor in vit.state_dict().items()}, place / "dino.pth")
+    return place
+
+
+def test_images_sorted_by_class_are_asked_about_by_all_classes_and_a_dead_teacher_is_refused(tmp_path):
+    place = folder_project(tmp_path, noise=False)
+    with pytest.raises(
+        ValueError, match=r"class token 10\.\d %, of raw pixels (9\d|100)\.\d % \(600 training images of 10 "
+    ):
+        take(place)
+    with pytest.raises(ValueError, match=r"class token 10\.\d %.* guessing reaches 19\.\d %\); at least 19\.\d %"):
+        take(place, **{"teacher.check_floor": 0.0})
+
+
+def test_where_raw_pixels_tell_nothing_the_check_says_so_and_guessing_is_the_floor(tmp_path):
+    place = folder_project(tmp_path, noise=True)
+    said = r"raw pixels are no better than guessing here and bound nothing\); at least 19\.\d % is asked for"
+    with pytest.raises(ValueError, match=said):
+        take(place)
+
+
+def test_with_more_classes_than_images_allow_some_classes_are_asked_about_and_counted(root):
+    settings = {"teacher.check_images": 90, "teacher.check_floor": 0.0, "teacher.check_reference": 100.0}
+    with pytest.raises(ValueError, match=r"\(90 training images of 6 of 10 classes, k = 10, "):
+        take(root, **settings)
 
 
 def test_a_teacher_of_other_sizes_than_configured_is_refused_with_the_settings_that_fit(root):

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -19,7 +18,6 @@ from attndistill.study.commands import run_studies
 from attndistill.study.storage import Place
 from attndistill.tracking.spool import process_started
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.drivers
 
 
@@ -72,26 +70,45 @@ def searched(project):
     run_studies([str(project.write(trials=1))], project.experiment(), {}, storage=None, artifacts=None, workers=1)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
-def test_a_browser_finds_a_trial_in_the_dashboard_and_sees_its_attention(searched, pages, tmp_path):
+@pytest.fixture
+def look(browser, tmp_path):
+    """Open a page in a browser: the elements it comes to, and a picture of it."""
+
+    def dump(address: str) -> tuple[str, np.ndarray]:
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+                 "--disable-component-update", "--disable-sync", "--virtual-time-budget=20000",
+                 "--window-size=1400,2600", f"--user-data-dir={tmp_path / 'profile'}"]  # fmt: skip
+        shot = tmp_path / "page.png"
+        command = [browser, *flags, f"--screenshot={shot}", "--dump-dom", address]
+        dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+        return dom, np.asarray(Image.open(shot).convert("RGB")).astype(int)
+
+    return dump
+
+
+def test_a_browser_finds_a_trial_in_the_dashboard_and_sees_its_attention(searched, pages, look):
     assert set(pages.addresses) == {"MLflow", "optuna-dashboard"}
     for address in pages.addresses.values():
         assert address.startswith("http://127.0.0.1:")
         assert urlopen(address, timeout=30).status == 200
-    address = f"{pages.addresses['optuna-dashboard']}/dashboard/studies/1/trials?numbers=0"
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--virtual-time-budget=20000",
-             "--window-size=1400,2600", f"--user-data-dir={tmp_path / 'profile'}"]  # fmt: skip
-    shot = tmp_path / "trial.png"
-    command = [BROWSER, *flags, f"--screenshot={shot}", "--dump-dom", address]
-    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    dom, seen = look(f"{pages.addresses['optuna-dashboard']}/dashboard/studies/1/trials?numbers=0")
     assert "Trial 0" in dom
     pictures = re.findall(r'<img[^>]*src="(/artifacts/1/1/[0-9a-f-]{36})"', dom)
     assert len(set(pictures)) == 3  # curves and two panels
-    seen = np.asarray(Image.open(shot).convert("RGB")).astype(int)
     # the hue of attention maps, which the dashboard's own drawings do not have
     orange = (seen[..., 0] > 220) & (seen[..., 1] > 100) & (seen[..., 1] < 200) & (seen[..., 2] < 60)
     assert orange.mean() > 0.002
+
+
+@pytest.fixture
+def recorded(project):
+    """A run in MLflow, before the pages are opened."""
+    project.run("prepare", "--runtime.tracking", "true")
+
+
+def test_a_browser_finds_a_recorded_run_in_mlflow(recorded, pages, look):
+    dom, _ = look(f"{pages.addresses['MLflow']}/#/experiments/1/runs")
+    assert re.search(r'href="#/experiments/1/runs/[0-9a-f]{32}"[^>]*>(<[^>]*>)*prepare<', dom)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])

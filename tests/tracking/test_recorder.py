@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,29 @@ def test_a_torn_line_is_not_an_event(record):
         run.spool.journal.write_bytes(whole + b'{"kind": "metr')
         ((_, offset),) = run.spool.events(0)
         assert offset == len(whole)
+
+
+def test_a_line_torn_by_a_kill_costs_the_next_line_and_no_more(record):
+    with record() as run:
+        run.tag("a", "b")
+        with run.spool.journal.open("a") as file:
+            file.write('{"kind": "metr')  # a child was killed
+        run.tag("c", "d")
+        run.tag("e", "f")
+        assert [event["key"] for event in journal(run)] == ["a", "e"]
+
+
+def test_a_forked_child_tells_its_curves_and_nothing_else_of_the_run(record):
+    def child() -> None:
+        run.metrics({"seed-7/loss": 0.5}, step=1)
+        run.tag("of", "the child")
+
+    with record() as run:
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join()
+        (event,) = journal(run)
+    assert event["values"] == {"seed-7/loss": 0.5}
 
 
 def test_an_inner_recording_names_the_outer_one(record):

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from attndistill.models.families import Backbone
 from attndistill.models.readout import check_readable
-from attndistill.models.released import Architecture, architecture_of, named
+from attndistill.models.released import Architecture, architecture_of, heads_and_width, named
 from attndistill.models.teachers.formats import Found, explaining
 from attndistill.models.teachers.reading import check_tensors
+from attndistill.models.vit import build_vit
 
 _NAMES_SHOWN = 3
 
@@ -61,9 +62,39 @@ def fit(found: Found, wanted: Wanted) -> Fitted:
     """
     check_tensors(found.weights)
     model, rebuild = _by_name(wanted) if wanted.timm_name is not None else _by_shape(found, wanted)
-    size, notes = model.patch_embed.img_size[0], [*_notes(found, wanted, model)]
-    _check_names(model, found.weights)
-    weights: Mapping[str, Tensor] = found.weights
+    _check_names(model, found)
+    return _at_size(Fitted(model, rebuild, tuple(_notes(found, wanted, model))), found.weights, wanted)
+
+
+def refit(model: Backbone, rebuild: Mapping[str, Any], wanted: Wanted) -> Fitted:
+    """A model that was stored with how to build it again: the readout's check, and its positions for another size.
+
+    Raises:
+        ValueError: a model that cannot be read, options that contradict it or say nothing of it, positions for another
+            image size.
+    """
+    check_readable(model)
+    _check_stored(model, rebuild, wanted)
+    return _at_size(Fitted(model, dict(rebuild), ()), model.state_dict(), wanted)
+
+
+def _check_stored(model: Any, rebuild: Mapping[str, Any], wanted: Wanted) -> None:
+    """Nothing a user says of a stored model is passed over."""
+    kept = {"format": "auto", "half": "teacher", "timm_name": rebuild.get("timm_name")}
+    wrong = [f"{name} {getattr(wanted, name)}" for name in kept if getattr(wanted, name) not in (None, kept[name])]
+    heads = model.blocks[0].attn.num_heads
+    if wanted.num_heads not in (None, heads):
+        wrong.append(f"num_heads {wanted.num_heads} (it has {heads})")
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)} cannot be had of a folder of this package: its model.json says what it is"
+        )
+
+
+def _at_size(fitted: Fitted, weights: Mapping[str, Tensor], wanted: Wanted) -> Fitted:
+    """With its weights, and its positions for the images that were asked for."""
+    model, rebuild, notes = fitted.model, fitted.rebuild, fitted.notes
+    size: int = model.patch_embed.img_size[0]
     if wanted.image_size not in (None, size):
         if not wanted.resize_positions:
             raise ValueError(
@@ -72,9 +103,9 @@ def fit(found: Found, wanted: Wanted) -> Fitted:
             )
         model, rebuild, weights = _resized(model, rebuild, weights, int(wanted.image_size or 0))
         kind = "rotary positions computed" if model.pos_embed is None else "position embedding resampled"
-        notes.append(f"{kind} for {wanted.image_size} px in place of {size} px")
+        notes = (*notes, f"{kind} for {wanted.image_size} px in place of {size} px")
     model.load_state_dict(weights, strict=True)
-    return Fitted(model, rebuild, tuple(notes))
+    return Fitted(model, rebuild, notes)
 
 
 def empty(timm_name: str, image_size: int | None = None) -> Any:
@@ -104,7 +135,8 @@ def _by_name(wanted: Wanted) -> tuple[Any, dict[str, Any]]:
 
 
 def _by_shape(found: Found, wanted: Wanted) -> tuple[Any, dict[str, Any]]:
-    architecture = architecture_of(found.weights, num_heads=wanted.num_heads, final_norm=found.final_norm)
+    heads = _heads_of(found) if wanted.num_heads is None else wanted.num_heads
+    architecture = architecture_of(found.weights, num_heads=heads, final_norm=found.final_norm)
     if wanted.num_heads is None and not found.heads_follow_width:
         raise ValueError(
             "students of one width have different numbers of heads (Table 7: ViT-T has 3 or 6) and the tensors do not "
@@ -113,6 +145,13 @@ def _by_shape(found: Found, wanted: Wanted) -> tuple[Any, dict[str, Any]]:
     model = architecture.build()
     check_readable(model)
     return model, architecture.plain()
+
+
+def _heads_of(found: Found) -> int | None:
+    """What a file of timm's training says by its `arch`, where timm knows that name as a model of this width."""
+    width = found.weights.get("cls_token")
+    named_so = heads_and_width(found.arch)
+    return named_so[0] if named_so and width is not None and width.shape[-1] == named_so[1] else None
 
 
 def _resized(
@@ -129,12 +168,14 @@ def _resized(
         weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], grid, num_prefix_tokens=prefix)
     if "timm_name" in rebuild:
         return empty(rebuild["timm_name"], image_size), changed, weights
-    return Architecture(**changed).build(), changed, weights
+    if "hidden" in rebuild:
+        return Architecture(**changed).build(), changed, weights
+    return build_vit(image_size, 0, **rebuild), dict(rebuild), weights  # of this package: its size stands elsewhere
 
 
-def _check_names(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def _check_names(model: nn.Module, found: Found) -> None:
     """Every tensor the model wants, in its shape, and no other."""
-    wanted = model.state_dict()
+    weights, wanted = found.weights, model.state_dict()
     missing = [name for name in wanted if name not in weights]
     left_over = [name for name in weights if name not in wanted]
     shapes = [
@@ -148,14 +189,16 @@ def _check_names(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         if names
     ]
     if problems:
-        nearest = explaining(left_over)
+        nearest = explaining(left_over, found.format)
         advice = f"; nearest known format: {nearest}" if nearest else ""
         raise ValueError(f"{len(weights)} tensors found, {len(wanted)} wanted: {'; '.join(problems)}{advice}")
 
 
 def _notes(found: Found, wanted: Wanted, model: Any) -> list[str]:
     notes = []
-    if wanted.num_heads is None and wanted.timm_name is None and isinstance(model.blocks[0].attn.q_norm, nn.Identity):
+    if wanted.num_heads is None and wanted.timm_name is None and _heads_of(found) is not None:
+        notes.append(f"{model.blocks[0].attn.num_heads} heads, as timm's {found.arch}, which the file calls itself")
+    elif wanted.num_heads is None and wanted.timm_name is None and isinstance(model.blocks[0].attn.q_norm, nn.Identity):
         notes.append(
             f"{model.blocks[0].attn.num_heads} heads, the rule of released models of width {model.embed_dim}: "
             "the file does not say (num_heads overrides)"

@@ -6,7 +6,7 @@ load. Read from the public repositories; see docs/teachers.md.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -15,6 +15,7 @@ from attndistill.models.teachers import TEACHER_FORMATS
 from attndistill.models.teachers.reading import Contents
 
 _HEAD = {"head.": "the projection head"}
+_CLASSIFIER = {"head.": "the classifier"}
 _MASKED = {"masked_embed": "the embedding of masked patches"}
 _MUGS = dict.fromkeys(
     ("relation_blocks.", "instance_head.", "local_group_head.", "group_head."), "a head of Mugs' training"
@@ -23,14 +24,21 @@ DROPPABLE = {
     "dino_full": _HEAD,
     "ibot_full": _HEAD | _MASKED,
     "mugs_full": _MUGS | _HEAD,
+    "supervised": _CLASSIFIER,
     "attndistill_official": {"proj.": "P", "norm.": "P's last norm", "student_norm.": "a norm never trained"},
     "mae": dict.fromkeys(("decoder_", "mask_token"), "the masked autoencoder's decoder"),
     "mugs_backbone": _MUGS,
     "ibot": _HEAD | _MASKED,
     "dino_backbone": {},
-    "timm": {"head.": "the classifier", "fc_norm.": "the norm of pooled patches"},
+    "timm": _CLASSIFIER | {"fc_norm.": "the norm of pooled patches"},
 }
 """Format -> start of a name -> why such names are left out."""
+_WRAPPERS = {
+    **dict.fromkeys(("dino_full", "ibot_full", "mugs_full"), ("student", "teacher")),
+    **dict.fromkeys(("attndistill_official", "mae"), ("model",)),
+    **dict.fromkeys(("mugs_backbone", "ibot"), ("state_dict",)),
+    "supervised": ("model", "state_dict"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,14 +48,18 @@ class Found:
     Attributes:
         weights: timm's names -> tensors.
         dropped: name -> why it was left out.
+        format: that format's name, "" for weights that came another way.
         half: which of two halves it is, "" where there is one.
+        arch: what the file calls its architecture, "" where it says nothing; timm's name in a file of timm's training.
         final_norm: whether the backbone ends with a trained norm of its own.
         heads_follow_width: whether the rule of released models tells the number of heads in this format.
     """
 
     weights: dict[str, Tensor]
     dropped: dict[str, str]
+    format: str = ""
     half: str = ""
+    arch: str = ""
     final_norm: bool = True
     heads_follow_width: bool = True
 
@@ -70,6 +82,16 @@ def mugs_full(contents: Contents, *, half: Literal["teacher", "student"] = "teac
     return _half(contents, half, {"student_mem", "teacher_mem"}, "mugs_full")
 
 
+@TEACHER_FORMATS.register("supervised")
+def supervised(contents: Contents) -> Found | None:
+    """A classifier trained by DeiT's code (`model`) or timm's (`state_dict`, beside it `arch`): one linear head."""
+    wrapped = next((state for name in _WRAPPERS["supervised"] if (state := _state(contents.tree.get(name)))), None)
+    if wrapped is None or not _has_classifier(wrapped):
+        return None
+    _refuse_averaged(wrapped, contents)
+    return replace(_without(wrapped, "supervised"), arch=str(contents.tree.get("arch") or ""))
+
+
 @TEACHER_FORMATS.register("attndistill_official")
 def attndistill_official(contents: Contents) -> Found | None:
     """A student of the paper's published code: its P and both norms are left out.
@@ -80,15 +102,14 @@ def attndistill_official(contents: Contents) -> Found | None:
     wrapped = _state(contents.tree.get("model"))
     if wrapped is None or not any(name.startswith("proj.") for name in wrapped):
         return None
-    found = _without(wrapped, "attndistill_official")
-    return Found(found.weights, found.dropped, final_norm=False, heads_follow_width=False)
+    return replace(_without(wrapped, "attndistill_official"), final_norm=False, heads_follow_width=False)
 
 
 @TEACHER_FORMATS.register("mae")
 def mae(contents: Contents) -> Found | None:
     """Masked autoencoders: `model`, with or without the decoder."""
     wrapped = _state(contents.tree.get("model"))
-    if wrapped is None or any(name.startswith("proj.") for name in wrapped):
+    if wrapped is None or _has_classifier(wrapped) or any(name.startswith("proj.") for name in wrapped):
         return None
     return _without(wrapped, "mae")
 
@@ -97,7 +118,7 @@ def mae(contents: Contents) -> Found | None:
 def mugs_backbone(contents: Contents) -> Found | None:
     """Mugs' backbone: `state_dict`, with names of Mugs' own heads or none."""
     wrapped = _state(contents.tree.get("state_dict"))
-    if wrapped is None or _has(wrapped, "ibot"):
+    if wrapped is None or _has(wrapped, "ibot"):  # a classifier's head is one of iBOT's names too
         return None
     return _without(wrapped, "mugs_backbone")
 
@@ -106,7 +127,7 @@ def mugs_backbone(contents: Contents) -> Found | None:
 def ibot(contents: Contents) -> Found | None:
     """iBOT's checkpoint_teacher.pth: `state_dict` with head or masked_embed."""
     wrapped = _state(contents.tree.get("state_dict"))
-    return None if wrapped is None else _without(wrapped, "ibot")
+    return None if wrapped is None or _has_classifier(wrapped) else _without(wrapped, "ibot")
 
 
 @TEACHER_FORMATS.register("dino_backbone")
@@ -122,9 +143,7 @@ def timm(contents: Contents) -> Found | None:
     """timm's names, flat, with or without a classifier."""
     if not contents.is_flat:
         return None
-    if {"cls_token", "fc_norm.weight"} <= set(contents.tree) and "norm.weight" not in contents.tree:
-        averaged = "its last norm follows the average over patches (fc_norm): its class token was never trained"
-        raise ValueError(f"{contents.path}: {averaged}")
+    _refuse_averaged(contents.tree, contents)
     return _without(contents.tree, "timm")
 
 
@@ -135,8 +154,7 @@ def _half(contents: Contents, half: str, marks: set[str], name: str) -> Found | 
     if wrapped is None:
         there = [other for other in ("teacher", "student") if _state(contents.tree.get(other))]
         raise ValueError(f"{contents.path} has no {half} half; it has: {', '.join(there) or 'neither'}")
-    found = _without(_unprefixed(wrapped, contents), name)
-    return Found(found.weights, found.dropped, half)
+    return replace(_without(_unprefixed(wrapped, contents), name), half=half)
 
 
 def _unprefixed(state: Mapping[str, Tensor], contents: Contents) -> dict[str, Tensor]:
@@ -153,7 +171,18 @@ def _unprefixed(state: Mapping[str, Tensor], contents: Contents) -> dict[str, Te
 def _without(state: Mapping[str, Tensor], format_name: str) -> Found:
     droppable = DROPPABLE[format_name]
     dropped = {name: why for name in state for start, why in droppable.items() if name.startswith(start)}
-    return Found({name: tensor for name, tensor in state.items() if name not in dropped}, dropped)
+    return Found({name: tensor for name, tensor in state.items() if name not in dropped}, dropped, format_name)
+
+
+def _refuse_averaged(state: Mapping[str, Any], contents: Contents) -> None:
+    if {"cls_token", "fc_norm.weight"} <= set(state) and "norm.weight" not in state:
+        averaged = "its last norm follows the average over patches (fc_norm): its class token was never trained"
+        raise ValueError(f"{contents.path}: {averaged}")
+
+
+def _has_classifier(state: Mapping[str, Tensor]) -> bool:
+    """One linear layer on the class token; the heads of self-supervised training have layers of their own names."""
+    return "head.weight" in state and state["head.weight"].ndim == 2
 
 
 def _has(state: Mapping[str, Any], format_name: str) -> bool:
@@ -161,12 +190,13 @@ def _has(state: Mapping[str, Any], format_name: str) -> bool:
     return any(name.startswith(tuple(DROPPABLE[format_name])) for name in state)
 
 
-def explaining(names: list[str]) -> str | None:
-    """The format whose own list explains most of these names, if any explains one."""
+def explaining(names: list[str], format_name: str) -> str | None:
+    """The format whose own list explains most of these names, if any explains one; of equals, one wrapped alike."""
     counts = {
         known: sum(name.startswith(tuple(starts)) for name in names) for known, starts in DROPPABLE.items() if starts
     }
-    best = max(counts, key=lambda known: counts[known])
+    mine = set(_WRAPPERS.get(format_name, ()))
+    best = max(counts, key=lambda known: (counts[known], bool(mine & set(_WRAPPERS.get(known, ())))))
     return best if counts[best] else None
 
 

@@ -1,16 +1,20 @@
 """From a file to a frozen teacher: recognise, drop by name, load strictly, account for it."""
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from attndistill.core.artifacts import file_digest, read_json
 from attndistill.models.families import Backbone
-from attndistill.models.readout import check_readable
 from attndistill.models.released import position_type
 from attndistill.models.storage import load_model
 from attndistill.models.teachers import TEACHER_FORMATS
-from attndistill.models.teachers.fitting import Wanted, empty, fit
+from attndistill.models.teachers.fitting import Fitted, Wanted, empty, fit, refit
 from attndistill.models.teachers.formats import Found
 from attndistill.models.teachers.reading import Contents, read_checkpoint
 from attndistill.models.teachers.report import LoadReport
@@ -43,10 +47,12 @@ def load_teacher(path: Path, wanted: Wanted) -> Loaded:
     """
     if path.is_dir():
         return _load_stored(path, wanted)
+    if path.name == "model.safetensors" and (path.parent / "model.json").exists():
+        raise ValueError(f"{path} is a part of a folder stored by this package: give the folder, {path.parent}")
     contents = read_checkpoint(path, wanted.sha256)
     name, found = _recognise(contents, wanted)
     try:
-        return _fitted(path.name, name, found, wanted, contents.sha256)
+        return _loaded(path.name, name, found, fit(found, wanted), contents.sha256)
     except ValueError as error:
         raise ValueError(f"{path} (read as {name}): {error}") from None
 
@@ -69,7 +75,8 @@ def load_from_hub(timm_name: str, wanted: Wanted) -> Loaded:
         raise ValueError(f"{timm_name}: timm could not fetch its weights ({problem}); {advice}") from None
     found = Found(dict(model.state_dict()), {})
     try:
-        return _fitted(timm_name, "timm hub", found, replace(wanted, timm_name=timm_name), "")
+        fitted = fit(found, replace(wanted, timm_name=timm_name))
+        return _loaded(timm_name, "timm hub", found, fitted, _tensors_digest(found.weights))
     except ValueError as error:
         raise ValueError(f"{timm_name} (from timm's hub): {error}") from None
 
@@ -78,8 +85,11 @@ def _recognise(contents: Contents, wanted: Wanted) -> tuple[str, Found]:
     names = TEACHER_FORMATS.names() if wanted.format == "auto" else (wanted.format,)
     for name in names:
         found = _read_as(name, contents, wanted)
-        if found is not None:
-            return name, found
+        if found is None:
+            continue
+        if wanted.half != "teacher" and not _has_halves(name):
+            raise ValueError(f"{contents.path} (read as {name}) holds one model: there is no {wanted.half} half of it")
+        return name, found
     keys = ", ".join(list(contents.tree)[:_KEYS_SHOWN])
     if wanted.format != "auto":
         other = next((name for name in TEACHER_FORMATS.names() if _read_as(name, contents, wanted)), None)
@@ -92,14 +102,16 @@ def _recognise(contents: Contents, wanted: Wanted) -> tuple[str, Found]:
 
 
 def _read_as(name: str, contents: Contents, wanted: Wanted) -> Found | None:
-    declared = {option.name for option in TEACHER_FORMATS.declared().get(name, ())}
-    options = {"half": wanted.half} if "half" in declared else {}
+    options = {"half": wanted.half} if _has_halves(name) else {}
     found: Found | None = TEACHER_FORMATS.bind(name, options)(contents)
     return found
 
 
-def _fitted(file: str, name: str, found: Found, wanted: Wanted, sha256: str) -> Loaded:
-    fitted = fit(found, wanted)
+def _has_halves(name: str) -> bool:
+    return any(option.name == "half" for option in TEACHER_FORMATS.declared().get(name, ()))
+
+
+def _loaded(file: str, name: str, found: Found, fitted: Fitted, sha256: str) -> Loaded:
     report = _report(fitted.model, file, name, found, sha256, fitted.notes)
     return Loaded(fitted.model.eval().requires_grad_(False), fitted.rebuild, report)
 
@@ -134,11 +146,20 @@ def _load_stored(path: Path, wanted: Wanted) -> Loaded:
     digest = file_digest(path / "model.safetensors")
     if wanted.sha256 is not None and digest != wanted.sha256.lower():
         raise ValueError(f"{path}: its SHA-256 is {digest}, {wanted.sha256.lower()} was wanted")
-    size = model.patch_embed.img_size[0]
-    if wanted.image_size not in (None, size):
-        raise ValueError(f"{path} was trained for {size} px and images of {wanted.image_size} px were asked for")
-    check_readable(model)
     dropped = {f"projector.{name}": "P" for name in projector.state_dict()} if projector is not None else {}
     found = Found(dict(model.state_dict()), dropped)
-    report = _report(model, path.name, "attndistill", found, digest, ())
-    return Loaded(model.requires_grad_(False), read_json(path / "model.json")["vit"], report)
+    try:
+        fitted = refit(model, read_json(path / "model.json")["vit"], wanted)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return _loaded(path.name, "attndistill", found, fitted, digest)
+
+
+def _tensors_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, kinds, shapes and bytes, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

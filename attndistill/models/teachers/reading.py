@@ -23,6 +23,8 @@ from torch import Tensor
 from attndistill.core.artifacts import file_digest
 
 _ADVICE = "load it where you trust it, keep the state dict alone, and save that with safetensors.torch.save_file"
+# torch's words: "unsupported GLOBAL posix.mkdir", "Unsupported global: GLOBAL numpy.dtype", "Unsupported class x.Y"
+_REFUSED = re.compile(r"(?:GLOBAL|[Uu]nsupported (?:class|global):?) (?!GLOBAL)([\w.]+)")
 _NO_CHECKPOINT = {
     b"version https://git-lfs": "a Git LFS pointer: fetch the file itself (git lfs pull)",
     b"<": "a web page: the download led to a page, not to the file",
@@ -120,10 +122,8 @@ def _read_torch(path: Path) -> Any:
         with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
             tree = None if damaged else torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or broken file may raise anything; none of it is the user's traceback
-        refused = re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:class|global)[: ]+([\w.]+)", str(error))
-        if refused:
-            name = next(filter(None, refused.groups()))
-            raise ValueError(f"{path} asks to run {name}, which is refused; {_ADVICE}") from None
+        if refused := _REFUSED.search(str(error)):
+            raise ValueError(f"{path} asks for {refused[1]}, which is refused; {_ADVICE}") from None
         raise ValueError(f"{path} is not a whole torch checkpoint ({type(error).__name__})") from None
     if damaged is not None:
         raise ValueError(f"{path} is not a whole torch checkpoint ({damaged} is damaged): fetch it again")

@@ -13,7 +13,7 @@ class LoadReport:
         file: name of the file or timm model.
         format: the layout that was recognised.
         half: "teacher" or "student" where a file holds both.
-        sha256: digest of the file; "" for weights that timm fetched.
+        sha256: digest of the file; of names and tensors where timm fetched them.
         tensors: loaded.
         dropped: name -> why.
         embed_dim: width D.
@@ -53,9 +53,10 @@ class LoadReport:
         """For people."""
         half = f", {self.half} half" if self.half else ""
         registers = f", {self.registers} registers" if self.registers else ""
+        fetched = " (of names and tensors: timm fetched them)" if self.format == "timm hub" else ""
         text = [
             f"teacher   {self.file} ({self.format}{half})",
-            f"sha256    {self.sha256 or 'not known: fetched by timm'}",
+            f"sha256    {self.sha256}{fetched}",
             f"model     width {self.embed_dim}, depth {self.depth}, {self.num_heads} heads, patch {self.patch_size}, "
             f"{self.image_size} px, {self.tokens} tokens{registers}, {self.position} positions",
             f"loaded    {self.tensors} tensors, {self.parameters:,} parameters, strictly",

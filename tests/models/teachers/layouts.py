@@ -67,6 +67,16 @@ def layouts() -> dict[str, Callable[[State], Any]]:
             student_mem={"queue": torch.zeros(2)},
             teacher_mem={"queue": torch.zeros(2)},
         ),
+        "deit": lambda state: {"model": also(state, "head.weight", "head.bias")},
+        "timm training": lambda state: {
+            "epoch": 300,
+            "arch": "vit_small_patch16_224",  # of another width than these weights: says nothing of their heads
+            "state_dict": also(state, "head.weight", "head.bias"),
+            "optimizer": {"state": {}, "param_groups": []},
+            "version": 2,
+            "args": argparse.Namespace(model="vit_small_patch16_224"),
+            "metric": 79.5,
+        },
         "timm with classifier": lambda state: also(state, "head.weight", "head.bias"),
     }
 
@@ -83,5 +93,7 @@ FORMATS = {
     "mugs backbone": "mugs_backbone",
     "mugs backbone with heads": "mugs_backbone",
     "mugs full": "mugs_full",
+    "deit": "supervised",
+    "timm training": "supervised",
     "timm with classifier": "timm",
 }

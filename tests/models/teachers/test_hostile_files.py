@@ -1,5 +1,6 @@
 """Nothing in a checkpoint runs, and no broken file gives anything but a clear refusal."""
 
+import datetime
 import os
 from pathlib import Path
 
@@ -21,6 +22,10 @@ class Hostile:
         return os.mkdir, (str(self.witness),)
 
 
+class Unknown:
+    """Of a package that is not torch's."""
+
+
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("where", ["as a value beside", "as a tensor's value", "instead of everything"])
 def test_code_in_a_checkpoint_never_runs(layout, where, teacher, tmp_path):
@@ -34,10 +39,27 @@ def test_code_in_a_checkpoint_never_runs(layout, where, teacher, tmp_path):
         inner = next((value for value in content.values() if isinstance(value, dict) and value), content)
         inner["cls_token"] = Hostile(witness)
     torch.save(content, path)
-    with pytest.raises(ValueError, match=r"asks to run .*mkdir, which is refused") as caught:
+    with pytest.raises(ValueError, match=r"asks for \S*mkdir, which is refused") as caught:
         load_teacher(path, Wanted())
     assert "\n" not in str(caught.value)
     assert not witness.exists()
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["torch's old format", "zip"])
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (np.float64(0.5), r"numpy\S*\.scalar"),
+        (datetime.date(2021, 5, 1), r"datetime\.date"),
+        (Unknown(), r"\S*\.Unknown"),
+        (print, "print"),
+    ],
+)
+def test_what_is_no_tensor_is_refused_by_its_own_name(value, name, old, tmp_path):
+    path = tmp_path / "odd.pth"
+    torch.save({"model": {}, "best": value}, path, _use_new_zipfile_serialization=not old)
+    with pytest.raises(ValueError, match=rf"odd\.pth asks for {name}, which is refused; load it where you trust it"):
+        load_teacher(path, Wanted())
 
 
 @pytest.mark.parametrize("layout", FORMATS)

@@ -82,6 +82,46 @@ def test_a_student_of_this_package_is_a_teacher_too(own_student):
     assert same(loaded.model, student.backbone)
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"format": "mae"}, "format mae cannot be had of a folder of this package"),
+        ({"half": "student"}, "half student cannot"),
+        ({"timm_name": "vit_nope"}, "timm_name vit_nope cannot"),
+        ({"num_heads": 7}, "num_heads 7 (it has 2) cannot"),
+    ],
+)
+def test_what_a_stored_folder_contradicts_is_refused(said, message, own_student):
+    assert message in refusal(own_student[0], **said)
+    assert load_teacher(own_student[0], Wanted(num_heads=2)).report.num_heads == 2
+
+
+def test_a_stored_folder_is_resized_when_asked_for_and_stored_again(own_student, saved, tmp_path):
+    path, student = own_student
+    assert "positions are for 32 px and images of 48 px were asked for; set resize" in refusal(path, image_size=48)
+    loaded = load_teacher(path, Wanted(image_size=48, resize_positions=True))
+    wanted = resample_abs_pos_embed(student.backbone.pos_embed, [6, 6], num_prefix_tokens=1)
+    assert torch.equal(loaded.model.pos_embed, wanted)
+    assert loaded.report.notes == ("position embedding resampled for 48 px in place of 32 px",)
+    save_model(tmp_path / "larger", loaded.model, image_size=48, vit=loaded.rebuild)
+    assert torch.equal(load_model(tmp_path / "larger")[0].pos_embed, wanted)
+    released = load_teacher(saved("mae"), Wanted())
+    save_model(tmp_path / "released", released.model, image_size=32, vit=released.rebuild)
+    assert load_teacher(tmp_path / "released", Wanted(image_size=48, resize_positions=True)).report.tokens == 37
+
+
+def test_the_weights_of_a_stored_folder_are_no_checkpoint_of_their_own(own_student):
+    message = refusal(own_student[0] / "model.safetensors")
+    assert f"give the folder, {own_student[0]}" in message
+
+
+@pytest.mark.parametrize("layout", [name for name in FORMATS if "full" not in name])
+def test_a_file_of_one_model_has_no_student_half(layout, saved):
+    assert f"(read as {FORMATS[layout]}) holds one model: there is no student half" in refusal(
+        saved(layout), half="student"
+    )
+
+
 KINDS = {
     "LayerScale and registers, as DINOv2": {"init_values": 1e-5, "reg_tokens": 4, "no_embed_class": True},
     "registers with positions": {"reg_tokens": 2},
@@ -278,6 +318,57 @@ def test_the_wrong_format_by_name_is_refused_with_the_one_it_looks_like(saved):
     assert "unknown teacher format 'moco'; allowed: dino_full" in refusal(saved("mae"), format="moco")
 
 
+def test_a_file_of_timms_training_has_the_heads_of_the_model_it_names(tmp_path):
+    state, path = backbone().state_dict(), tmp_path / "last.pth.tar"
+    said = {"test_vit": 2, "resnet18": 1, "hf-hub:timm/vit_tiny_patch16_224.augreg_in21k": 1, "my_own": 1}
+    for arch, heads in said.items():
+        torch.save({"arch": arch, "state_dict": {**state, "head.weight": torch.ones(10, 64)}}, path)
+        report = load_teacher(path, Wanted()).report
+        assert (report.format, report.num_heads) == ("supervised", heads)
+        assert report.dropped == {"head.weight": "the classifier"}
+    torch.save({"arch": "test_vit", "state_dict": {**state, "head.weight": torch.ones(10, 64)}}, path)
+    assert load_teacher(path, Wanted()).report.notes == ("2 heads, as timm's test_vit, which the file calls itself",)
+    assert load_teacher(path, Wanted(num_heads=4)).report.num_heads == 4
+
+
+def test_a_classifier_of_averaged_patches_is_refused_wrapped_or_not(tmp_path):
+    state = {
+        name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: tensor
+        for name, tensor in backbone().state_dict().items()
+    }
+    torch.save({"model": {**state, "head.weight": torch.ones(10, 64)}}, tmp_path / "finetuned.pth")
+    assert "its last norm follows the average over patches" in refusal(tmp_path / "finetuned.pth")
+
+
+def test_a_distillation_token_is_named(tmp_path):
+    state = {**backbone().state_dict(), "dist_token": torch.ones(1, 1, 64), "head.weight": torch.ones(10, 64)}
+    torch.save({"model": state}, tmp_path / "distilled.pth")
+    assert "it has a distillation token beside the class token" in refusal(tmp_path / "distilled.pth")
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["module.", "backbone.", "module.base_encoder."])
+def test_a_prefix_that_no_format_has_is_named(wrapper, prefix, tmp_path):
+    state = beneath(prefix, backbone().state_dict())
+    torch.save({wrapper: state} if wrapper else state, tmp_path / "moco.pth")
+    assert f"its names start with {prefix!r}, which no known format has" in refusal(tmp_path / "moco.pth")
+
+
+def test_every_prefix_is_named_where_a_file_holds_several_models(tmp_path):
+    state = backbone().state_dict()
+    both = {**beneath("module.base_encoder.", state), **beneath("module.momentum_encoder.", state)}
+    torch.save({"state_dict": both, "arch": "vit_small"}, tmp_path / "moco.pth")
+    assert "start with 'module.base_encoder.' (and module.momentum_encoder.)" in refusal(tmp_path / "moco.pth")
+
+
+def test_of_formats_that_explain_as_much_the_one_wrapped_alike_is_named(tmp_path):
+    path = tmp_path / "probed.pth"
+    torch.save({"model": {**backbone().state_dict(), "head.1.weight": torch.ones(10, 64)}}, path)
+    assert "(read as mae): 31 tensors found, 30 wanted: 1 left over (head.1.weight); nearest known format: sup" in (
+        refusal(path)
+    )
+
+
 def test_leftovers_name_the_format_that_would_explain_them(tmp_path):
     path = tmp_path / "strange.pth"
     torch.save({"model": {**backbone().state_dict(), "relation_blocks.0.weight": torch.ones(2, 64)}}, path)
@@ -330,6 +421,25 @@ def test_a_model_of_the_hub_is_resized_only_when_asked_for(monkeypatch):
     assert loaded.report.tokens == 1 + 4 + 25
     assert loaded.report.notes[0] == "position embedding resampled for 70 px in place of 518 px"
     assert loaded.rebuild == {"timm_name": name, "image_size": 70}
+
+
+def test_weights_from_the_hub_are_named_by_a_digest_of_their_tensors(monkeypatch):
+    real = timm.create_model
+    state: dict[str, float] = {"value": 0.5}
+
+    def fetched(name: str, pretrained: bool, **options: object) -> torch.nn.Module:
+        model = real(name, **options)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(state["value"])
+        return model
+
+    monkeypatch.setattr(timm, "create_model", fetched)
+    digests = [load_from_hub("test_vit", Wanted()).report.sha256 for _ in range(2)]
+    state["value"] = 0.25
+    report = load_from_hub("test_vit", Wanted()).report
+    assert digests[0] == digests[1] != report.sha256
+    assert report.lines()[1] == f"sha256    {report.sha256} (of names and tensors: timm fetched them)"
 
 
 def test_a_hub_that_cannot_be_reached_is_one_clear_line(monkeypatch):

@@ -1,0 +1,58 @@
+"""Whether the compressed data of a JPEG reach to the end of its picture.
+
+Where they do not (a file cut and closed again, bytes lost in a transfer), libjpeg fills the rest with grey and only
+warns, and Pillow drops the warning. So the question is put to the decoder itself: bytes that nobody wrote are inserted
+where the data of each scan (and restart interval) end. A whole picture never reads so far and stays as it was; one that
+has run out of data takes them for pixels.
+
+What this does not see: bytes that are wrong but as many (a decoder that lost its place may find it again, and then
+every code is a legal one), data that are left over, and a progressive file that lacks whole scans (it is a coarser
+picture, and legal).
+"""
+
+import re
+from dataclasses import dataclass
+
+# 00 first: after a fill byte FF it makes a data byte of both. No FF after it: nothing that looks like a marker.
+_FILLER = bytes([0, *(1 + (167 * place + 89) % 251 for place in range(511))])
+_MARKER = re.compile(rb"\xff([\x01-\xfe])")
+_SCAN_END = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+_IN_DETAIL = {0xC2, 0xC6, 0xDD}  # progressive frames, restart interval
+_ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+
+
+@dataclass(frozen=True)
+class Padded:
+    """A JPEG file with filler after each part of its compressed data.
+
+    Attributes:
+        data: the file; the original where it is arithmetically coded (such data may end early, by the standard).
+        in_detail: whether only the full size shows each change: later scans refine the picture (progressive), or it
+            falls into parts that stand alone (restart intervals).
+    """
+
+    data: bytes
+    in_detail: bool
+
+
+def padded(data: bytes) -> Padded:
+    """The same picture if its data are whole, and another one if they end too early."""
+    parts: list[bytes] = []
+    kinds: set[int] = set()
+    copied = position = 2
+    while (marker := _MARKER.search(data, position)) and marker[1][0] != _END_OF_IMAGE:
+        position = marker.end()
+        kinds.add(marker[1][0])
+        if marker[1][0] not in _ALONE:
+            position += int.from_bytes(data[position : position + 2])
+        if marker[1][0] == _START_OF_SCAN:
+            end = _SCAN_END.search(data, position)
+            stop = end.start() if end else len(data)
+            scan = _RESTART.sub(lambda found: _FILLER + found[0], data[position:stop])
+            parts += [data[copied:position], scan, _FILLER]
+            copied = position = stop
+    whole = data if kinds & _ARITHMETIC else b"".join([data[:2], *parts, data[copied:]])
+    return Padded(whole, bool(kinds & _IN_DETAIL))

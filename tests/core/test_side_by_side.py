@@ -1,0 +1,53 @@
+"""Work in forked processes: what a child says when it fails, and what is said of one that cannot."""
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from attndistill.core.side_by_side import side_by_side
+
+
+def run(work: Callable[[int], object]) -> None:
+    side_by_side(lambda item, told: work(item), [0, 7], 2, steps=1, label="seeds", unit="steps")
+
+
+def fail(error: Exception) -> Callable[[int], object]:
+    def work(item: int) -> None:
+        if item == 7:
+            raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("no such row"), ValueError),
+        (UnicodeDecodeError("utf-8", b"x", 0, 1, "no such row"), ValueError),
+        (FloatingPointError("no such row"), FloatingPointError),
+        (FileNotFoundError(2, "no such row", "a"), OSError),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+def test_what_a_user_can_read_reaches_the_parent_with_its_words(error, kind):
+    with pytest.raises(kind, match="no such row"):
+        run(fail(error))
+
+
+def test_a_child_that_was_killed_is_named_with_the_signal():
+    def work(item: int) -> None:
+        if item == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(
+        ChildProcessError, match=r"^the process working on 7 was ended by SIGKILL \(is memory short\?\)$"
+    ):
+        run(work)
+
+
+def test_a_mistake_of_ours_in_a_child_shows_where_it_is(capfd):
+    with pytest.raises(ChildProcessError, match="the process working on 7 ended with exit code 1, see above"):
+        run(fail(KeyError("layer")))
+    assert "KeyError: 'layer'" in capfd.readouterr().err
