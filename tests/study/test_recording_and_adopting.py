@@ -69,6 +69,31 @@ def test_trials_are_children_of_one_study_run_with_lineage_whoever_works_on_them
         assert run.data.metrics["knn_top1"] == run.data.metrics["seed-0/validation_knn_top1"]
 
 
+@pytest.mark.drivers
+def test_the_study_entry_point_runs_a_study_with_its_trial_below_the_launchers_run(project):
+    for name in ("MLproject", "python_env.yaml"):
+        shutil.copy(ROOT / name, project.root)
+    path = project.write(trials=1).relative_to(project.root)
+    parameters = {"file": path, "workers": 1, "storage": "mine.journal", "runtime.tracking": "true"}
+    words = ["mlflow", "run", ".", "-e", "study", "--env-manager", "local", "--experiment-name", "digits"]
+    words += [word for key, value in parameters.items() for word in ("-P", f"{key}={value}")]
+    uri = f"sqlite:///{project.root}/mlflow.db"
+    environment = {**project.environment, "PATH": with_this_python()["PATH"], "MLFLOW_TRACKING_URI": uri}
+    done = subprocess.run(words, cwd=project.root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (project.root / "mine.journal").exists()
+    project.run("tracking", "sync")  # what a slow machine has left
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    (launched,) = (run for run in runs if run.data.tags.get("mlflow.project.entryPoint") == "study")
+    assert launched.data.params["study.trials"] == "1"
+    (trial,) = (run for run in runs if run is not launched)
+    assert trial.data.tags["mlflow.parentRunId"] == launched.info.run_id
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
 def test_the_winners_command_sets_params_yaml_and_names_what_it_cannot_reach(tmp_path):
     experiment = open_experiment(ROOT, "experiments/digits")
     plan = read_plan(ROOT / "experiments/search/default.yaml", experiment, {"runtime.workers": 1})
