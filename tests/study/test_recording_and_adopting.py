@@ -121,8 +121,8 @@ def test_the_winner_of_an_experiment_with_stages_of_its_own_goes_into_its_own_pa
         *("dvc", "exp", "run", "experiments/table10/dvc.yaml", "-S", f"{place}:distill.recipe.epochs=20"),
         *("-S", f"{place}:+distill.projector_depth=2"),  # a plus where the overlay does not have it yet
     ]
-    with pytest.raises(ValueError, match=r"pretrain.probe_every: .* has no section pretrain, so no stage watches it"):
-        adopting(plan, {"pretrain.probe_every": 5})
+    with pytest.raises(ValueError, match=r"probe.projector_layer: .* has no section probe, so no stage watches it"):
+        adopting(plan, {"probe.projector_layer": 1})
 
 
 @pytest.mark.drivers
