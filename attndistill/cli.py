@@ -224,7 +224,8 @@ def _run_pipeline(options: argparse.Namespace, overrides: dict[str, Any]) -> int
 
 
 def _run_study(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from attndistill.study.commands import run_studies, show_best
+    from attndistill.study.adopt import show_best
+    from attndistill.study.commands import run_studies
 
     experiment = _open(options)
     if options.words[0] == "best":
