@@ -91,7 +91,7 @@ def work(search: Search, until: float | None, look: Callable[[], None] = lambda:
     while until is None or time.monotonic() < until:
         look()
         for number in reclaim(study, search.place):
-            print(f"study {search.name}: trial {number} has lost its worker and waits again", flush=True)
+            print(f"study {search.name}: trial {number} has lost its worker", flush=True)
         states = [trial.state for trial in study.get_trials(deepcopy=False)]
         if TrialState.WAITING in states:
             _one(search, study)

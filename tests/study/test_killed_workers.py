@@ -35,9 +35,13 @@ def study_of(project, path: Path, address: str | None, overrides: dict | None = 
 
 
 def steps_saved(project) -> int:
-    for path in (project.root / ".work/study").glob("digits-*/*/checkpoint/*/checkpoint.pt"):
+    for path in checkpoints(project):
         return int(torch.load(path, weights_only=True)["state"]["step"])
     return 0
+
+
+def checkpoints(project) -> list[Path]:
+    return list((project.root / ".work/study").glob("digits-*/*/checkpoint/*/checkpoint.pt"))
 
 
 def wait_for(condition, process: "subprocess.Popen[str]") -> None:
@@ -176,7 +180,7 @@ def test_a_process_number_means_nothing_in_another_container_of_the_same_host():
 def test_workers_sent_away_in_order_give_their_trials_back_at_once(project, workers, number):
     path = project.write(trials=2)
     process = project.start(*words(path, None, "-j", str(workers)))
-    wait_for(lambda: steps_saved(project) >= 3, process)
+    wait_for(lambda: len(checkpoints(project)) == workers, process)
     os.killpg(process.pid, number)  # as a terminal does: the command and its workers
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 130, printed
