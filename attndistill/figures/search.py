@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
 
@@ -89,7 +89,7 @@ def trial_curves(seeds: Mapping[str, Mapping[str, Points]]) -> bytes:
     judged = [name for name in names if name.startswith("validation_")]
     panels = [shown for shown in ([name for name in names if name not in judged], judged) if shown]
     colours = palette(names)
-    with canvas(3.6 * len(panels), 2.6) as (figure, rendered):
+    with canvas(2.6 * len(panels), 2.3) as (figure, rendered):  # the dashboard shows 1,000 pixels and cuts the rest
         for axis, shown in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             for terms in seeds.values():
                 for name in (name for name in shown if name in terms):
@@ -97,6 +97,7 @@ def trial_curves(seeds: Mapping[str, Mapping[str, Points]]) -> bytes:
             handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
             axis.legend(handles.values(), handles.keys(), edgecolor="none", fontsize=7)
             axis.set_xlabel("epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             if shown is judged:
                 axis.set_ylabel("top-1 (%)")
             else:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+STORAGE = "ATTNDISTILL_STUDY_STORAGE"  # the environment's address, which no list of processes shows
 _OTHER_SPELLINGS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}  # the driver of our extra
 _SQLITE_ENDINGS = (".db", ".sqlite", ".sqlite3")
 _SQLITE_MAGIC = b"SQLite format 3\0"

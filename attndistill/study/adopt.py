@@ -15,6 +15,7 @@ from attndistill.dvc_pipeline import DEFAULT
 from attndistill.experiments import BASE, Experiment
 from attndistill.report.search import Found
 from attndistill.stages.layout import Layout
+from attndistill.study.address import STORAGE, without_passwords
 from attndistill.study.definition import Value
 from attndistill.study.plan import Plan, read_plan
 
@@ -100,7 +101,7 @@ def _from_file(plan: Plan, storage: str | None) -> tuple[list[Finished], list[in
     """The same from the file that git keeps, which is said; a file of another configuration is warned of."""
     root = plan.experiment.root
     path = Layout(root, plan.experiment.name).found(plan.name)
-    where = storage or "the default storage"
+    where = without_passwords([storage or os.environ.get(STORAGE) or "the default storage"])[0]
     if not path.exists():
         raise ValueError(
             f"no study of this file and configuration in {where}, and no {path.relative_to(root)}: run "

@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import URL, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from attndistill.study.address import artifacts_folder, make_folder, storage_address
+from attndistill.study.address import STORAGE, artifacts_folder, make_folder, storage_address
 from attndistill.study.retry import retry_stale
 from attndistill.tracking.spool import work_folder
 
@@ -49,7 +49,7 @@ class Place:
             ValueError: an address or a folder that cannot be meant.
         """
         home = work_folder(root) / "study"
-        address = address or os.environ.get("ATTNDISTILL_STUDY_STORAGE") or f"sqlite:///{home / 'studies.db'}"
+        address = address or os.environ.get(STORAGE) or f"sqlite:///{home / 'studies.db'}"
         folder = artifacts_folder(root, artifacts) if artifacts else home / "artifacts"
         return cls(storage_address(root, address), folder)
 
@@ -80,8 +80,9 @@ class Place:
         Raises:
             ValueError: an address that SQLAlchemy does not know, a server that does not answer, a file of another kind.
         """
+        storage = self._journal() if self.is_journal else self._database()
         make_folder("artifacts", self.artifacts)
-        return self._journal() if self.is_journal else self._database()
+        return storage
 
     def _journal(self) -> BaseStorage:
         path = Path(self.address)

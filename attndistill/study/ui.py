@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from attndistill.study.address import make_folder, without_passwords
+from attndistill.study.address import STORAGE, make_folder, without_passwords
 from attndistill.study.storage import Place
 from attndistill.tracking.address import tracking_uri
 from attndistill.tracking.spool import work_folder
@@ -84,7 +84,7 @@ def _mlflow(uri: str) -> _Page:
 def _dashboard(place: Place) -> _Page:
     port = _free_port()
     words = ["-m", "attndistill.study.dashboard", _HOST, str(port), str(place.artifacts)]
-    settings = {"ATTNDISTILL_STUDY_STORAGE": place.address}
+    settings = {STORAGE: place.address}
     return _Page("optuna-dashboard", [sys.executable, *words], settings, port)
 
 

@@ -164,8 +164,10 @@ def test_without_a_storage_the_winner_comes_from_the_file_that_git_keeps_and_not
     show_best(str(tmp_path / study), open_experiment(tmp_path, "experiments/digits"), overrides, **more)
     assert capsys.readouterr().err.startswith(f"attndistill: note: {found} was found with another configuration")
     (tmp_path / found).unlink()
-    more["storage"] = "x.journal"
-    with pytest.raises(ValueError, match=r"no study of this file and configuration in x.journal, and no experiments"):
+    more["storage"] = f"sqlite://me:secret@/{tmp_path}/x.db"
+    with pytest.raises(
+        ValueError, match=r"no study of this file and configuration in sqlite://me:\*\*\*@/.*, and no exp"
+    ):
         show_best(str(tmp_path / study), open_experiment(tmp_path, "experiments/digits"), {}, **more)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["experiments", "params.yaml"]
 
