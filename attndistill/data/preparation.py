@@ -97,6 +97,7 @@ def prepare(
             "container": "shards" if isinstance(source.splits["train"], FileSplit) else "arrays",
             "class_names": list(source.class_names),
             "class_list_sha256": class_list_digest(source.class_names),
+            **({"left_out_classes": list(source.left_out)} if source.left_out else {}),
             "splits": splits,
             "bad_images": {
                 "policy": on_bad_image,

@@ -69,12 +69,14 @@ class Source:
     Attributes:
         class_names: what the labels mean.
         splits: "train" and "test".
+        left_out: classes that a class list left out.
         dataset: name of the registered data set; set by `open_source`.
         options: its options, without those that only say where it lies; set by `open_source`.
     """
 
     class_names: tuple[str, ...]
     splits: Mapping[str, Split]
+    left_out: tuple[str, ...] = ()
     dataset: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -97,7 +99,8 @@ class Source:
         position = {name: label for label, name in enumerate(wanted)}
         relabel = np.array([position.get(name, -1) for name in self.class_names], dtype=np.int64)
         splits = {name: _relabelled(split, relabel) for name, split in self.splits.items()}
-        return replace(self, class_names=wanted, splits=splits)
+        left_out = tuple(name for name in self.class_names if name not in position)
+        return replace(self, class_names=wanted, splits=splits, left_out=left_out)
 
 
 def open_source(name: str, options: Mapping[str, Any]) -> Source:
@@ -115,7 +118,7 @@ def open_source(name: str, options: Mapping[str, Any]) -> Source:
 def read_class_list(path: Path) -> tuple[str, ...]:
     """The class names of a list file, one a line; blank lines do not count. Raises ValueError (see `restricted_to`)."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"class list {path} cannot be read: {error}") from None
     names = tuple(line.strip() for line in lines if line.strip())

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from attndistill.data.label_subsets import label_subset
+from attndistill.data.label_subsets import LeftOut, label_subset
 from attndistill.data.splits import stratified_subset
 from attndistill.data.store import ImageSet, read_manifest
 from attndistill.models.projector import Projector
@@ -72,4 +72,10 @@ def labelled_images(context: Context, images: ImageSet) -> NDArray[np.int64] | N
         return None
     listed = None if options.list_file is None else context.layout.root / options.list_file
     labels = np.asarray(images.labels)
-    return label_subset(images.names, labels, list_file=listed, fraction=options.fraction, seed=options.seed)
+    left_out = LeftOut.of(read_manifest(context.layout.data))
+    kept = label_subset(
+        images.names, labels, list_file=listed, fraction=options.fraction, seed=options.seed, left_out=left_out
+    )
+    if kept.other_classes or kept.unusable:
+        print(kept.sentence())
+    return kept.positions

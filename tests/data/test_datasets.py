@@ -97,9 +97,11 @@ def test_a_class_list_restricts_and_orders(
 ) -> None:
     whole = prepare_set(name, offline[name], to="whole")
     wanted = [whole["class_names"][1], whole["class_names"][0]]
-    (tmp_path / "list.txt").write_text("\r\n".join([*wanted, ""]))
+    (tmp_path / "list.txt").write_text("\r\n".join([*wanted, ""]), encoding="utf-8-sig")  # as Windows saves it
     some = prepare_set(name, {**offline[name], "class_list": str(tmp_path / "list.txt")})
     assert some["class_names"] == wanted
+    assert some.get("left_out_classes", []) == whole["class_names"][2:]
+    assert "left_out_classes" not in whole
     assert some["class_list_sha256"] == class_list_digest(wanted) != whole["class_list_sha256"]
     for split in ("train", "test"):
         ours, theirs = open_split(tmp_path / "prepared", split), open_split(tmp_path / "whole", split)

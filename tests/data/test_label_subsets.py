@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attndistill.data.label_subsets import label_subset, write_subset
+from attndistill.data.label_subsets import LabelSubset, LeftOut, label_subset, write_subset
 from attndistill.data.splits import balanced_subset, stratified_subset, train_test_split
 
 NAMES = ["n01/n01_5.JPEG", "n01/n01_7.JPEG", "n02/n02_5.JPEG", "n02/deep/n02_9.png"]
@@ -15,7 +15,7 @@ MANY = np.repeat(np.arange(4), [100, 37, 4, 1])
 
 def listed(tmp_path: Path, text: str) -> list[int]:
     (tmp_path / "list.txt").write_text(text)
-    return label_subset(NAMES, LABELS, list_file=tmp_path / "list.txt", fraction=None, seed=0).tolist()
+    return label_subset(NAMES, LABELS, list_file=tmp_path / "list.txt", fraction=None, seed=0).positions.tolist()
 
 
 @pytest.mark.parametrize("text", ["n02_9.JPEG\nn01_7.JPEG\n", "n01_7\r\n\nn02_9", "n02/deep/n02_9.png\nn01_7.JPEG\n"])
@@ -40,6 +40,36 @@ def test_a_wrong_list_is_refused(tmp_path: Path, text: str, message: str) -> Non
         listed(tmp_path, text)
 
 
+def test_names_that_were_left_out_of_the_data_are_passed_over_and_counted(tmp_path: Path) -> None:
+    lines = ["n01_5.JPEG", "n02_5.JPEG", "n03_1.JPEG", "n04/deep/8.png", "n02_77.JPEG", "n01/n01_66.JPEG"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    left_out = LeftOut.of(
+        {
+            "left_out_classes": ["n03", "n04"],
+            "bad_images": {
+                "skipped": [{"split": "train", "name": "n02/n02_77.JPEG"}, {"split": "test", "name": "n01/n01_66.JPEG"}]
+            },
+        }
+    )
+
+    def kept(left_out: LeftOut) -> LabelSubset:
+        return label_subset(NAMES, LABELS, list_file=tmp_path / "list.txt", fraction=None, seed=0, left_out=left_out)
+
+    with pytest.raises(ValueError, match=r"1 of 6 names are not in the data set, such as n01/n01_66\.JPEG"):
+        kept(left_out)
+    (tmp_path / "list.txt").write_text("\n".join(lines[:-1]))
+    subset = kept(left_out)
+    assert (subset.positions.tolist(), subset.other_classes, subset.unusable) == ([0, 2], 2, 1)
+    with pytest.raises(ValueError, match="3 of 5 names are not in the data set"):
+        kept(LeftOut())
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("n01_5.JPEG\nn02_5.JPEG\n", encoding="utf-8-sig")
+    subset = label_subset(NAMES, LABELS, list_file=tmp_path / "list.txt", fraction=None, seed=0)
+    assert subset.positions.tolist() == [0, 2]
+
+
 def test_a_base_name_that_two_classes_share_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("1.jpg\nbee/1.jpg\n")
     with pytest.raises(ValueError, match="1 of 2 names fit several images"):
@@ -55,7 +85,7 @@ def test_exactly_one_of_list_and_fraction_is_wanted(list_file: Path | None, frac
 
 
 def test_a_drawn_share_has_every_class_in_proportion() -> None:
-    chosen = label_subset([""] * 142, MANY, list_file=None, fraction=0.1, seed=0)
+    chosen = label_subset([""] * 142, MANY, list_file=None, fraction=0.1, seed=0).positions
     assert np.bincount(MANY[chosen]).tolist() == [10, 4, 1, 1]
     assert (np.diff(chosen) > 0).all()
 
@@ -91,10 +121,10 @@ def test_one_image_of_each_class_stays_outside_where_asked() -> None:
 
 def test_a_kept_list_reads_back_as_the_same_subset(tmp_path: Path) -> None:
     names = [f"c{label}/{position}.png" for position, label in enumerate(MANY)]
-    chosen = label_subset(names, MANY, list_file=None, fraction=0.1, seed=0)
+    chosen = label_subset(names, MANY, list_file=None, fraction=0.1, seed=0).positions
     write_subset(tmp_path / "kept.txt", names, chosen)
     again = label_subset(names, MANY, list_file=tmp_path / "kept.txt", fraction=None, seed=9)
-    assert again.tolist() == chosen.tolist()
+    assert again.positions.tolist() == chosen.tolist()
 
 
 def test_a_balanced_subset_has_as_many_of_each_class_as_there_are() -> None:
