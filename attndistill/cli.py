@@ -131,7 +131,7 @@ def _add_dry_run(command: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="say what it would read and cost; run and write nothing"
     )
     for option, what in (("images", "training images"), ("test-images", "test images"), ("classes", "classes")):
-        command.add_argument(f"--{option}", type=int, metavar="N", help=f"dry run: {what}, where not prepared yet")
+        command.add_argument(f"--{option}", type=_count, metavar="N", help=f"dry run: {what}, where not prepared yet")
     help_ = "dry run: sustained TFLOP/s of the machine, for the hours; default: %(default)g"
     command.add_argument("--tflops", type=_amount, default=_TFLOPS, metavar="X", help=help_)
 
@@ -147,13 +147,17 @@ def _amount(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a whole number above 0")
+    return int(text)
+
+
 def _dry_run(options: argparse.Namespace, overrides: dict[str, Any], chosen: Any) -> int:
     from attndistill.dry_run import Plan, dry_run
 
     plan = Plan(options.images, options.test_images, options.classes, options.tflops)
-    for name, given in vars(plan).items():
-        if given is not None and given <= 0:
-            raise ValueError(f"--{name.replace('_', '-')} {given:g}; allowed: more than 0")
     return dry_run(_open(options), chosen, overrides, plan)
 
 
@@ -224,7 +228,8 @@ def _run_pipeline(options: argparse.Namespace, overrides: dict[str, Any]) -> int
 
 
 def _run_study(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from attndistill.study.commands import run_studies, show_best
+    from attndistill.study.adopt import show_best
+    from attndistill.study.commands import run_studies
 
     experiment = _open(options)
     if options.words[0] == "best":

@@ -1,6 +1,6 @@
 """What a run would cost, without running it: files, parameters, FLOPs, memory, cache, schedule, hours.
 
-Models are the ones that the stages build, moved to the meta device: a step of them computes nothing, and torch's own
+Models are the ones that the stages build, on tensors without values: a step of them computes nothing, and torch's own
 counter counts its floating-point operations (two for a multiplication and an addition). Nothing is written.
 """
 
@@ -116,7 +116,7 @@ def _estimate(stage: str, item: str, config: Config, plan: Plan) -> Estimate:
 
 def _report(experiment: Experiment, overrides: Mapping[str, Any], plan: Plan) -> Estimate:
     shown = experiment.rows if experiment.file.pictures is None else experiment.file.pictures
-    configs = [experiment.config(name, overrides) for name in shown]
+    configs = {name: experiment.config(name, overrides) for name in (*MODELS, *shown)}
     return estimate_report(len(MODELS) + len(experiment.rows), configs, plan)
 
 

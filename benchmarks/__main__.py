@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from attndistill.core.artifacts import write_json, write_text
-from benchmarks import cache, data, probes, startup, step
+from benchmarks import cache, data, probes, search, startup, step
 from benchmarks.machine import describe
 from benchmarks.tables import comparison_page
 
@@ -24,6 +24,11 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
         repeats=min(repeats, 3), bank=50_000, queries=10_000, width=384, classes=100, fitted=12_669, iterations=100
     ),
     "startup": lambda repeats: startup.measure(repeats=repeats),
+    "search": lambda repeats: {
+        "toy size": search.measure(
+            experiment="experiments/smoke", trials=20, separate=min(repeats, 3), pipelines=min(repeats, 3)
+        )
+    },
 }
 
 

@@ -113,9 +113,9 @@ def test_mlflow_has_the_same_stages_with_the_same_commands():
     commands = {name: f"python -m attndistill {name}{option[stage.item]}" for name, stage in STAGES.items()}
     commands["pipeline"] = "python -m attndistill pipeline"
     commands["study"] = "python -m attndistill study {file}"
-    assert {name: entry["command"] for name, entry in entries.items()} == {
-        name: f"{command} --experiment {{experiment}}" for name, command in commands.items()
-    }
+    commands = {name: f"{command} --experiment {{experiment}}" for name, command in commands.items()}
+    commands["study"] += " -j {workers} --storage {storage}"
+    assert {name: entry["command"] for name, entry in entries.items()} == commands
 
 
 @pytest.mark.parametrize("name", [path.parent.name for path in sorted(ROOT.glob("experiments/*/dvc.yaml"))])

@@ -1,4 +1,4 @@
-"""What a search found: a trial's curves, importances, slices, and the surface over two settings (Fig. 8).
+"""What a search found: a trial's curves, importances, slices, a Pareto front, the surface over two settings (Fig. 8).
 
 Only finished trials are drawn. A surface between scattered points is interpolation: the points are drawn with it.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
 
@@ -20,7 +20,8 @@ from attndistill.figures.charts import canvas, palette, plain
 Points = tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]
 _HIDDEN = ("learning_rate",)
 _TWO_DECADES = 100
-_INK, _MUTED = "#1f2328", "#606770"
+_MARGIN = 0.06  # of an axis's length, around the points
+_INK, _MUTED, _BEST = "#1f2328", "#606770", "#D55E00"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,27 @@ class Setting:
         if self.categories is not None:
             return np.array([self.categories.index(str(value)) for value in self.values], dtype=np.float64)
         return np.array([float(value) for value in self.values])
+
+    @property
+    def flat(self) -> NDArray[np.float64]:
+        """The same as lengths on paper: the logarithms of a logarithmic axis."""
+        return np.log10(self.places) if self.log and self.categories is None else self.places
+
+    def dress_flat(self, axis: Axes, which: str) -> None:
+        """Ticks, limits and label of an axis of lengths."""
+        if self.categories is not None or not self.log:
+            self.dress(axis, which)
+        else:
+            getattr(axis, f"set_{which}label")(self.name)
+            low, high = self.places.min(), self.places.max()
+            subs = np.array([1, 2, 5]) if high < _TWO_DECADES * low else np.array([1])
+            decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+            ticks = np.sort(np.outer(decades, subs).ravel())
+            getattr(axis, f"set_{which}ticks")(np.log10(ticks), [f"{tick:g}" for tick in ticks])
+        if self.categories is None:
+            low, high = self.flat.min(), self.flat.max()
+            beside = _MARGIN * (high - low) or 0.5
+            getattr(axis, f"set_{which}lim")(low - beside, high + beside)
 
     def dress(self, axis: Axes, which: str) -> None:
         """Scale, ticks and label of the x or y axis."""
@@ -67,7 +89,7 @@ def trial_curves(seeds: Mapping[str, Mapping[str, Points]]) -> bytes:
     judged = [name for name in names if name.startswith("validation_")]
     panels = [shown for shown in ([name for name in names if name not in judged], judged) if shown]
     colours = palette(names)
-    with canvas(3.6 * len(panels), 2.6) as (figure, rendered):
+    with canvas(2.6 * len(panels), 2.3) as (figure, rendered):  # the dashboard shows 1,000 pixels and cuts the rest
         for axis, shown in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             for terms in seeds.values():
                 for name in (name for name in shown if name in terms):
@@ -75,6 +97,7 @@ def trial_curves(seeds: Mapping[str, Mapping[str, Points]]) -> bytes:
             handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
             axis.legend(handles.values(), handles.keys(), edgecolor="none", fontsize=7)
             axis.set_xlabel("epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             if shown is judged:
                 axis.set_ylabel("top-1 (%)")
             else:
@@ -97,9 +120,11 @@ def importance_bars(importances: Mapping[str, float], *, evaluator: str) -> byte
     return rendered()
 
 
-def slices(settings: Sequence[Setting], values: Float[np.ndarray, " N"], *, objective: str, best: int) -> bytes:
-    """The objective against each setting, a dot per trial; the best is a diamond."""
-    columns = min(3, len(settings))
+def slices(
+    settings: Sequence[Setting], values: Float[np.ndarray, " N"], *, objective: str, best: Sequence[int]
+) -> bytes:
+    """One objective against each setting, a dot per trial; the best trials are diamonds."""
+    columns, chosen = min(3, len(settings)), list(best)
     rows = -(-len(settings) // columns)
     with canvas(2.5 * columns, 2.4 * rows) as (figure, rendered):
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
@@ -108,7 +133,7 @@ def slices(settings: Sequence[Setting], values: Float[np.ndarray, " N"], *, obje
         for axis, setting in zip(axes.flat, settings, strict=False):
             places = setting.places
             axis.scatter(places, values, s=14, color=palette(["dots"])["dots"], alpha=0.7, linewidths=0)
-            axis.scatter(places[best], values[best], s=46, color="#D55E00", marker="D", linewidths=0)
+            axis.scatter(places[chosen], values[chosen], s=46, color=_BEST, marker="D", linewidths=0)
             setting.dress(axis, "x")
             plain(axis, grid="y")
         for axis in axes[:, 0]:
@@ -116,26 +141,84 @@ def slices(settings: Sequence[Setting], values: Float[np.ndarray, " N"], *, obje
     return rendered()
 
 
-def surface(across: Setting, along: Setting, values: Float[np.ndarray, " N"], *, objective: str, best: int) -> bytes:
-    """Fig. 8: the objective over two settings, linear between the trials; other settings vary freely underneath.
+def front(
+    values: Float[np.ndarray, "N 2"],
+    *,
+    objectives: Sequence[str],
+    largest: bool,
+    best: Sequence[int],
+    numbers: Sequence[int],
+) -> bytes:
+    """Two objectives against each other, a dot per trial; the Pareto front is a staircase of numbered diamonds.
 
-    With fewer than four trials, or all on a line, the points stand alone.
+    Args:
+        values: of the trials.
+        objectives: names of the two.
+        largest: whether the largest is best in the first.
+        best: places of the front in `values`; none of these trials is beaten in both objectives.
+        numbers: of all trials.
     """
-    x, y = across.places, along.places
     with canvas(5.0, 3.8) as (figure, rendered):
         axis = figure.subplots()
-        across.dress(axis, "x")
-        along.dress(axis, "y")
+        axis.scatter(values[:, 0], values[:, 1], s=18, color=palette(["dots"])["dots"], alpha=0.7, linewidths=0)
+        ordered = sorted(best, key=lambda place: tuple(values[place]))
+        steps = "steps-pre" if largest else "steps-post"  # what is reached at least as far along the first objective
+        axis.plot(values[ordered, 0], values[ordered, 1], drawstyle=steps, color=_BEST, linewidth=1.0)
+        axis.scatter(values[ordered, 0], values[ordered, 1], s=36, color=_BEST, marker="D", linewidths=0, zorder=3)
+        for place in ordered:
+            axis.annotate(
+                str(numbers[place]), values[place], (5, -9), textcoords="offset points", fontsize=7, color=_INK
+            )
+        axis.set_xlabel(objectives[0])
+        axis.set_ylabel(objectives[1])
+        plain(axis, grid="y")
+    return rendered()
+
+
+def surface(
+    across: Setting, along: Setting, values: Float[np.ndarray, " N"], *, objective: str, sign: int, best: Sequence[int]
+) -> bytes:
+    """Fig. 8: the objective over two settings, linear between the trials; other settings vary freely underneath.
+
+    Of trials at one place the best is taken. With fewer than four places, or all on a line, the points stand alone.
+
+    Args:
+        across: the setting of the horizontal axis.
+        along: of the vertical axis.
+        values: of the trials.
+        objective: its name.
+        sign: 1 where the largest is best, -1 where the smallest is.
+        best: places of the best trials.
+    """
+    x, y = across.flat, along.flat
+    shown = _best_of_each_place(x, y, sign * values)
+    low, high = values[shown].min(), values[shown].max()
+    levels = np.linspace(low, high if high > low else low + 1, 13)
+    with canvas(5.0, 3.8) as (figure, rendered):
+        axis = figure.subplots()
         drawn = None
-        flat_x, flat_y = np.log(x) if across.log else x, np.log(y) if along.log else y
-        if _spans(flat_x, flat_y):
-            triangles = Triangulation(x, y, Triangulation(flat_x, flat_y).triangles)  # neighbours as they are seen
-            drawn = axis.tricontourf(triangles, values, levels=12, cmap="viridis", alpha=0.85)
-        dots = axis.scatter(x, y, c=values, s=22, cmap="viridis", edgecolors="white", linewidths=0.8)
-        axis.scatter(x[best], y[best], s=90, facecolors="none", edgecolors="#D55E00", marker="D", linewidths=1.6)
-        figure.colorbar(drawn or dots, ax=axis, label=objective)
+        if _spans(x, y):
+            triangles = Triangulation(x[shown], y[shown])
+            drawn = axis.tricontourf(triangles, values[shown], levels=levels, cmap="viridis", alpha=0.85)
+        colours = {"cmap": "viridis", "vmin": levels[0], "vmax": levels[-1]}
+        dots = axis.scatter(x[shown], y[shown], c=values[shown], s=22, edgecolors="white", linewidths=0.8, **colours)
+        chosen = list(best)
+        axis.scatter(x[chosen], y[chosen], s=90, facecolors="none", edgecolors=_BEST, marker="D", linewidths=1.6)
+        across.dress_flat(axis, "x")
+        along.dress_flat(axis, "y")
+        bar = figure.colorbar(drawn or dots, ax=axis, label=objective, format="%.4g")
+        bar.set_ticks(levels[::3].tolist())
         axis.tick_params(color=_MUTED)
     return rendered()
+
+
+def _best_of_each_place(x: NDArray[np.float64], y: NDArray[np.float64], goodness: NDArray[np.float64]) -> list[int]:
+    """One trial a place, in the trials' order: triangles need different corners, and the last drawn would hide all."""
+    chosen: dict[tuple[float, float], int] = {}
+    for number, place in enumerate(zip(x.tolist(), y.tolist(), strict=True)):
+        if place not in chosen or goodness[number] > goodness[chosen[place]]:
+            chosen[place] = number
+    return sorted(chosen.values())
 
 
 def _spans(x: NDArray[np.float64], y: NDArray[np.float64]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from attndistill.core.artifacts import read_json
-from attndistill.figures.search import Setting, importance_bars, slices, surface
+from attndistill.figures.search import Setting, front, importance_bars, slices, surface
 from attndistill.report.sheet import Cell, Heading, Sheet, as_csv
 
 NOTE = (
@@ -62,6 +62,16 @@ class Found:
         told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         return f"{len(states)} trials: {told}"
 
+    def warnings(self) -> str:
+        """What sets the outcome apart from the study file's own: an end that has not come, other settings."""
+        said = ""
+        if self.plain.get("state", "finished") != "finished":
+            said += f" Unfinished: {len(self.plain['trials'])} of {self.plain['planned']} trials have ended."
+        if self.plain.get("overrides"):
+            settings = ", ".join(f"{key} {value}" for key, value in self.plain["overrides"].items())
+            said += f" Not the files' settings: {settings}."
+        return said
+
 
 def read_searches(folder: Path) -> list[Found]:
     """Every outcome in a folder, by name; none where there is no folder."""
@@ -69,23 +79,41 @@ def read_searches(folder: Path) -> list[Found]:
 
 
 def figures_of(found: Found) -> dict[str, bytes]:
-    """File name -> PNG: importances, slices and the surface, for the first objective (importances: for each)."""
+    """File name -> PNG: of each objective importances, slices and the surface; of two objectives their front."""
     drawn: dict[str, bytes] = {}
     objectives, evaluator = found.plain["objectives"], found.plain["evaluator"]
-    for objective, values in (found.plain["importances"] or {}).items():
+    numbers = [trial["number"] for trial in found.complete]
+    best = [numbers.index(number) for number in found.plain["best"]]
+    values = np.array([trial["values"] for trial in found.complete])
+    if numbers and len(objectives) == 2:
+        largest = found.plain["directions"][0] == "maximize"
+        drawn["front.png"] = front(values, objectives=objectives, largest=largest, best=best, numbers=numbers)
+    for place, objective in enumerate(objectives):
         suffix = f"_{objective}" if len(objectives) > 1 else ""
-        drawn[f"importances{suffix}.png"] = importance_bars(values, evaluator=f"{evaluator}, {objective}")
-    complete = found.complete
-    if not complete:
-        return drawn
-    place = [trial["number"] for trial in complete].index(found.best[0]["number"])
-    values = np.array([trial["values"][0] for trial in complete])
-    settings = [found.setting(key) for key in found.plain["search"]]
-    drawn["slices.png"] = slices(settings, values, objective=objectives[0], best=place)
-    if found.plain["surface"]:
-        across, along = (found.setting(key) for key in found.plain["surface"])
-        drawn["surface.png"] = surface(across, along, values, objective=objectives[0], best=place)
+        if objective in (found.plain["importances"] or {}):
+            importances = found.plain["importances"][objective]
+            drawn[f"importances{suffix}.png"] = importance_bars(importances, evaluator=f"{evaluator}, {objective}")
+        if not numbers:
+            continue
+        told: dict[str, Any] = {"objective": objective, "best": best}
+        settings = [found.setting(key) for key in found.plain["search"]]
+        drawn[f"slices{suffix}.png"] = slices(settings, values[:, place], **told)
+        if found.plain["surface"]:
+            across, along = map(found.setting, found.plain["surface"])
+            sign = 1 if found.plain["directions"][place] == "maximize" else -1
+            drawn[f"surface{suffix}.png"] = surface(across, along, values[:, place], sign=sign, **told)
     return drawn
+
+
+_CAPTIONS = {
+    "front": "The two objectives against each other: no trial on the line is beaten in both. The numbers are "
+    "the trials'.",
+    "importances": "Importances sum to one; the title names the evaluator and the objective.",
+    "slices": "The objective against each setting; diamonds are the best trials. Trials crowd where the sampler "
+    "expected most.",
+    "surface": "The objective over two settings (the supplementary's Fig. 8): dots are trials, of several at one place "
+    "the best; colours between them are interpolated while all other settings vary; diamonds are the best trials.",
+}
 
 
 def section_of(found: Found, drawn: Mapping[str, bytes]) -> dict[str, Any]:
@@ -95,11 +123,12 @@ def section_of(found: Found, drawn: Mapping[str, bytes]) -> dict[str, Any]:
         f"{name} ({_BEST[direction]})" for name, direction in zip(plain["objectives"], plain["directions"], strict=True)
     )
     seeds = ", ".join(map(str, plain["seeds"]))
+    epochs = f", {plain['epochs']} epochs each" if "epochs" in plain else ""
     given = [trial for trial in plain["trials"] if trial["given"] and trial not in found.best]
     return {
         "name": found.name,
-        "summary": f"{found.counts()}. Objective: {objectives}; {plain['protocol']}; mean over seeds {seeds}. "
-        f"Sampler {plain['sampler']['name']}, pruner {plain['pruner']['name']}, row {plain['row']}.",
+        "summary": f"{found.counts()}. Objective: {objectives}; {plain['protocol']}; mean over seeds {seeds}{epochs}. "
+        f"Sampler {plain['sampler']['name']}, pruner {plain['pruner']['name']}, row {plain['row']}.{found.warnings()}",
         "keys": list(plain["search"]),
         "objectives": plain["objectives"],
         "groups": {
@@ -108,6 +137,7 @@ def section_of(found: Found, drawn: Mapping[str, bytes]) -> dict[str, Any]:
             if trials
         },
         "charts": drawn,
+        "captions": {name: _CAPTIONS[name.partition("_")[0]] for name in (Path(file).stem for file in drawn)},
     }
 
 

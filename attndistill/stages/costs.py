@@ -1,22 +1,18 @@
-"""What an image costs, counted on the meta device by the very models that the stages run. Nothing is computed.
+"""What an image costs, counted by the very models that the stages run, on tensors without values. Nothing is computed.
 
 FLOPs are torch's count (matrix products, convolutions, attention; two for a multiplication and an addition). Bytes are
 of attention done plainly, the whole matrix of every head: fused kernels keep less, so memory is an upper bound.
 """
 
-import weakref
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from attndistill.config import Config
@@ -27,6 +23,7 @@ from attndistill.models.mae import MaskedAutoencoder
 from attndistill.models.projector import Projector
 from attndistill.models.readout import read_fields
 from attndistill.models.vit import build_vit
+from attndistill.stages.counting import FAKE, Alive, counted
 from attndistill.targets import bytes_per_answer
 
 Sizes = tuple[tuple[str, Any], ...]  # of a ViT, hashable: rows share most counts
@@ -39,15 +36,13 @@ class Step:
     Attributes:
         flops: forward and backward.
         trained: parameters.
-        activations: bytes in fp32 kept for the backward pass, an upper bound.
-        similarities: bytes kept for it in fp32 whatever the recipe's precision (CompRess).
+        activations: bytes kept for the backward pass in the recipe's precision, an upper bound.
         queue: bytes that a loss carries from update to update (CompRess), whatever the batch.
     """
 
     flops: int
     trained: int
     activations: int
-    similarities: int = 0
     queue: int = 0
 
 
@@ -68,30 +63,36 @@ class Reading:
 
 def masked_autoencoding_step(config: Config, sizes: Mapping[str, Any]) -> Step:
     """Of pre-training an encoder of these sizes."""
+    size, encoder = config.views.image_size, _vit(config.views.image_size, sizes)
     with torch.device("meta"):
-        encoder = build_vit(config.views.image_size, 0, **sizes)
         model = MaskedAutoencoder(encoder, 0, **config.pretrain.decoder.plain())
     patches = encoder.patch_embed.num_patches
-    order = torch.empty(1, patches, dtype=torch.int64, device="meta")
     visible = round(patches * (1 - config.pretrain.mask_ratio))
-    flops, kept = _counted(lambda: model(_image(config.views.image_size), order, visible), model)
+
+    def loss(images: int) -> Tensor:
+        order = torch.empty(images, patches, dtype=torch.int64)
+        return model(_images(images, size), order, visible)  # type: ignore[no-any-return]
+
+    flops, kept = counted(loss, config.pretrain.recipe.precision, model)
     return Step(flops, _parameters(model), kept)
 
 
 def distillation_step(config: Config) -> Step:
     """Of a row's student: all that its losses read of it, forward and backward."""
-    chosen = config.distill.embedding_loss
+    chosen, guided = config.distill.embedding_loss, config.distill.lambda_ > 0
     student = _student_step(
         config.views.image_size,
         _hashable(config.student.plain()),
         (config.teacher.embed_dim, config.distill.projector_depth),
-        tuple(config.distill.needs),
-        config.distill.lambda_ > 0,
+        (*config.distill.needs, *(("log_attention",) if guided else ())),
+        config.distill.recipe.precision,
     )
     if chosen is None:
         return student
-    flops, kept, queue = _embedding_loss(config.teacher.embed_dim, chosen.name, _hashable(chosen.options()))
-    return Step(student.flops + flops, student.trained, student.activations, kept, queue)
+    loss = _embedding_loss(config.teacher.embed_dim, chosen.name, _hashable(chosen.options()))
+    return replace(
+        student, flops=student.flops + loss.flops, activations=student.activations + loss.activations, queue=loss.queue
+    )
 
 
 def teacher_reading(config: Config) -> Reading:
@@ -124,87 +125,55 @@ def projected_width(config: Config) -> int:
 
 @cache
 def _student_step(
-    image_size: int, sizes: Sizes, projector_sizes: tuple[int, int], fields: tuple[str, ...], guided: bool
+    image_size: int,
+    sizes: Sizes,
+    projector_sizes: tuple[int, int],
+    compared: tuple[str, ...],
+    precision: str,
 ) -> Step:
     student = _vit(image_size, dict(sizes))
     projector = _projector(student.embed_dim, projector_sizes)
 
-    def loss() -> Tensor:
-        read = read_fields(student, _image(image_size), fields)
-        compared = [projector(read.cls_token)]
-        if guided:
-            compared += [read.log_attention, read.value_norms, *(read.layer_attention or ())]
+    def loss(images: int) -> Tensor:
+        read = read_fields(student, _images(images, image_size), compared)
+        rows = [projector(read.cls_token)]
+        if "log_attention" in compared:
+            rows += [read.log_attention, read.value_norms, *(read.layer_attention or ())]
         if read.patch_tokens is not None:
-            compared.append(projector(read.patch_tokens.flatten(0, 1)))
-        return torch.stack([rows.sum() for rows in compared if rows is not None]).sum()
+            rows.append(projector(read.patch_tokens.flatten(0, 1)))
+        return torch.stack([row.sum() for row in rows if row is not None]).sum()
 
-    flops, kept = _counted(loss, student, projector)
+    flops, kept = counted(loss, precision, student, projector)
     return Step(flops, _parameters(student) + _parameters(projector), kept)
 
 
 @cache
-def _embedding_loss(teacher_dim: int, name: str, options: Sizes) -> tuple[int, int, int]:
-    """(FLOPs, bytes kept, bytes of buffers) of what an embedding loss does with class tokens.
+def _embedding_loss(teacher_dim: int, name: str, options: Sizes) -> Step:
+    """Of an embedding loss on class tokens. Patch tokens are compared by value; P's work on them is the student's.
 
-    Patch tokens are compared value by value: no FLOPs by torch's count, and P's part is the student's.
+    No autocast: a loss for which it matters takes itself out of it.
     """
-    with FakeTensorMode():  # not meta: the loss asks for the autocast of its device, and meta has none
-        loss = EMBEDDING_LOSSES.bind(name, dict(options))(Setting(teacher_dim, (1, 1), (1, 1), 0))
-        wanted = Features(torch.empty(1, teacher_dim), patch_tokens=torch.empty(1, 1, teacher_dim))
-        cls_token = torch.empty(1, teacher_dim, requires_grad=True)
-        found = Features(cls_token, patch_tokens=cls_token[:, None])
-        flops, kept = _counted(lambda: loss(wanted, found), loss)
-        return flops, kept, sum(buffer.nbytes for buffer in loss.buffers())
+    with FAKE:
+        compare = EMBEDDING_LOSSES.bind(name, dict(options))(Setting(teacher_dim, (1, 1), (1, 1), 0))
+
+    def loss(images: int) -> Tensor:
+        wanted, found = (torch.empty(images, teacher_dim, requires_grad=learned) for learned in (False, True))
+        teacher, projected = (Features(rows, patch_tokens=rows[:, None]) for rows in (wanted, found))
+        return compare(teacher, projected)  # type: ignore[no-any-return]
+
+    flops, kept = counted(loss, "fp32", compare)
+    return Step(flops, 0, kept, sum(buffer.nbytes for buffer in compare.buffers()))
 
 
 @cache
 def _reading(image_size: int, sizes: Sizes, fields: tuple[str, ...]) -> Reading:
     vit = _vit(image_size, dict(sizes)).eval()
-    alive = _Alive(vit)
+    alive = Alive(vit)
     with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), alive:
-        read_fields(vit, _image(image_size), fields)
+        with torch.device("meta"):
+            images = _images(1, image_size)
+        read_fields(vit, images, fields)
     return Reading(counter.get_total_flops(), _parameters(vit), alive.largest)
-
-
-class _Alive(TorchDispatchMode):
-    """Counts the bytes of all tensors made inside of it that are alive together, weights left out."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.largest = self._now = 0
-        self._known = _storages(module)
-
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = operation(*args, **(kwargs or {}))
-        for made in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(made, Tensor) and made.untyped_storage()._cdata not in self._known:
-                self._add(made.untyped_storage())
-        return result
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        self._known.add(storage._cdata)
-        self._now += storage.nbytes()
-        self.largest = max(self.largest, self._now)
-        weakref.finalize(storage, self._remove, storage._cdata, storage.nbytes())
-
-    def _remove(self, address: int, size: int) -> None:
-        self._known.discard(address)
-        self._now -= size
-
-
-def _counted(loss: Callable[[], Tensor], *modules: nn.Module) -> tuple[int, int]:
-    """(FLOPs of the loss and of its backward pass, bytes saved in between, the modules' own left out)."""
-    own = set().union(*map(_storages, modules))
-    saved: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    counter = FlopCounterMode(display=False)
-    with counter, sdpa_kernel(SDPBackend.MATH), saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss().sum().backward()
-    return counter.get_total_flops(), sum(size for storage, size in saved.items() if storage not in own)
 
 
 def _projector(embed_dim: int, sizes: tuple[int, int]) -> Projector:
@@ -218,17 +187,12 @@ def _vit(image_size: int, sizes: Mapping[str, Any]) -> VisionTransformer:
         return build_vit(image_size, 0, **sizes)
 
 
-def _image(image_size: int) -> Tensor:
-    return torch.empty(1, 3, image_size, image_size, device="meta")
+def _images(images: int, image_size: int) -> Tensor:
+    return torch.empty(images, 3, image_size, image_size)
 
 
 def _hashable(options: Mapping[str, Any]) -> Sizes:
     return tuple(options.items())
-
-
-def _storages(module: nn.Module) -> set[int]:
-    tensors = (*module.parameters(), *module.buffers())
-    return {tensor.untyped_storage()._cdata for tensor in tensors}
 
 
 def _parameters(module: nn.Module) -> int:

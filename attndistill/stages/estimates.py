@@ -1,8 +1,6 @@
 """What a stage that trains would cost, in words: memory, FLOPs, schedule, hours. `costs.py` counts one image's part.
 
-Memory is of weights, optimizer and what images keep; the allocator's own waste comes on top. Of activations in bf16
-half of those in fp32 are counted: norms and residuals stay in fp32, but no fused kernel keeps the matrices of
-attention, and the two together are less (15.7 MB against 20.6 for a ViT-T/16 student, measured on a CPU).
+Memory is of weights, optimizer and what images keep; the allocator's own waste comes on top.
 """
 
 from collections.abc import Mapping
@@ -139,11 +137,9 @@ def estimate_training(flops: int, recipe: Recipe, config: Config, plan: Plan, it
 def _training_memory(step: Step, recipe: Recipe, config: Config) -> str:
     """Of what is trained, one process."""
     images = micro_batch(recipe, config)
-    weights = step.trained * _TRAINED_BYTES
-    activations = (step.activations * (2 if recipe.precision == "bf16" else 4) // 4 + step.similarities) * images
-    parts = [f"{scaled(weights)}B weights and optimizer"]
+    parts = [f"{scaled(step.trained * _TRAINED_BYTES)}B weights and optimizer"]
     parts += [f"{scaled(step.queue)}B queue"] if step.queue else []
-    parts += [f"at most {scaled(activations)}B activations"]
+    parts += [f"at most {scaled(step.activations * images)}B activations"]
     return f"{' + '.join(parts)} ({images:,} images at once, {recipe.precision})"
 
 

@@ -4,7 +4,7 @@ Backbones run on the device; k-NN, logistic regression, pictures and the report 
 so many TFLOP/s say nothing about: their FLOPs and bytes are told apart. D is the width of a feature.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from attndistill.config import Config, Recipe
@@ -114,22 +114,23 @@ def estimate_attention(item: str, config: Config, plan: Plan) -> Estimate:
     return Estimate({**lines, "in all": f"{plan.test_images:,} images, {hours(flops, plan)}"}, flops)
 
 
-def estimate_report(models: int, pictured: Sequence[Config], plan: Plan) -> Estimate:
+def estimate_report(models: int, pictured: Mapping[str, Config], plan: Plan) -> Estimate:
     """Of tables, charts and the page: files alone are read, no model runs.
 
     Args:
         models: lines of the table.
-        pictured: configurations of the rows whose maps are shown.
+        pictured: model -> configuration, of those whose maps are shown.
         plan: what the estimate rests on.
     """
     lines = {"reads": f"results of {models} models, maps of {len(pictured)}; no FLOPs, no device"}
     sizes = []
-    for config in pictured:
+    for name, config in pictured.items():
         shown = _pictured(config, plan)
         if shown is None:
             return Estimate({**lines, "host memory": _unknown(plan)})
-        both = _row_of_maps(config.teacher.sizes(), config) + _row_of_maps(config.student.plain(), config)
-        sizes.append(shown * (both + _pixels(config) // _FLOAT32))  # pixels are stored as bytes
+        shapes = [config.teacher.sizes()] + ([config.student.plain()] if name != "teacher" else [])
+        maps = sum(_row_of_maps(shape, config) for shape in shapes)
+        sizes.append(shown * (maps + _pixels(config) // _FLOAT32))  # pixels are stored as bytes
     return Estimate({**lines, "host memory": f"{scaled(sum(sizes))}B maps and pictures"})
 
 

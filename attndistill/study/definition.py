@@ -163,6 +163,8 @@ class Definition(Section):
         for key in self.surface or ():
             if key not in self.search:
                 raise ValueError(f"surface: {key} is not searched; allowed: {', '.join(self.search)}")
+        if len(self.enqueue) > self.trials:
+            raise ValueError(f"trials: {self.trials}; enqueue has {len(self.enqueue)} points, so at least that many")
         for place, point in enumerate(self.enqueue):
             self._check_point(f"enqueue.{place}", point)
         return self

@@ -49,6 +49,11 @@ def write_pruned_note(artifacts: Path, trial: optuna.Trial, layout: Layout, curv
     _save(artifacts, trial, lines, {"Curve over the epochs of its seeds, one after another": drawn})
 
 
+def write_failed_note(trial: optuna.Trial, reason: str) -> None:
+    """The note of a trial that its own settings have ended."""
+    save_note(trial, f"**Trial {trial.number}** failed: {reason}")
+
+
 def _draw(layout: Layout, seeds: Mapping[str, Mapping[str, Any]]) -> Path:
     path = layout.result("curves", "trial.png")
     with replacing(path) as beside:

@@ -1,7 +1,10 @@
 """What a study found, as one file for git and a few figures: trials, winner, importances, slices, the surface (Fig. 8).
 
-experiments/search/found/<experiment>/<file>.json   numbers alone: no time, no run id; the report reads it
-outputs/<experiment>/study/<file>/*.png             the same as figures
+outputs/<experiment>/study/<file>/{found.json,*.png}   as it stands: numbers alone (no time, no run id), and figures
+experiments/search/found/<experiment>/<file>.json      the same file for git and the report
+
+A study under other settings than the files' has a folder of its own, <file>-<digest>, and no file for git. Nor does a
+study that has not ended take the place of one with more trials.
 """
 
 import warnings
@@ -16,31 +19,58 @@ from optuna.trial import FrozenTrial, TrialState
 from attndistill.core.artifacts import replacing_directory, write_json
 from attndistill.report.search import Found, figures_of
 from attndistill.stages.layout import Layout
-from attndistill.study.trial import ERROR, REFUSED, SAME_AS, Search
+from attndistill.study.retry import retry_history
+from attndistill.study.search import Search
+from attndistill.study.trial import ERROR, REFUSED, SAME_AS
 
 EVALUATOR = "PED-ANOVA"
+FINISHED = "finished"  # state of a study whose planned trials have all ended
+_FILE = "found.json"
 _FEWEST = 10  # complete trials for importances
 
 
-def write_outcome(search: Search, study: optuna.Study) -> Path | None:
-    """Write the file and the figures of a study with a finished trial; gives the file's path."""
+def write_outcome(search: Search, study: optuna.Study) -> str | None:
+    """Write the file and the figures of a study with a finished trial; gives a line that says where."""
     if not _complete(study):
         return None
-    experiment = search.plan.experiment
-    layout = Layout(experiment.root, experiment.name)
-    path = layout.found(search.plan.name)
-    write_json(path, outcome_of(search, study))
-    with replacing_directory(layout.outputs / "study" / search.plan.name) as directory:
-        for name, picture in figures_of(Found.read(path)).items():
-            (directory / name).write_bytes(picture)
-    return path
+    plan = search.plan
+    layout = Layout(plan.experiment.root, plan.experiment.name)
+    folder, plain = outcome_folder(search), outcome_of(search, study)
+    with replacing_directory(folder) as beside:
+        write_json(beside / _FILE, plain)
+        for name, picture in figures_of(Found.read(beside / _FILE)).items():
+            (beside / name).write_bytes(picture)
+    tracked = layout.found(plan.name)
+    kept = _kept(plan.departures, plain, tracked)
+    if kept is not None:
+        return f"{(folder / _FILE).relative_to(layout.root)} written; {tracked.relative_to(layout.root)} stays: {kept}"
+    write_json(tracked, plain)
+    return f"{tracked.relative_to(layout.root)} written"
+
+
+def outcome_folder(search: Search) -> Path:
+    """Where the study's file and figures lie."""
+    plan = search.plan
+    name = f"{plan.name}-{search.digest}" if plan.departures else plan.name
+    return Layout(plan.experiment.root, plan.experiment.name).outputs / "study" / name
+
+
+def _kept(departures: Mapping[str, Any], plain: Mapping[str, Any], tracked: Path) -> str | None:
+    """Why the file for git is not to be replaced by this outcome; None where it is."""
+    if departures:
+        return f"{', '.join(f'--{key}' for key in departures)} given"
+    if plain["state"] == FINISHED or not tracked.exists():
+        return None
+    there = len(Found.read(tracked).plain["trials"])
+    return f"it has {there} trials, this study {len(plain['trials'])} so far" if there > len(plain["trials"]) else None
 
 
 def outcome_of(search: Search, study: optuna.Study) -> dict[str, Any]:
     """Everything the report says of a study, as JSON-able values; trials that were run again are left out."""
     definition, plan = search.plan.definition, search.plan
-    superseded = {n for trial in study.get_trials(deepcopy=False) for n in trial.system_attrs.get("retry_history", [])}
+    superseded = {number for trial in study.get_trials(deepcopy=False) for number in retry_history(trial)}
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number not in superseded]
+    ended = [trial for trial in trials if trial.state.is_finished()]
     config = plan.config({})
     chosen = definition.plain()
     return {
@@ -49,8 +79,12 @@ def outcome_of(search: Search, study: optuna.Study) -> dict[str, Any]:
         **{key: chosen[key] for key in ("row", "search", "seeds", "objectives", "surface", "sampler", "pruner")},
         "directions": definition.directions,
         "protocol": f"{definition.probe} on the validation part of train ({config.data.validation_fraction:g} of it)",
-        "configuration": search.name.rpartition("-")[2],
-        "trials": [_trial(trial, definition.enqueue) for trial in trials if trial.state.is_finished()],
+        "configuration": plan.configuration,
+        "overrides": plan.departures,
+        "epochs": config.distill.recipe.epochs,
+        "planned": definition.trials,
+        "state": FINISHED if len(ended) == len(trials) >= definition.trials else "unfinished",
+        "trials": [_trial(trial, definition.enqueue) for trial in ended],
         "best": [trial.number for trial in best_trials(study)],
         "importances": importances(study),
         "evaluator": EVALUATOR,

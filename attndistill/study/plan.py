@@ -9,10 +9,13 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from attndistill.config import Config, flat, read_yaml
+from attndistill.core.artifacts import digest_of
 from attndistill.experiments import Experiment
 from attndistill.study.definition import Definition, Value
 
 _SEARCHABLE = ("student.", "distill.")  # everything else is shared by the trials: data, teacher, targets, protocols
+_DECIDING = ("data", "views", "student", "targets", "distill", "probe", "attention")  # sections of a trial's figures
+_FIXED = ("runtime.processes", "attention.images_per_class")  # by every study
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,37 @@ class Plan:
 
     def config(self, point: Mapping[str, Value]) -> Config:
         """The configuration of a trial. Raises ValueError for values that do not fit together."""
-        fixed = {
-            "seeds": self.definition.seeds,
-            "runtime.processes": 1,  # workers stand side by side, not seeds
-            "attention.images_per_class": 1,
-        }
+        fixed: dict[str, Any] = {"seeds": self.definition.seeds}
+        fixed |= dict.fromkeys(_FIXED, 1)  # workers stand side by side, not seeds; a trial is pictured shortly
         return self.experiment.config(self.definition.row, {**self.overrides, **fixed, **point})
+
+    @property
+    def departures(self) -> dict[str, Any]:
+        """Settings of the command line that decide figures: a study with any is not the file's."""
+        return {key: value for key, value in self.overrides.items() if not key.startswith("runtime.")}
+
+    @property
+    def configuration(self) -> str:
+        """A digest of all settings that a trial's figures depend on; data and teacher are beside it.
+
+        A searched key's value in params.yaml decides nothing: adopting the winner leaves the study what it is. Nor does
+        a setting that is null, or of a probe that does not judge: a key that comes with a later version renames no
+        study.
+        """
+        plain, definition = self.config({}).plain(), self.definition
+        settings = flat({name: plain[name] for name in _DECIDING})
+        deciding = {key: value for key, value in settings.items() if value is not None and self._decides(key)}
+        chosen = definition.plain()
+        asked = {key: chosen[key] for key in ("row", "search", "objectives", "seeds")}
+        return digest_of({"settings": deciding, "definition": asked})[:8]
+
+    def _decides(self, key: str) -> bool:
+        section, _, rest = key.partition(".")
+        if section == "probe":
+            return rest.startswith(f"{self.definition.probe}.")
+        if section == "attention":
+            return rest == "temperature" and "kl_to_teacher" in self.definition.objectives
+        return key not in self.definition.search
 
 
 def read_plan(path: Path, experiment: Experiment, overrides: Mapping[str, Any]) -> Plan:
@@ -49,8 +77,10 @@ def read_plan(path: Path, experiment: Experiment, overrides: Mapping[str, Any]) 
     """
     try:
         definition = Definition.model_validate(read_yaml(path))
+    except OSError as error:  # a folder, a file that may not be read
+        raise ValueError(f"{path} cannot be read as a study file: {error.strerror}") from None
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors(include_url=False)]
+        problems = dict.fromkeys(_explain(problem) for problem in error.errors(include_url=False))
         raise ValueError(f"{path}: {'; '.join(problems)}") from None
     plan = Plan(path.stem, definition, experiment, overrides)
     try:
@@ -65,6 +95,9 @@ def _check_keys(plan: Plan) -> None:
     rows, definition = plan.experiment.rows, plan.definition
     if definition.row not in rows:
         raise ValueError(f"row: {definition.row!r}; allowed: {', '.join(rows)}")
+    for key in plan.overrides:
+        if key == "seeds" or key in _FIXED:
+            raise ValueError(f"--{key}: a study sets it itself{' (seeds in this file)' * (key == 'seeds')}")
     config = plan.config({})
     if config.probe.labels.fraction is not None or config.probe.labels.list_file is not None:
         raise ValueError("probe.labels is set: a study judges trials with all labels of train; allowed: null")
@@ -91,6 +124,8 @@ def _try(plan: Plan, place: str, point: Mapping[str, Value]) -> None:
 
 def _explain(problem: ErrorDetails) -> str:
     place = ".".join(str(part) for part in problem["loc"] if part not in ("float", "int", "choice", "bool", "str"))
+    if problem["type"].endswith("_type") and problem["loc"][-1] in ("bool", "int", "float", "str"):
+        return f"{place}: {problem['input']!r}; allowed: a number, a text, true or false"  # said once, not once a type
     given, context = problem["input"], problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":

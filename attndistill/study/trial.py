@@ -4,109 +4,35 @@ Everything a trial makes lies in one folder named by its settings, checkpoints t
 is resumed by whoever runs those settings next, and two trials of equal settings are never trained twice.
 """
 
-import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import optuna
+import torch
 from optuna.trial import TrialState
 from torch import nn
 
-from attndistill.config import Config, flat
-from attndistill.core.artifacts import digest_of, read_json
+from attndistill.config import Config
+from attndistill.core.artifacts import read_json
 from attndistill.models.storage import load_model
 from attndistill.models.vit import count_parameters
 from attndistill.stages.attention import attention
 from attndistill.stages.code import code_digest
 from attndistill.stages.context import Context
 from attndistill.stages.distill import distill
-from attndistill.stages.layout import MODELS, Layout
+from attndistill.study.address import without_passwords
 from attndistill.study.definition import Choices, Distribution, FloatRange, Value
-from attndistill.study.note import write_note, write_pruned_note
-from attndistill.study.plan import Plan
-from attndistill.study.storage import Place, heartbeat, sign, without_passwords
+from attndistill.study.lost import heartbeat, sign
+from attndistill.study.note import write_failed_note, write_note, write_pruned_note
+from attndistill.study.recording import tag_inputs
+from attndistill.study.search import Search, TrialLayout
 from attndistill.study.validation import ValidationContext
 from attndistill.tracking import Recorder
-from attndistill.tracking.spool import work_folder
 
 SAME_AS, REFUSED, ERROR = "same_as", "refused", "error"  # attributes of trials that were not trained to their end
-_DECIDING = ("data", "views", "student", "targets", "distill", "probe", "attention")  # of a trial's figures
-
-
-@dataclass(frozen=True)
-class TrialLayout(Layout):
-    """The experiment's data, teacher and targets; the student and all that is found about it in a folder of its own."""
-
-    folder: Path
-
-    def model(self, name: str) -> Path:
-        return super().model(name) if name in MODELS else self.folder / "model"
-
-    def attention(self, name: str) -> Path:
-        return self.folder / "attention"
-
-    def result(self, kind: str, name: str) -> Path:
-        return self.folder / "results" / f"{kind}{Path(name).suffix}"
-
-    def work(self, stage: str, digest: str) -> Path:
-        return self.folder / "checkpoint" / digest[:16]
-
-
-@dataclass(frozen=True)
-class Search:
-    """A study in its storage.
-
-    Attributes:
-        plan: the study file on its experiment.
-        name: of the study in the storage: experiment, file and a digest of all that a trial's figures depend on.
-        place: the storage.
-    """
-
-    plan: Plan
-    name: str
-    place: Place
-
-    @classmethod
-    def of(cls, plan: Plan, place: Place) -> "Search":
-        """Name the study. Raises ValueError when data, teacher or targets are missing.
-
-        A searched key's value in params.yaml decides nothing: adopting the winner leaves the study what it is.
-        """
-        experiment, config, definition = plan.experiment, plan.config({}), plan.definition
-        layout = Layout(experiment.root, experiment.name)
-        for path in inputs_of(layout):
-            if not path.exists():
-                missing = path.relative_to(experiment.root)
-                raise ValueError(f"study: {missing} does not exist: run the stage that makes it first")
-        settings = flat({name: config.plain()[name] for name in _DECIDING})
-        chosen = definition.plain()
-        identity = {
-            "configuration": {key: value for key, value in settings.items() if key not in definition.search},
-            "inputs": Context(config, layout, "study", "", experiment.file, Recorder(None)).targets_identity,
-            "definition": {key: chosen[key] for key in ("row", "search", "objectives", "seeds")},
-        }
-        return cls(plan, f"{experiment.name}-{plan.name}-{digest_of(identity)[:8]}", place)
-
-    @property
-    def folder(self) -> Path:
-        """Where its trials work."""
-        return work_folder(self.plan.experiment.root) / "study" / self.name
-
-    def trial_folder(self, point: Mapping[str, Value]) -> Path:
-        """Where one trial works, named by its settings."""
-        return self.folder / digest_of(dict(point))[:16]
-
-    def forget(self, point: Mapping[str, Value]) -> None:
-        """Remove what a finished trial worked on: its figures and pictures are in the storage."""
-        shutil.rmtree(self.trial_folder(point), ignore_errors=True)
-
-
-def inputs_of(layout: Layout) -> list[Path]:
-    """What every trial of an experiment reads."""
-    return [layout.data, layout.model("teacher"), layout.targets]
+FAILURES = (FloatingPointError, torch.OutOfMemoryError)  # of a trial's own settings: the search goes on
 
 
 class TrialJournal:
@@ -148,7 +74,7 @@ def run_trial(search: Search, trial: optuna.Trial) -> list[float]:
 
     Raises:
         optuna.TrialPruned: given up by the pruner, or its settings do not fit together, or another trial has them.
-        FloatingPointError: a loss was not finite.
+        FloatingPointError, torch.OutOfMemoryError: a loss was not finite, or the student is too large for the device.
     """
     sign(trial)
     point = {key: _suggest(trial, key, distribution) for key, distribution in search.plan.definition.search.items()}
@@ -205,12 +131,15 @@ def _recorded(search: Search, trial: optuna.Trial, point: Mapping[str, Value], c
         values: list[float] = []
         try:
             values = _objectives(search, trial, point, config, recorder)
+            tag_inputs(recorder, search.lineage)
             recorder.tag("study.state", "complete")
         except optuna.TrialPruned as reason:
             pruned = reason
             recorder.tag("study.state", f"pruned {reason}")
-        except FloatingPointError as error:
-            trial.set_user_attr(ERROR, str(error))
+        except FAILURES as error:
+            told = f"{type(error).__name__}: {error}"
+            trial.set_user_attr(ERROR, told)
+            write_failed_note(trial, told)
             raise
     if pruned is not None:
         raise pruned

@@ -7,23 +7,28 @@ number of workers on any number of machines do exactly as many as the file says.
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import optuna
+import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from attndistill.core.side_by_side import die_with_parent
+from attndistill.study.lost import reclaim
+from attndistill.study.retry import give_back, retry_history
 from attndistill.study.sampling import pruner_of, sampler_of
-from attndistill.study.storage import give_back, reclaim
-from attndistill.study.trial import Search, run_trial
+from attndistill.study.search import Search
+from attndistill.study.trial import FAILURES, run_trial
 
 _FILLED = "filled"  # attribute of a study whose trials are queued
 _PATIENCE = 30.0  # seconds that a machine waits for another one to queue the trials
 _LOOK = 1.0  # seconds between looks at trials that others run
 _DEATHS = 10  # workers lost in one call before it gives up
+_FAREWELL = 20.0  # seconds that a worker has to give its trial back
 
 
 def prepare_study(search: Search) -> optuna.Study:
@@ -44,7 +49,7 @@ def prepare_study(search: Search) -> optuna.Study:
     study.set_metric_names(list(definition.objectives))
     for point in definition.enqueue:
         study.enqueue_trial(dict(point), skip_if_exists=True)
-    lost = {number for trial in study.get_trials(deepcopy=False) for number in _earlier(trial)}
+    lost = {number for trial in study.get_trials(deepcopy=False) for number in retry_history(trial)}
     queued = sum(trial.number not in lost for trial in study.get_trials(deepcopy=False))
     for _ in range(definition.trials - queued):
         study.enqueue_trial({})
@@ -53,41 +58,40 @@ def prepare_study(search: Search) -> optuna.Study:
 
 
 def load_study(search: Search, storage: optuna.storages.BaseStorage | None = None) -> optuna.Study:
-    """The study as it is. Raises ValueError when there is none of this file and configuration."""
+    """The study as it is, with the file's sampler and pruner. Raises KeyError when there is none of this name."""
     definition = search.plan.definition
+    return optuna.load_study(
+        study_name=search.name,
+        storage=storage or search.place.open(),
+        sampler=sampler_of(definition),
+        pruner=pruner_of(definition),
+    )
+
+
+def find_study(search: Search) -> optuna.Study | None:
+    """The study, or None where its storage has none of this name."""
     try:
-        return optuna.load_study(
-            study_name=search.name,
-            storage=storage or search.place.open(),
-            sampler=sampler_of(definition),
-            pruner=pruner_of(definition),
-        )
+        return load_study(search)
     except KeyError:
-        raise ValueError(
-            f"no study {search.name} here: run `attndistill study` with this file, settings and storage first"
-        ) from None
+        return None
 
 
-def _earlier(trial: FrozenTrial) -> list[int]:
-    """Numbers under which a retried trial ran before; they are one trial of the plan."""
-    history: list[int] = trial.system_attrs.get("retry_history", [])
-    return history
-
-
-def work(search: Search, until: float | None) -> None:
+def work(search: Search, until: float | None, look: Callable[[], None] = lambda: None) -> None:
     """Take trials until none waits and none runs elsewhere, or no new one may begin.
 
     Args:
         search: the study, prepared.
         until: time.monotonic() after which no trial begins; None for no limit.
+        look: called between trials.
 
     Raises:
         ValueError, KeyboardInterrupt: as a trial did; the trial waits again.
     """
     study = load_study(search)
     while until is None or time.monotonic() < until:
+        look()
         for number in reclaim(study, search.place):
-            print(f"study {search.name}: trial {number} has lost its worker and waits again", flush=True)
+            print(f"study {search.name}: trial {number} has lost its worker", flush=True)
         states = [trial.state for trial in study.get_trials(deepcopy=False)]
         if TrialState.WAITING in states:
             _one(search, study)
@@ -107,11 +111,13 @@ def _one(search: Search, study: optuna.Study) -> None:
     try:
         # an UpdateFinishedTrialError: this worker was silent for so long that another took its trial
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
-            study.optimize(objective, n_trials=1, catch=(FloatingPointError,), callbacks=[_tell(search)])
-    except BaseException:
+            study.optimize(objective, n_trials=1, catch=FAILURES, callbacks=[_tell(search)])
+    except BaseException as problem:
         if taken:
-            give_back(study, taken[0].number)
+            give_back(study, taken[0].number, problem)
         raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what a trial too large for the memory has left
 
 
 def _tell(search: Search) -> Callable[[optuna.Study, FrozenTrial], None]:
@@ -140,15 +146,31 @@ class _Failure:
 _KINDS: dict[str, type[BaseException]] = {error.__name__: error for error in (ValueError, KeyboardInterrupt)}
 
 
-def work_side_by_side(search: Search, workers: int, until: float | None) -> None:
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """`kill`, or a batch system that wants its machine back, is an interrupt too: trials are given back."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def work_side_by_side(search: Search, workers: int, until: float | None, look: Callable[[], None]) -> None:
     """`workers` processes of `work`; one that is killed is replaced, and its trial goes on from its checkpoint.
+
+    Args:
+        search: the study, prepared.
+        workers: on this machine.
+        until: as of `work`.
+        look: called in this process now and then.
 
     Raises:
         ValueError, KeyboardInterrupt: what a worker raised; the others are ended.
         RuntimeError: too many workers died.
     """
     if workers == 1:
-        work(search, until)
+        work(search, until, look)
         return
     fork = multiprocessing.get_context("fork")  # keeps the study's recording open: trials become its children
     failures = fork.SimpleQueue()
@@ -156,6 +178,8 @@ def work_side_by_side(search: Search, workers: int, until: float | None) -> None
 
     def child() -> None:
         die_with_parent(parent)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt_once)
         try:
             work(search, until)
         except (ValueError, KeyboardInterrupt) as error:
@@ -170,6 +194,7 @@ def work_side_by_side(search: Search, workers: int, until: float | None) -> None
     try:
         while running:
             multiprocessing.connection.wait([process.sentinel for process in running], _LOOK)
+            look()
             if not failures.empty():
                 failure = failures.get()
                 raise _KINDS[failure.kind](failure.message)
@@ -181,6 +206,21 @@ def work_side_by_side(search: Search, workers: int, until: float | None) -> None
                 raise RuntimeError(f"{deaths} workers died, the last with {died[-1].exitcode}")
             running += [started() for _ in died]
     finally:
-        for process in running:
-            process.terminate()
-            process.join()
+        _send_away(running)
+
+
+def _interrupt_once(*_: object) -> None:
+    """A terminal interrupts workers and their parent, who then ends them too: a trial is given back undisturbed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _send_away(running: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + _FAREWELL
+    for process in running:
+        process.join(max(0.0, deadline - time.monotonic()))
+        process.kill()
+        process.join()

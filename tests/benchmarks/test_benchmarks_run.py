@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cache, data, probes, startup, step
+from benchmarks import cache, data, probes, search, startup, step
 from benchmarks.configurations import CONFIGURATIONS, made_up_images
 from benchmarks.tables import comparison_page, page
 
@@ -61,6 +61,13 @@ def test_the_start_of_a_command_is_measured():
     check_page(
         "startup", startup.measure(repeats=1, commands=["python, nothing", "attndistill --help", "a refused setting"])
     )
+
+
+@pytest.mark.drivers
+def test_a_study_is_measured_beside_the_two_commands_of_a_student():
+    measured = search.measure(experiment="experiments/smoke", trials=1, separate=1, pipelines=0)
+    check_page("search", {"toy size": measured})
+    assert "share of 1 times distill and probe" in measured
 
 
 def test_a_step_is_measured_in_every_way():

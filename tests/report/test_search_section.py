@@ -4,8 +4,10 @@ import csv
 import json
 import re
 
+import numpy as np
 import pytest
 
+from attndistill.figures.search import _best_of_each_place
 from attndistill.report.build import build_report
 
 LAMBDA = {"type": "float", "low": 0.001, "high": 10.0, "scale": "log"}
@@ -91,6 +93,31 @@ def test_a_study_is_told_with_its_best_trial_its_given_points_and_its_figures(bu
         "surface.png",
     ]
     assert text.count('src="data:image/png;base64,') >= 3
+
+
+def test_a_study_of_two_objectives_has_its_front_and_every_figure_of_each(build, experiment):
+    two = outcome(objectives=["logistic_top1", "kl_to_teacher"], directions=["maximize", "minimize"], best=[2, 1])
+    for trial in two["trials"]:
+        trial["values"] = trial["values"] and [*trial["values"], trial["settings"]["distill.lambda"]]
+    two["importances"]["kl_to_teacher"] = two["importances"]["logistic_top1"]
+    text = build(two).partition('id="search"')[2]
+    figures = {path.stem for path in (experiment.destination / "figures/search/default").iterdir()}
+    each = {f"{kind}_{name}" for kind in ("importances", "slices", "surface") for name in two["objectives"]}
+    assert figures == {"front", *each}
+    assert text.count("The two objectives against each other") == 1
+    assert text.count("diamonds are the best trials") == 4
+
+
+def test_an_outcome_that_is_not_the_study_files_own_says_so(build):
+    text = build(outcome(state="unfinished", planned=30, epochs=40, overrides={"distill.alignment_weight": 2.0}))
+    assert "mean over seeds 0, 1, 40 epochs each." in text
+    assert "Unfinished: 5 of 30 trials have ended. Not the files&#39; settings: distill.alignment_weight 2.0." in text
+
+
+def test_of_trials_at_one_place_the_surface_shows_the_best_whichever_objective_it_is():
+    x, y, values = np.array([0.0, 0.0, 1.0]), np.array([2.0, 2.0, 2.0]), np.array([5.0, 7.0, 1.0])
+    assert _best_of_each_place(x, y, values) == [1, 2]
+    assert _best_of_each_place(x, y, -values) == [0, 2]
 
 
 def test_every_trial_is_in_the_csv_and_the_printed_ones_in_latex(build, experiment):

@@ -1,8 +1,10 @@
 """A toy project in which data, teacher and targets exist."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import postgresql
 import pytest
 from ruamel.yaml import YAML
 from toy_project import ROOT, SETTINGS, Project
@@ -32,3 +34,13 @@ def project(prepared: Path, tmp_path: Path) -> Project:
     root = tmp_path / "project"
     shutil.copytree(prepared, root)
     return Project(root)
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    """The address of a PostgreSQL server of its own."""
+    lacking = postgresql.lacks()
+    if lacking is not None:
+        (pytest.fail if postgresql.expected() else pytest.skip)(lacking)
+    with postgresql.server() as address:
+        yield address

@@ -54,6 +54,12 @@ REFUSED = [
     ({"enqueue": [{"distill.lambda": 5.0}]}, "enqueue.0.distill.lambda: 5.0; allowed: 0.01 to 1.0"),
     ({"enqueue": [{"distill.projector_depth": 3}]}, "enqueue.0.distill.projector_depth: 3; allowed: 1, 2"),
     ({"enqueue": [{"distill.projector_depth": True}]}, "enqueue.0.distill.projector_depth: True; allowed: 1, 2"),
+    ({"enqueue": [{"distill.lambda": [1]}]}, "enqueue.0.distill.lambda: [1]; allowed: a number, a text, true or false"),
+    ({"trials": 1, "enqueue": 2 * [{}]}, "trials: 1; enqueue has 2 points, so at least that many"),
+    (
+        {"search": {"distill.projector_depth": {"choices": [1, [2]]}}},
+        "search.distill.projector_depth.choices.1: [2]; allowed: a number, a text, true or false",
+    ),
     ({"enqueue": [{"student.depth": 3}]}, "enqueue.0.student.depth: not searched; allowed: distill.lambda,"),
 ]
 
@@ -65,6 +71,7 @@ def test_a_mistake_is_named_with_what_is_allowed_in_one_line(tmp_path, changes, 
     told = str(refusal.value)
     assert told.startswith(f"{tmp_path / 'mine.yaml'}: {message}")
     assert "\n" not in told
+    assert told.count("[2]") < 2
 
 
 def test_a_key_that_the_command_line_fixes_cannot_be_searched(tmp_path):
@@ -78,9 +85,24 @@ def test_two_mistakes_are_named_together(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments/search").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_study_file_of_the_repository_is_allowed(path):
-    experiment = "experiments/smoke" if path.stem == "smoke" else "experiments/digits"
-    read_plan(path, open_experiment(ROOT, experiment), {})
+def test_every_study_file_of_the_search_folder_is_one_for_the_default_experiment(path):
+    plan = read_plan(path, open_experiment(ROOT, "experiments/digits"), {})
+    assert plan.definition.trials >= 20  # the toy one lies with the toy experiment
+
+
+def test_the_toy_study_is_allowed_on_the_toy_experiment():
+    read_plan(ROOT / "experiments/smoke/search.yaml", open_experiment(ROOT, "experiments/smoke"), {})
+
+
+@pytest.mark.parametrize("key", ["seeds", "runtime.processes", "attention.images_per_class"])
+def test_a_setting_that_every_study_makes_itself_is_refused_on_the_command_line(tmp_path, key):
+    with pytest.raises(ValueError, match=rf"mine.yaml: --{key}: a study sets it itself"):
+        plan_of(tmp_path, {}, {key: 1})
+
+
+def test_a_folder_is_no_study_file():
+    with pytest.raises(ValueError, match=r"search cannot be read as a study file: Is a directory$"):
+        read_plan(ROOT / "experiments/search", open_experiment(ROOT, "experiments/digits"), {})
 
 
 def test_the_default_study_begins_with_the_papers_grid():

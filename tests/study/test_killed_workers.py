@@ -1,23 +1,25 @@
 """Real processes, really killed: no trial is lost, and a trial goes on from its checkpoint."""
 
 import os
-import shutil
 import signal
-import socket
+import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 from optuna.trial import TrialState
+from toy_project import note_of
 
 from attndistill.stages import runs
-from attndistill.study import storage
+from attndistill.study import lost
 from attndistill.study.commands import run_studies
+from attndistill.study.lost import heartbeat, reclaim, sign
 from attndistill.study.plan import read_plan
-from attndistill.study.storage import Place, heartbeat, reclaim, sign
-from attndistill.study.trial import Search
+from attndistill.study.search import Search
+from attndistill.study.storage import GRACE, Place
 from attndistill.study.worker import load_study, prepare_study
 
 pytestmark = pytest.mark.drivers
@@ -33,9 +35,13 @@ def study_of(project, path: Path, address: str | None, overrides: dict | None = 
 
 
 def steps_saved(project) -> int:
-    for path in (project.root / ".work/study").glob("digits-*/*/checkpoint/*/checkpoint.pt"):
+    for path in checkpoints(project):
         return int(torch.load(path, weights_only=True)["state"]["step"])
     return 0
+
+
+def checkpoints(project) -> list[Path]:
+    return list((project.root / ".work/study").glob("digits-*/*/checkpoint/*/checkpoint.pt"))
 
 
 def wait_for(condition, process: "subprocess.Popen[str]") -> None:
@@ -84,7 +90,7 @@ def test_a_killed_study_goes_on_with_the_same_settings_from_the_same_step(projec
 
 
 def kill_a_worker_of_two(project, address: str | None) -> None:
-    path = project.write(trials=3)
+    path = project.write(trials=2)
     process = project.start(*words(path, address, "-j", "2"))
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
@@ -97,46 +103,18 @@ def kill_a_worker_of_two(project, address: str | None) -> None:
     printed, _ = process.communicate(timeout=600)
     assert process.returncode == 0, printed
     _, study = study_of(project, path, address, OVERRIDES)
-    assert ended(study) == [TrialState.COMPLETE] * 3
-    lost = [trial for trial in study.trials if trial.state == TrialState.FAIL]
-    assert len(lost) == 1
-    retried = next(trial for trial in study.trials if trial.system_attrs.get("retry_history") == [lost[0].number])
-    assert lost[0].params.items() <= retried.params.items()
+    assert ended(study) == [TrialState.COMPLETE] * 2
+    failed = [trial for trial in study.trials if trial.state == TrialState.FAIL]
+    assert len(failed) == 1
+    retried = next(trial for trial in study.trials if trial.system_attrs.get("retry_history") == [failed[0].number])
+    assert failed[0].params.items() <= retried.params.items()
+    assert "its worker was lost; it waits again" in note_of(study, failed[0])
 
 
 def test_one_of_two_workers_is_killed_and_no_trial_is_lost(project):
     kill_a_worker_of_two(project, None)
 
 
-@pytest.fixture
-def database(tmp_path: Path):
-    """The address of a PostgreSQL server of its own, from the system's packages."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not found:
-        pytest.skip("no PostgreSQL server below /usr/lib/postgresql (Debian: apt-get install postgresql)")
-    pytest.importorskip("psycopg", reason="psycopg, the PostgreSQL client, is not installed")
-    account = {"user": "postgres"} if os.geteuid() == 0 else {}  # the server refuses to run as root
-    home = Path("/tmp") / f"attndistill-postgresql-{os.getpid()}"  # tmp_path is closed to other accounts
-    home.mkdir()
-    if account:
-        shutil.chown(home, "postgres")
-
-    def server(*command: str) -> None:
-        done = subprocess.run([str(found[-1] / command[0]), *command[1:]], cwd=home, capture_output=True, **account)
-        assert done.returncode == 0, done.stderr.decode()
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server("initdb", "-D", str(home / "data"), "-A", "trust", "-U", "study", "--no-sync")
-    options = f"-F -h 127.0.0.1 -p {port} -k {home}"
-    server("pg_ctl", "-D", str(home / "data"), "-o", options, "-l", str(home / "log"), "-w", "start")
-    yield f"postgresql+psycopg://study@127.0.0.1:{port}/postgres"
-    server("pg_ctl", "-D", str(home / "data"), "-m", "immediate", "-w", "stop")
-    shutil.rmtree(home)
-
-
-@pytest.mark.slow
 def test_one_of_two_workers_on_a_real_postgresql_is_killed_and_no_trial_is_lost(project, database):
     kill_a_worker_of_two(project, database)
 
@@ -151,19 +129,63 @@ def test_two_commands_that_start_at_once_run_each_trial_once(project):
     assert sum(text.count(": complete") for text in printed) == 3
 
 
-def test_a_worker_on_another_machine_is_lost_when_its_sign_of_life_beside_the_journal_is_old(project, monkeypatch):
-    plan = read_plan(project.write(), project.experiment(), {})
-    search = Search.of(plan, Place.of(project.root, "mine.journal", None))
-    study = prepare_study(search)
-    trial = study.ask()
-    sign(trial)
-    monkeypatch.setattr(storage, "_machine", lambda: "another")
-    with heartbeat(search.place, trial._trial_id):
-        assert reclaim(study, search.place) == []
-        heart = storage._heart(search.place, trial._trial_id)
-        old = time.time() - storage.GRACE - 5
-        os.utime(heart, (old, old))
-        assert reclaim(study, search.place) == [0]
-    assert reclaim(study, search.place) == []
+@pytest.fixture
+def begun(project, monkeypatch):
+    """A trial that somebody on another machine has begun: its study, storage and number in the storage."""
+
+    def begin(address: str | None):
+        search = Search.of(read_plan(project.write(), project.experiment(), {}), Place.of(project.root, address, None))
+        study = prepare_study(search)
+        trial = study.ask()
+        sign(trial)
+        monkeypatch.setattr(lost, "_machine", lambda: "another")
+        return study, search.place, trial._trial_id
+
+    return begin
+
+
+def check_waits_again(study) -> None:
     assert study.trials[-1].system_attrs["fixed_params"] == study.trials[0].system_attrs["fixed_params"]
     assert study.trials[-1].state == TrialState.WAITING
+
+
+def test_a_worker_on_another_machine_is_lost_when_its_sign_of_life_beside_the_journal_is_old(begun):
+    study, place, trial_id = begun("mine.journal")
+    with heartbeat(place, trial_id):
+        assert reclaim(study, place) == []
+        heart = lost._heart(place, trial_id)
+        old = time.time() - GRACE - 5
+        os.utime(heart, (old, old))
+        assert reclaim(study, place) == [0]
+    assert reclaim(study, place) == []
+    check_waits_again(study)
+
+
+def test_a_worker_on_another_machine_is_lost_when_its_heartbeat_in_the_database_is_old(begun, project):
+    study, place, trial_id = begun(None)
+    study._storage.record_heartbeat(trial_id)
+    assert reclaim(study, place) == []
+    with closing(sqlite3.connect(project.root / ".work/study/studies.db")) as database, database:
+        database.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', ?)", (f"-{GRACE + 5} seconds",))
+    assert reclaim(study, place) == [0]
+    assert reclaim(study, place) == []
+    check_waits_again(study)
+
+
+def test_a_process_number_means_nothing_in_another_container_of_the_same_host():
+    assert str(Path("/proc/self/ns/pid").readlink()) in lost._machine.__wrapped__()
+
+
+@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT)], ids=["kill", "ctrl-c"])
+def test_workers_sent_away_in_order_give_their_trials_back_at_once(project, workers, number):
+    path = project.write(trials=2)
+    process = project.start(*words(path, None, "-j", str(workers)))
+    wait_for(lambda: len(checkpoints(project)) == workers, process)
+    os.killpg(process.pid, number)  # as a terminal does: the command and its workers
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, printed
+    _, study = study_of(project, path, None, OVERRIDES)
+    waiting = [trial for trial in study.trials if trial.state == TrialState.WAITING]
+    assert [trial.state for trial in study.trials if trial not in waiting] == [TrialState.FAIL] * workers
+    assert len(waiting) == 2
+    assert {trial.system_attrs.get("counted_retries", 0) for trial in waiting} == {0}

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 from toy_project import Project
 
+from attndistill.study import ui
 from attndistill.study.commands import run_studies
+from attndistill.study.storage import Place
 from attndistill.tracking.spool import process_started
 
 pytestmark = pytest.mark.drivers
@@ -22,8 +24,8 @@ pytestmark = pytest.mark.drivers
 class Pages:
     """A running `attndistill ui`."""
 
-    def __init__(self, project: Project) -> None:
-        self.process = project.start("ui")
+    def __init__(self, project: Project, **settings: str) -> None:
+        self.process = project.start("ui", **settings)
         self.addresses = {}
         for line in iter(self.process.stdout.readline, ""):
             if line.startswith("Ctrl-C"):
@@ -31,6 +33,12 @@ class Pages:
             name, _, address = line.strip().partition(": ")
             self.addresses[name] = address
         self.family = {pid: process_started(pid) for pid in descendants(self.process.pid)}
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(60)
+        self.process.stdout.close()
 
     def survivors(self) -> list[int]:
         """Processes that it started and that are still there, after at most some seconds."""
@@ -53,10 +61,7 @@ def descendants(pid: int) -> list[int]:
 def pages(project):
     opened = Pages(project)
     yield opened
-    if opened.process.poll() is None:
-        opened.process.send_signal(signal.SIGINT)
-        opened.process.wait(60)
-    opened.process.stdout.close()
+    opened.end()
 
 
 @pytest.fixture
@@ -113,3 +118,20 @@ def test_no_server_outlives_the_command(pages, number):
     code = pages.process.wait(60)
     assert code == (0 if number == signal.SIGINT else -signal.SIGKILL)
     assert pages.survivors() == []
+
+
+def test_a_tracking_server_elsewhere_is_named_and_the_dashboard_alone_is_started(project):
+    pages = Pages(project, MLFLOW_TRACKING_URI="http://me:secret@tracking.example:5000")
+    try:
+        assert pages.addresses["MLflow"] == "http://me:***@tracking.example:5000"
+        assert len(pages.family) == 2  # one guard, one server
+        assert urlopen(pages.addresses["optuna-dashboard"], timeout=30).status == 200
+    finally:
+        pages.end()
+
+
+def test_no_address_of_a_storage_is_in_the_list_of_processes(tmp_path):
+    place = Place.of(tmp_path, "postgresql://me:secret@host/studies", None)
+    for page in (ui._mlflow("postgresql://me:secret@host/mlflow"), ui._dashboard(place)):
+        assert "secret" not in " ".join(page.command)
+        assert any("secret" in value for value in page.environment.values())

@@ -1,8 +1,16 @@
 """Addresses of storages: what is refused, in one line, and what never shows a password."""
 
+import multiprocessing
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
-from attndistill.study.storage import Place, without_passwords
+from attndistill.study.address import without_passwords
+from attndistill.study.storage import Place
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -14,12 +22,38 @@ from attndistill.study.storage import Place, without_passwords
             "postgresql+psycopg://me:secret@127.0.0.1:1/x",
             r"storage postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/x cannot be opened: ",
         ),
+        (
+            "mysql://me:secret@host/x",
+            r"storage mysql://me:\*\*\*@host/x: its driver, the Python package MySQLdb, is",
+        ),
+        ("/tmp", "storage /tmp is a folder; allowed: the path of a journal file, or a database address"),
+        ("sqlite:////proc/none/x.db", "storage: /proc/none cannot be made: No such file or directory"),
+        ("/etc/hostname/x.journal", "storage: /etc/hostname cannot be made: (File exists|Not a directory)"),
+        (f"sqlite:///{ROOT}/params.yaml", r"storage .*/params.yaml cannot be opened: DatabaseError: .*not a database"),
+        (f"{ROOT}/params.yaml", r"storage .*/params.yaml is not a journal of studies"),
+        ("sqlite://", "storage sqlite://: a study in memory is lost with its process; allowed: sqlite:///FILE"),
+        ("sqlite:///:memory:", "storage sqlite:///:memory:: a study in memory is lost with its process"),
+        ("mine/studies.db", r"storage .*/studies.db: a path alone is a journal file; for sqlite write sqlite:////"),
     ],
 )
-def test_a_storage_that_cannot_be_opened_is_refused_without_its_password(tmp_path, address, message):
+def test_a_storage_that_cannot_be_opened_is_refused_in_one_line_without_its_password(tmp_path, address, message):
     with pytest.raises(ValueError, match=f"^{message}") as refusal:
         Place.of(tmp_path, address, None).open()
     assert "secret" not in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_sqlite_file_without_its_prefix_is_known_by_its_first_bytes(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "mine")) as database, database:
+        database.execute("CREATE TABLE t (x)")
+    with pytest.raises(ValueError, match=rf"for sqlite write sqlite:///{tmp_path}/mine$"):
+        Place.of(tmp_path, "mine", None)
+
+
+def test_a_file_in_the_place_of_the_artifacts_is_refused(tmp_path):
+    (tmp_path / "params.yaml").touch()
+    with pytest.raises(ValueError, match=rf"artifacts {tmp_path}/params.yaml is not a folder"):
+        Place.of(tmp_path, None, "params.yaml")
 
 
 def test_the_default_is_below_work_and_relative_paths_are_below_the_root(tmp_path, monkeypatch):
@@ -29,6 +63,35 @@ def test_the_default_is_below_work_and_relative_paths_are_below_the_root(tmp_pat
     assert Place.of(tmp_path, "a.journal", "b") == Place(str(tmp_path / "a.journal"), tmp_path / "b")
     monkeypatch.setenv("ATTNDISTILL_STUDY_STORAGE", "mysql://host/studies")
     assert Place.of(tmp_path, None, None).address == "mysql://host/studies"
+
+
+@pytest.mark.parametrize("spelling", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_every_spelling_of_postgresql_means_the_driver_that_comes_with_us(tmp_path, spelling):
+    assert Place.of(tmp_path, f"{spelling}://me@host/x", None).address == "postgresql+psycopg://me@host/x"
+
+
+@pytest.mark.parametrize("address", [None, "mine.journal"], ids=["sqlite", "journal"])
+def test_asking_whether_a_storage_is_there_makes_nothing(tmp_path, address):
+    assert not Place.of(tmp_path, address, None).exists()
+    assert list(tmp_path.iterdir()) == []
+    Place.of(tmp_path, address, None).open()
+    assert Place.of(tmp_path, address, None).exists()
+
+
+def test_several_processes_may_open_a_database_that_is_not_there_yet(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    gate = fork.Barrier(3)
+
+    def opened() -> None:
+        gate.wait()
+        Place.of(tmp_path, None, None).open()
+
+    processes = [fork.Process(target=opened) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
 
 
 def test_a_recorded_command_line_hides_passwords_and_nothing_else():

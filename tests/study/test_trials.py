@@ -1,40 +1,43 @@
 """Trials in this process, on toy data: what they measure, what they leave, and how they end."""
 
+import shutil
+from pathlib import Path
+
 import optuna
 import pytest
-from optuna_dashboard._note import get_note_from_system_attrs
+import torch
+from toy_project import note_of
 
 from attndistill.core.artifacts import read_json
+from attndistill.experiments import open_experiment
 from attndistill.models.storage import load_model
 from attndistill.pipeline import run_stage
 from attndistill.stages.context import Context
 from attndistill.stages.layout import Layout
 from attndistill.stages.table import STAGES
+from attndistill.study import trial as trials
 from attndistill.study import worker
 from attndistill.study.commands import run_studies
 from attndistill.study.outcome import importances
 from attndistill.study.plan import read_plan
+from attndistill.study.retry import RETRIES, give_back
+from attndistill.study.search import Search
 from attndistill.study.storage import Place
-from attndistill.study.trial import Search, TrialJournal
+from attndistill.study.trial import TrialJournal
 from attndistill.study.validation import ValidationContext
 from attndistill.study.worker import load_study
 from attndistill.tracking import Recorder
 
+ROOT = Path(__file__).parents[2]
 COMPLETE, PRUNED, FAIL = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL
 
 
-def searched(project, **changes) -> tuple[Search, optuna.Study]:
+def searched(project, overrides=None, **changes) -> tuple[Search, optuna.Study]:
     """Run a study to its end in this process."""
-    path = project.write(**changes)
-    run_studies([str(path)], project.experiment(), {}, storage=None, artifacts=None, workers=1)
-    search = Search.of(read_plan(path, project.experiment(), {}), Place.of(project.root, None, None))
+    path, overrides = project.write(**changes), overrides or {}
+    run_studies([str(path)], project.experiment(), overrides, storage=None, artifacts=None, workers=1)
+    search = Search.of(read_plan(path, project.experiment(), overrides), Place.of(project.root, None, None))
     return search, load_study(search)
-
-
-def note_of(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> str:
-    attributes = study._storage.get_study_system_attrs(study._study_id)
-    body: str = get_note_from_system_attrs(attributes, trial._trial_id)["body"]
-    return body
 
 
 def test_the_objective_is_the_pipelines_student_judged_on_the_validation_part_and_test_is_never_opened(project):
@@ -76,7 +79,7 @@ def test_a_trial_leaves_its_curves_and_panels_as_artifacts_in_its_note_and_the_s
     assert found["best"] == [study.best_trial.number]
     assert found["importances"] is None  # of three trials there are none to speak of
     pictures = sorted(path.name for path in (project.root / "outputs/digits/study/toy").iterdir())
-    assert pictures == ["slices.png"]
+    assert pictures == ["found.json", "slices.png"]
     before = path.read_bytes()
     searched(project)  # nothing is left to do
     assert path.read_bytes() == before
@@ -105,6 +108,7 @@ def test_a_trial_without_finite_losses_fails_alone(project):
     _, study = searched(project, search={"distill.recipe.base_learning_rate": rate}, enqueue=given, trials=2)
     assert [trial.state for trial in study.trials] == [FAIL, COMPLETE]
     assert "image indices [" in study.trials[0].user_attrs["error"]
+    assert note_of(study, study.trials[0]).startswith("**Trial 0** failed: FloatingPointError: ")
     found = read_json(project.root / "experiments/search/found/digits/toy.json")
     assert [trial["state"] for trial in found["trials"]] == ["fail", "complete"]
 
@@ -172,3 +176,75 @@ def test_another_configuration_is_another_study_unless_the_searched_or_runtime_s
     assert text.count("lambda: 0.1\n") == 1
     (project.root / "params.yaml").write_text(text.replace("lambda: 0.1\n", "lambda: 0.7\n"))
     assert Search.of(read_plan(path, project.experiment(), {}), place).name == names[0]
+
+
+@pytest.mark.parametrize("changes", [{"probe.linear": None}, {"probe.knn.temperature": 0.2}], ids=["null", "unused"])
+def test_a_setting_that_is_null_or_of_a_probe_that_does_not_judge_renames_no_study(tmp_path, changes):
+    plans = [
+        read_plan(ROOT / "experiments/search/default.yaml", open_experiment(ROOT, "experiments/digits"), overrides)
+        for overrides in ({}, changes)
+    ]
+    assert plans[0].configuration == plans[1].configuration
+
+
+def test_a_trial_too_large_for_the_device_fails_alone_with_the_reason_in_its_note(project, monkeypatch):
+    distill = trials.distill
+
+    def small_memory(context):
+        if context.config.distill.projector_depth == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return distill(context)
+
+    monkeypatch.setattr(trials, "distill", small_memory)
+    given = [{"distill.lambda": 0.1, "distill.projector_depth": depth} for depth in (1, 2)]
+    _, study = searched(project, enqueue=given, trials=2)
+    assert [trial.state for trial in study.trials] == [FAIL, COMPLETE]
+    told = "**Trial 0** failed: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
+    assert note_of(study, study.trials[0]) == told
+
+
+def test_an_interrupted_trial_waits_again_however_often_and_a_lost_one_three_times(tmp_path, capsys):
+    for problem, runs in ((KeyboardInterrupt(), 9), (ValueError("no space"), 1 + RETRIES)):
+        study = optuna.create_study(storage=Place.of(tmp_path, None, None).open())
+        study.enqueue_trial({"x": 0.5})
+        for number in range(9):
+            if any(trial.state == optuna.trial.TrialState.WAITING for trial in study.trials):
+                study.tell(study.ask(), state=FAIL)
+                give_back(study, number, problem)
+        assert sum(trial.state == FAIL for trial in study.trials) == runs
+    assert "trial 3 is dropped after 4 ends: ended by: no space" in capsys.readouterr().out
+    assert note_of(study, study.trials[3]).endswith("ended by: no space; it is dropped after 4 such ends")
+
+
+def test_a_study_under_other_settings_does_not_touch_the_file_for_git(project):
+    searched(project, trials=2)
+    tracked = project.root / "experiments/search/found/digits/toy.json"
+    before = tracked.read_bytes()
+    search, _ = searched(project, {"distill.alignment_weight": 2.0, "runtime.workers": 0}, trials=2)
+    assert tracked.read_bytes() == before
+    found = read_json(project.root / f"outputs/digits/study/toy-{search.digest}/found.json")
+    assert (found["overrides"], found["epochs"]) == ({"distill.alignment_weight": 2.0}, 2)
+    assert (found["planned"], found["state"]) == (2, "finished")
+
+
+def test_a_study_that_has_not_ended_does_not_replace_one_with_more_trials(project, monkeypatch, capsys):
+    searched(project, trials=2)
+    tracked = project.root / "experiments/search/found/digits/toy.json"
+    before = tracked.read_bytes()
+    assert read_json(tracked)["state"] == "finished"
+    shutil.rmtree(project.root / ".work/study")
+    distill, calls = trials.distill, []
+
+    def interrupted(context):
+        calls.append(context)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return distill(context)
+
+    monkeypatch.setattr(trials, "distill", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        searched(project, trials=2)
+    assert tracked.read_bytes() == before
+    found = read_json(project.root / "outputs/digits/study/toy/found.json")
+    assert (found["state"], len(found["trials"])) == ("unfinished", 1)
+    assert "toy.json stays: it has 2 trials, this study 1 so far" in capsys.readouterr().out

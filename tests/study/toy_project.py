@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
+from optuna_dashboard._note import get_note_from_system_attrs
 from ruamel.yaml import YAML
 
 from attndistill.experiments import open_experiment
@@ -53,13 +55,13 @@ class Project:
         YAML().dump({**STUDY, **changes}, path)
         return path
 
-    def start(self, *words: str) -> "subprocess.Popen[str]":
-        """`attndistill WORDS` in the background."""
+    def start(self, *words: str, **settings: str) -> "subprocess.Popen[str]":
+        """`attndistill WORDS` in the background, with more settings of the environment."""
         command = [sys.executable, "-m", "attndistill", *words]
         return subprocess.Popen(
             command,
             cwd=self.root,
-            env=self.environment,
+            env={**self.environment, **settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -75,3 +77,10 @@ class Project:
 
     def experiment(self):
         return open_experiment(self.root, "experiments/digits")
+
+
+def note_of(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> str:
+    """What the dashboard shows of a trial."""
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    body: str = get_note_from_system_attrs(attributes, trial._trial_id)["body"]
+    return body
