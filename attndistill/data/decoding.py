@@ -75,7 +75,7 @@ def inspect(data: bytes, name: str, max_pixels: int) -> tuple[int, int]:
     try:
         header = _check_header(data, name, max_pixels)
         if header.is_jpeg:
-            _check_whole(data)
+            _check_whole(data, header.mode)
         else:
             decode(data)
     except BadImageError:
@@ -105,19 +105,30 @@ def _open(data: bytes) -> Image.Image:
     return Image.open(BytesIO(data), formats=tuple(_FORMATS))
 
 
-def _check_whole(data: bytes) -> None:
+def _check_whole(data: bytes, mode: str) -> None:
     """Decode a JPEG, and refuse one whose data end before its picture does (see `jpeg`)."""
     extended = padded(data)
     small = not extended.in_detail
-    if decode(data, eighth=small).tobytes() != decode(extended.data, eighth=small).tobytes():
+    picture = decode(data, eighth=small)
+    if extended.ends_grey and mode in ("L", "RGB") and not _has_grey_corner(picture):
+        return
+    if picture.tobytes() != decode(extended.data, eighth=small).tobytes():
         raise BadImageError("the data end before the picture does: the rest would be grey")
+
+
+def _has_grey_corner(picture: Image.Image) -> bool:
+    """Whether it may end in a block without data; in which corner an upright picture ends, its camera decides."""
+    right, bottom = picture.width - 1, picture.height - 1
+    corners = ((right, bottom), (0, bottom), (right, 0), (0, 0))
+    return any(picture.getpixel(corner) == (128, 128, 128) for corner in corners)
 
 
 @dataclass(frozen=True)
 class _Header:
-    """Of the upright picture."""
+    """What is known before anything is decoded; the sides are the upright picture's."""
 
     is_jpeg: bool
+    mode: str
     height: int
     width: int
 
@@ -140,7 +151,7 @@ def _check_header(data: bytes, name: str, max_pixels: int) -> _Header:
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
             raise BadImageError(f"{getattr(image, 'n_frames', 1)} frames: animated or many-paged")
         sides = image.size if image.getexif().get(_ORIENTATION) in _TURNED else image.size[::-1]
-        return _Header(found == "JPEG", *sides)
+        return _Header(found == "JPEG", image.mode, *sides)
 
 
 def _rgb(image: Image.Image, is_16_bit: bool) -> Image.Image:

@@ -6,11 +6,12 @@ where the data of each scan (and restart interval) end. A whole picture never re
 has run out of data takes them for pixels.
 
 What this does not see: bytes that are wrong but as many (a decoder that lost its place may find it again, and then
-every code is a legal one), data that are left over, and a progressive file that lacks whole scans (it is a coarser
-picture, and legal).
+every code is a legal one), data that are left over, less than the last block, a cut that falls exactly between two
+restart intervals, and a progressive file that lacks whole scans (it is a coarser picture, and legal).
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 # 00 first: after a fill byte FF it makes a data byte of both. No FF after it: nothing that looks like a marker.
@@ -32,20 +33,23 @@ class Padded:
         data: the file; the original where it is arithmetically coded (such data may end early, by the standard).
         in_detail: whether only the full size shows each change: later scans refine the picture (progressive), or it
             falls into parts that stand alone (restart intervals).
+        ends_grey: whether data that run out are bound to leave the last block grey: one scan is all there is. Then a
+            picture with another last block needs no second look.
     """
 
     data: bytes
     in_detail: bool
+    ends_grey: bool
 
 
 def padded(data: bytes) -> Padded:
     """The same picture if its data are whole, and another one if they end too early."""
     parts: list[bytes] = []
-    kinds: set[int] = set()
+    kinds: Counter[int] = Counter()
     copied = position = 2
     while (marker := _MARKER.search(data, position)) and marker[1][0] != _END_OF_IMAGE:
         position = marker.end()
-        kinds.add(marker[1][0])
+        kinds[marker[1][0]] += 1
         if marker[1][0] not in _ALONE:
             position += int.from_bytes(data[position : position + 2])
         if marker[1][0] == _START_OF_SCAN:
@@ -54,5 +58,6 @@ def padded(data: bytes) -> Padded:
             scan = _RESTART.sub(lambda found: _FILLER + found[0], data[position:stop])
             parts += [data[copied:position], scan, _FILLER]
             copied = position = stop
-    whole = data if kinds & _ARITHMETIC else b"".join([data[:2], *parts, data[copied:]])
-    return Padded(whole, bool(kinds & _IN_DETAIL))
+    whole = data if kinds.keys() & _ARITHMETIC else b"".join([data[:2], *parts, data[copied:]])
+    in_detail = bool(kinds.keys() & _IN_DETAIL)
+    return Padded(whole, in_detail, ends_grey=not in_detail and kinds[_START_OF_SCAN] == 1)

@@ -184,6 +184,31 @@ def test_a_jpeg_that_was_cut_and_closed_again_is_refused_and_the_whole_one_is_no
         inspect(cut, "a.jpg", MOST)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_cut_jpeg_is_refused_whichever_way_its_camera_was_held_and_a_grey_one_is_not(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    cut = encoded(smooth(), "JPEG", quality=90, exif=exif)[:-2500].rstrip(b"\xff") + b"\xff\xd9"
+    with pytest.raises(BadImageError, match="the data end before the picture does"):
+        inspect(cut, "a.jpg", MOST)
+    for colour in ("grey", (128, 128, 128)):
+        inspect(encoded(Image.new("RGB", (200, 150), colour), "JPEG", exif=exif), "a.jpg", MOST)
+
+
+@pytest.mark.parametrize("sampling", [0, 1, 2])
+@pytest.mark.parametrize("size", [(200, 150), (193, 145), (17, 33), (64, 64)])
+def test_the_last_block_tells_whatever_the_size_and_the_sampling_of_colour(
+    size: tuple[int, int], sampling: int
+) -> None:
+    whole = encoded(noise(size=size), "JPEG", quality=90, subsampling=sampling)
+    inspect(whole, "a.jpg", MOST)
+    start = whole.index(b"\xff\xda") + 14
+    for kept in np.linspace(0.05, 0.7, 14):
+        cut = whole[: start + int((len(whole) - start) * kept)].rstrip(b"\xff") + b"\xff\xd9"
+        with pytest.raises(BadImageError, match="the data end before the picture does"):
+            inspect(cut, "a.jpg", MOST)
+
+
 def test_a_jpeg_with_a_stretch_of_other_bytes_is_refused_where_its_data_then_run_out() -> None:
     refused = 0
     for seed in range(20):
