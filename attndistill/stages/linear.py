@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attndistill.core.artifacts import digest_of
 from attndistill.core.randomness import derived_seed
 from attndistill.data.loading import evaluation_batches
 from attndistill.data.store import ChosenImages, ImageSet, read_manifest
@@ -50,16 +51,17 @@ def linear_probe(
         projector=projector,
         layer=layer,
     )
-    inputs = {"model": weights_digest(weights), "data": manifest["digest"]}
+    labels = "all" if chosen is None else digest_of(chosen.tolist())
+    inputs = {"model": weights_digest(weights), "data": manifest["digest"], "labels": labels}
     checkpoint = context.checkpoint(seed, inputs, "views", "probe")
     labelled = images if chosen is None else ChosenImages(images, chosen)
     recipe = options.linear.recipe
     _check_groups(context, len(labelled), options.linear.statistics)
     train(task, recipe, labelled, replace(context, stage="linear probe"), checkpoint, seed=seed)
     scores = _scores(context, task, test)
-    labels = np.asarray(test.labels)
+    truth = np.asarray(test.labels)
     protocol = f"linear/{recipe.optimizer.name}-{recipe.epochs}-epochs-v1"
-    return ProbeResult(protocol, top_k(scores, labels, 1), top_k(scores, labels, 5), {}, {}), checkpoint
+    return ProbeResult(protocol, top_k(scores, truth, 1), top_k(scores, truth, 5), {}, {}), checkpoint
 
 
 def _check_groups(context: Context, length: int, statistics: int) -> None:
