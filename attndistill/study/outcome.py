@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 from attndistill.core.artifacts import replacing_directory, write_json
 from attndistill.report.search import Found, figures_of
 from attndistill.stages.layout import Layout
-from attndistill.study.retry import retry_history
 from attndistill.study.search import Search
 from attndistill.study.trial import ERROR, REFUSED, SAME_AS
+from attndistill.study.worker import trials_of_the_plan
 
 EVALUATOR = "PED-ANOVA"
 FINISHED = "finished"  # state of a study whose planned trials have all ended
@@ -68,8 +68,7 @@ def _kept(departures: Mapping[str, Any], plain: Mapping[str, Any], tracked: Path
 def outcome_of(search: Search, study: optuna.Study) -> dict[str, Any]:
     """Everything the report says of a study, as JSON-able values; trials that were run again are left out."""
     definition, plan = search.plan.definition, search.plan
-    superseded = {number for trial in study.get_trials(deepcopy=False) for number in retry_history(trial)}
-    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number not in superseded]
+    trials = trials_of_the_plan(study)
     ended = [trial for trial in trials if trial.state.is_finished()]
     config = plan.config({})
     chosen = definition.plain()

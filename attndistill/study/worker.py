@@ -24,11 +24,17 @@ from attndistill.study.sampling import pruner_of, sampler_of
 from attndistill.study.search import Search
 from attndistill.study.trial import FAILURES, run_trial
 
+SURPLUS = "surplus"  # attribute of a trial that is none of the plan
+_QUEUED = "fixed_params"  # Optuna's attribute of trials that were queued
 _FILLED = "filled"  # attribute of a study whose trials are queued
 _PATIENCE = 30.0  # seconds that a machine waits for another one to queue the trials
 _LOOK = 1.0  # seconds between looks at trials that others run
 _DEATHS = 10  # workers lost in one call before it gives up
 _FAREWELL = 20.0  # seconds that a worker has to give its trial back
+
+
+class _SurplusError(Exception):
+    """Another worker took the last waiting trial meanwhile, so that Optuna made up one more."""
 
 
 def prepare_study(search: Search) -> optuna.Study:
@@ -49,12 +55,17 @@ def prepare_study(search: Search) -> optuna.Study:
     study.set_metric_names(list(definition.objectives))
     for point in definition.enqueue:
         study.enqueue_trial(dict(point), skip_if_exists=True)
-    lost = {number for trial in study.get_trials(deepcopy=False) for number in retry_history(trial)}
-    queued = sum(trial.number not in lost for trial in study.get_trials(deepcopy=False))
-    for _ in range(definition.trials - queued):
+    for _ in range(definition.trials - len(trials_of_the_plan(study))):
         study.enqueue_trial({})
     study.set_user_attr(_FILLED, True)
     return study
+
+
+def trials_of_the_plan(study: optuna.Study) -> list[FrozenTrial]:
+    """Every trial that the file asks for, in its last state: those that were run again are left out."""
+    trials = study.get_trials(deepcopy=False)
+    superseded = {number for trial in trials for number in retry_history(trial)}
+    return [trial for trial in trials if trial.number not in superseded and SURPLUS not in trial.user_attrs]
 
 
 def load_study(search: Search, storage: optuna.storages.BaseStorage | None = None) -> optuna.Study:
@@ -105,13 +116,16 @@ def _one(search: Search, study: optuna.Study) -> None:
     taken: list[optuna.Trial] = []
 
     def objective(trial: optuna.Trial) -> list[float]:
+        if _QUEUED not in study._storage.get_trial(trial._trial_id).system_attrs:
+            trial.set_user_attr(SURPLUS, True)
+            raise _SurplusError
         taken.append(trial)
         return run_trial(search, trial)
 
     try:
         # an UpdateFinishedTrialError: this worker was silent for so long that another took its trial
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
-            study.optimize(objective, n_trials=1, catch=FAILURES, callbacks=[_tell(search)])
+            study.optimize(objective, n_trials=1, catch=(*FAILURES, _SurplusError), callbacks=[_tell(search)])
     except BaseException as problem:
         if taken:
             give_back(study, taken[0].number, problem)
@@ -125,6 +139,8 @@ def _tell(search: Search) -> Callable[[optuna.Study, FrozenTrial], None]:
     names = search.plan.definition.objectives
 
     def tell(study: optuna.Study, trial: FrozenTrial) -> None:
+        if SURPLUS in trial.user_attrs:
+            return
         search.forget(trial.params)
         found = ", ".join(f"{name} {value:.6g}" for name, value in zip(names, trial.values or (), strict=False))
         settings = ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in trial.params.items())

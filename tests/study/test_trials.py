@@ -18,7 +18,7 @@ from attndistill.stages.table import STAGES
 from attndistill.study import trial as trials
 from attndistill.study import worker
 from attndistill.study.commands import run_studies
-from attndistill.study.outcome import importances
+from attndistill.study.outcome import importances, outcome_of
 from attndistill.study.plan import read_plan
 from attndistill.study.retry import RETRIES, give_back
 from attndistill.study.search import Search
@@ -201,6 +201,14 @@ def test_a_trial_too_large_for_the_device_fails_alone_with_the_reason_in_its_not
     assert [trial.state for trial in study.trials] == [FAIL, COMPLETE]
     told = "**Trial 0** failed: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
     assert note_of(study, study.trials[0]) == told
+
+
+def test_a_worker_that_comes_too_late_for_the_last_trial_adds_none(project):
+    search, study = searched(project, trials=1)
+    before = outcome_of(search, study)
+    worker._one(search, study)
+    assert [trial.state for trial in study.trials] == [COMPLETE, FAIL]
+    assert outcome_of(search, study) == before
 
 
 def test_an_interrupted_trial_waits_again_however_often_and_a_lost_one_three_times(tmp_path, capsys):
