@@ -113,6 +113,11 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
+def validation_indices(directory: Path) -> NDArray[np.int64]:
+    """The part of a prepared set's train on which hyper-parameters are chosen. Raises ValueError as `open_split`."""
+    return read_array(directory / "train-validation.npy")
+
+
 def _names(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()

@@ -66,9 +66,7 @@ def accuracy_bars(
     return rendered()
 
 
-def probe_curve(
-    curves: Mapping[str, Curve], *, ylabel: str = "linear probe top-1 (%)", teacher: str | None = None
-) -> bytes:
+def probe_curve(curves: Mapping[str, Curve], *, ylabel: str, teacher: str | None = None) -> bytes:
     """Fig 7: accuracy against epochs of pre-training; a band of ± sd where there are two seeds or more.
 
     Args:

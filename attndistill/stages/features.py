@@ -6,17 +6,11 @@ from torch import nn
 
 from attndistill.data.label_subsets import LeftOut, label_subset
 from attndistill.data.splits import stratified_subset
-from attndistill.data.store import ImageSet, read_manifest
+from attndistill.data.store import ImageSet, read_manifest, validation_indices
 from attndistill.models.projector import Projector
 from attndistill.probes.classifiers import LabelledFeatures, ProbeData
 from attndistill.probes.embedding import embed_split
 from attndistill.stages.context import Context
-
-
-def _validation(context: Context) -> NDArray[np.int64]:
-    """The part of train on which hyper-parameters of probes are chosen."""
-    indices: NDArray[np.int64] = np.load(context.layout.data / "train-validation.npy", allow_pickle=False)
-    return indices
 
 
 def probe_data(
@@ -43,7 +37,7 @@ def probe_data(
         for split in (images, test)
     ]
     classes = len(read_manifest(context.layout.data)["class_names"])
-    return ProbeData(embedded[0], _validation(context), embedded[1], classes)
+    return ProbeData(embedded[0], validation_indices(context.layout.data), embedded[1], classes)
 
 
 def keep_labels(context: Context, data: ProbeData, chosen: NDArray[np.int64]) -> ProbeData:

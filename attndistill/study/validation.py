@@ -4,41 +4,20 @@ The students themselves see all of train, without labels, as in the pipeline: th
 probe's own hyper-parameter (k, C) is chosen on an inner validation part of the rest.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from attndistill.data.splits import stratified_subset
-from attndistill.data.store import ImageSet, read_manifest
-from attndistill.data.views import Boxes
+from attndistill.data.store import ChosenImages, ImageSet, read_manifest, validation_indices
 from attndistill.probes import PROBES
 from attndistill.probes.classifiers import LabelledFeatures, ProbeData, ProbeResult
 from attndistill.probes.embedding import embed_split
 from attndistill.stages.context import Context
-
-
-class PartOfImages:
-    """Some images of a split, addressed by their place in `chosen`."""
-
-    def __init__(self, images: ImageSet, chosen: NDArray[np.int64]) -> None:
-        self.images, self.chosen = images, chosen
-        self.labels: NDArray[np.int64] = np.asarray(images.labels)[chosen]
-        self.names: Sequence[str] = [images.names[index] for index in chosen]
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def sizes(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return self.images.sizes(self.chosen[indices])
-
-    def crops(self, indices: NDArray[np.int64], boxes: Boxes, image_size: int) -> Float[Tensor, "B 3 S S"]:
-        return self.images.crops(self.chosen[indices], boxes, image_size)
 
 
 @dataclass(frozen=True)
@@ -48,12 +27,11 @@ class ValidationContext(Context):
     @cached_property
     def held_out(self) -> NDArray[np.int64]:
         """Places of the validation part in train."""
-        indices: NDArray[np.int64] = np.load(self.layout.data / "train-validation.npy", allow_pickle=False)
-        return indices
+        return validation_indices(self.layout.data)
 
     def images(self, split: str) -> ImageSet:
         train = super().images("train")
-        return PartOfImages(train, self.held_out if split == "test" else self._rest(len(train)))
+        return ChosenImages(train, self.held_out if split == "test" else self._rest(len(train)))
 
     def _rest(self, count: int) -> NDArray[np.int64]:
         return np.setdiff1d(np.arange(count), self.held_out)

@@ -27,7 +27,7 @@ def area(picture: bytes, colour: str) -> int:
     "draw",
     [
         lambda: accuracy_bars(LABELS, CLOSE, teacher="Teacher"),
-        lambda: probe_curve({"Teacher": (EPOCHS, np.ones((2, 5)))}, teacher="Teacher"),
+        lambda: probe_curve({"Teacher": (EPOCHS, np.ones((2, 5)))}, ylabel="top-1 (%)", teacher="Teacher"),
         lambda: loss_curves({"Student": {"loss": (EPOCHS, np.ones((2, 5)))}}),
     ],
     ids=["accuracy", "probe", "loss"],
@@ -71,14 +71,14 @@ def test_a_probe_for_another_number_of_models_is_refused():
 
 def test_a_seed_without_a_figure_leaves_the_others_mean():
     values = np.array([[50.0, 60.0, 70.0, 80.0, 90.0], [50.0, np.nan, 70.0, 80.0, 90.0]])
-    whole = probe_curve({"a": (EPOCHS, values[:1].repeat(2, axis=0))})
-    assert probe_curve({"a": (EPOCHS, values)}) == whole
+    whole = probe_curve({"a": (EPOCHS, values[:1].repeat(2, axis=0))}, ylabel="top-1 (%)")
+    assert probe_curve({"a": (EPOCHS, values)}, ylabel="top-1 (%)") == whole
 
 
 def test_a_spread_is_drawn_as_a_band():
     same = np.full((2, 5), 50.0)
     spread = same + np.array([[5.0], [-5.0]])
     limits = np.full((1, 5), 50.0) + np.array([10.0, 0, 0, 0, -10.0])
-    narrow, wide = (probe_curve({"a": (EPOCHS, v), "b": (EPOCHS, limits)}) for v in (same, spread))
+    narrow, wide = (probe_curve({"a": (EPOCHS, v), "b": (EPOCHS, limits)}, ylabel="top-1 (%)") for v in (same, spread))
     inked = [int((pixels(picture) != 255).any(axis=-1).sum()) for picture in (narrow, wide)]
     assert inked[1] > inked[0] * 1.5

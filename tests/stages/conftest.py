@@ -18,16 +18,27 @@ SETTINGS = {"runtime.tracking": False, "runtime.processes": 1, "seeds": [0], "da
 
 
 @pytest.fixture(scope="session")
-def taught_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def untaught(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict], Path]:
+    """Makes a project with prepared data and an untrained teacher, by these settings."""
+
+    def make(settings: dict) -> Path:
+        root = tmp_path_factory.mktemp("project")
+        shutil.copy(ROOT / "params.yaml", root)
+        shutil.copytree(ROOT / "experiments/smoke", root / "experiments/smoke")
+        experiment = open_experiment(root, "experiments/smoke")
+        run_stage(experiment, STAGES["prepare"], "", settings)
+        sizes = experiment.config("", {}).teacher.sizes()
+        save_model(Layout(root, "smoke").weights("teacher", 0), build_vit(32, 0, **sizes), image_size=32, vit=sizes)
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def taught_root(untaught: Callable[[dict], Path]) -> Path:
     """Prepared data, an untrained teacher and its answers to two views."""
-    root = tmp_path_factory.mktemp("project")
-    shutil.copy(ROOT / "params.yaml", root)
-    shutil.copytree(ROOT / "experiments/smoke", root / "experiments/smoke")
-    experiment = open_experiment(root, "experiments/smoke")
-    run_stage(experiment, STAGES["prepare"], "", SETTINGS)
-    sizes = experiment.config("", {}).teacher.sizes()
-    save_model(Layout(root, "smoke").weights("teacher", 0), build_vit(32, 0, **sizes), image_size=32, vit=sizes)
-    run_stage(experiment, STAGES["targets"], "", SETTINGS)
+    root = untaught(SETTINGS)
+    run_stage(open_experiment(root, "experiments/smoke"), STAGES["targets"], "", SETTINGS)
     return root
 
 

@@ -1,15 +1,13 @@
 """Semi-supervised probing: only the images that keep their label are seen, and the protocol's name says so."""
 
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from attndistill.data.store import open_split
 from attndistill.experiments import open_experiment
-from attndistill.models.storage import save_model
-from attndistill.models.vit import build_vit
 from attndistill.pipeline import run_stage
 from attndistill.stages.layout import Layout
 from attndistill.stages.table import STAGES
@@ -19,17 +17,9 @@ QUIET = {"runtime.tracking": False, "runtime.processes": 1, "seeds": [0]}
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(untaught: Callable[[dict], Path]) -> Path:
     """Prepared data and an untrained teacher."""
-    root = tmp_path_factory.mktemp("project")
-    shutil.copy(ROOT / "params.yaml", root)
-    shutil.copytree(ROOT / "experiments/smoke", root / "experiments/smoke")
-    experiment = open_experiment(root, "experiments/smoke")
-    run_stage(experiment, STAGES["prepare"], "", QUIET)
-    sizes = experiment.config("", {}).teacher.sizes()
-    weights = Layout(root, "smoke").weights("teacher", 0)
-    save_model(weights, build_vit(32, 0, **sizes), image_size=32, vit=sizes)
-    return root
+    return untaught(QUIET)
 
 
 def probed(root: Path, **labels: object) -> dict:

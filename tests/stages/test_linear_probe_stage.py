@@ -1,14 +1,12 @@
 """The probe stage with a linear probe: beside the others, by its own protocol, on the labels that are kept."""
 
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from attndistill.experiments import open_experiment
-from attndistill.models.storage import save_model
-from attndistill.models.vit import build_vit
 from attndistill.pipeline import run_stage
 from attndistill.stages.layout import Layout
 from attndistill.stages.table import STAGES
@@ -27,16 +25,9 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(untaught: Callable[[dict], Path]) -> Path:
     """Prepared data and an untrained teacher."""
-    root = tmp_path_factory.mktemp("project")
-    shutil.copy(ROOT / "params.yaml", root)
-    shutil.copytree(ROOT / "experiments/smoke", root / "experiments/smoke")
-    experiment = open_experiment(root, "experiments/smoke")
-    run_stage(experiment, STAGES["prepare"], "", SETTINGS)
-    sizes = experiment.config("", {}).teacher.sizes()
-    save_model(Layout(root, "smoke").weights("teacher", 0), build_vit(32, 0, **sizes), image_size=32, vit=sizes)
-    return root
+    return untaught(SETTINGS)
 
 
 def probed(root: Path, **settings: object) -> dict:
