@@ -46,7 +46,9 @@ def _sections(measured: dict[str, Any], level: str) -> list[str]:
 
 
 def _plain(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return " ".join(map(_plain, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _configuration(one: dict[str, Any]) -> str:
