@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from attndistill.core.artifacts import write_json, write_text
-from benchmarks import cache, data, probes, search, startup, step
+from benchmarks import cache, data, kernels, probes, search, startup, step
 from benchmarks.machine import describe
 from benchmarks.tables import comparison_page
 
@@ -23,6 +23,7 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "probes": lambda repeats: probes.measure(
         repeats=min(repeats, 3), bank=50_000, queries=10_000, width=384, classes=100, fitted=12_669, iterations=100
     ),
+    "kernels": lambda repeats: kernels.measure(repeats=repeats),
     "startup": lambda repeats: startup.measure(repeats=repeats),
     "search": lambda repeats: {
         "toy size": search.measure(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cache, data, probes, search, startup, step
+from benchmarks import cache, data, kernels, probes, search, startup, step
 from benchmarks.configurations import CONFIGURATIONS, made_up_images
 from benchmarks.tables import comparison_page, page
 
@@ -45,6 +45,14 @@ def test_the_cache_takes_the_bytes_that_were_predicted():
     check_page("cache", measured)
     for one in measured.values():
         assert one["bytes_a_view_found"] == pytest.approx(one["bytes_a_view_predicted"], rel=0.01)  # and a header
+
+
+def test_kernels_are_measured_beside_the_plain_ones():
+    measured = kernels.measure(repeats=1, attention=[(1, 2, 5, 8)], layers=[(6, 8, 16)])
+    check_page("kernels", measured)
+    taken = {label: one["1x2x5x8, taken"] for label, one in measured.items() if label.startswith("attention")}
+    assert taken["attention, bf16, with backward"] == "plain"  # short sequences: what the table says
+    assert taken["attention, fp32, with backward"] == "fused"
 
 
 def test_every_way_of_nearest_neighbours_has_the_same_answers():
