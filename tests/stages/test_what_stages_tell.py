@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from attndistill.tracking import recorder
 
@@ -40,3 +41,14 @@ def test_a_run_names_the_very_images_and_classes_it_is_about(taught, stage, name
     tags = {event["key"]: event["value"] for event in events if event["kind"] == "tag"}
     manifest = json.loads((taught / "outputs/smoke/data/manifest.json").read_text())
     assert (tags["data_digest"], tags["class_list_sha256"]) == (manifest["digest"], manifest["class_list_sha256"])
+
+
+@pytest.mark.parametrize("instructions", ["avx512_bf16", "amx_bf16", "none"])
+def test_bf16_on_a_processor_that_imitates_it_is_told(stage, instructions, monkeypatch, capfd):
+    able = {"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False, instructions: True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    stage("distill", "attndistill", **{"distill.recipe.precision": "bf16"})
+    told = "note: this processor has no bf16 instructions: distill.recipe.precision fp32" in capfd.readouterr().err
+    assert told == (instructions == "none")
+    stage("distill", "attndistill")
+    assert "bf16" not in capfd.readouterr().err
