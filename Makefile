@@ -19,7 +19,7 @@ smoke: $(INSTALLED)  ## the whole pipeline at toy size, in one process
 	rm -rf outputs/smoke results/smoke
 	python -m attndistill pipeline --experiment experiments/smoke
 
-fashion: $(INSTALLED)  ## Fashion-MNIST, a real public set (experiments/fashion_mnist/README.md): about an hour on 2 cores
+fashion: $(INSTALLED)  ## Fashion-MNIST, a real public set (experiments/fashion_mnist/README.md): 40 minutes on 2 cores
 	dvc repro experiments/fashion_mnist/dvc.yaml
 
 table10: $(INSTALLED)  ## the paper's ablation table in miniature (experiments/table10/README.md): about an hour on 2 cores
