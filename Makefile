@@ -22,7 +22,7 @@ smoke: $(INSTALLED)  ## the whole pipeline at toy size, in one process
 fashion: $(INSTALLED)  ## Fashion-MNIST, a real public set (experiments/fashion_mnist/README.md): 40 minutes on 2 cores
 	dvc repro experiments/fashion_mnist/dvc.yaml
 
-table10: $(INSTALLED)  ## the paper's ablation table in miniature (experiments/table10/README.md): about an hour on 2 cores
+table10: $(INSTALLED)  ## the paper's ablation table in miniature (experiments/table10/README.md): 70 minutes on 2 cores
 	dvc repro experiments/table10/dvc.yaml
 
 test: $(INSTALLED)  ## every test but the slow and the GPU ones
