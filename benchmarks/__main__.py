@@ -31,6 +31,7 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
         )
     },
 }
+_ONE_THREAD = ("kernels",)  # as `runtime.threads` has it; the other parts take what torch takes
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,11 +42,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         parser.error(f"--repeats {options.repeats}; allowed: 1 or more")
+    threads = torch.get_num_threads()
     for name in options.part or ["step", *PARTS]:
         print(name, file=sys.stderr, flush=True)
         if name == "step":
             step.main(["--repeats", str(options.repeats)])
             continue
+        torch.set_num_threads(1 if name in _ONE_THREAD else threads)  # the part before may have set its own
         found = {"machine": describe(torch.device("cpu")), "measured": PARTS[name](options.repeats)}
         text = comparison_page(name, found)
         print(text)

@@ -5,8 +5,7 @@ pass (a student), and a frozen layer with its GELU. What a reader would get wron
 emulates bf16, and the bf16 columns say nothing of one that has them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,26 +36,16 @@ def measure(
         layers: rows, width before and after; left out: likewise.
     """
     found: dict[str, Any] = {}
-    with _one_thread():
-        for precision in PRECISIONS:
-            for trained in (False, True):
-                label = f"attention, {precision}, {'with backward' if trained else 'forward'}"
-                found[label] = _of_each(attention, partial(_attention, precision, trained, repeats))
-            found[f"frozen layer and GELU, {precision}"] = _of_each(layers, partial(_layer, precision, repeats))
+    for precision in PRECISIONS:
+        for trained in (False, True):
+            label = f"attention, {precision}, {'with backward' if trained else 'forward'}"
+            found[label] = _of_each(attention, partial(_attention, precision, trained, repeats))
+        found[f"frozen layer and GELU, {precision}"] = _of_each(layers, partial(_layer, precision, repeats))
     return found
 
 
 def _of_each(sizes: Sequence[Size], measured: Callable[[Size], dict[str, Any]]) -> dict[str, Any]:
     return {f"{'x'.join(map(str, size))}, {name}": one for size in sizes for name, one in measured(size).items()}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """As `runtime.threads` has it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _attention(precision: str, trained: bool, repeats: int, size: Size) -> dict[str, Any]:
