@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attndistill.probes.classifiers import LabelledFeatures, knn_scores, logistic_scores, top_k
+from attndistill.evaluations.classifiers import LabelledFeatures, knn_scores, logistic_scores, top_k
 from benchmarks.timing import compared, interleaved
 
 NEIGHBOURS = [10, 20, 100, 200]

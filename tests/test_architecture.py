@@ -31,7 +31,7 @@ REGISTRIES = {
     "attndistill.data",
     "attndistill.losses",
     "attndistill.models.teachers",
-    "attndistill.probes",
+    "attndistill.evaluations",
     "attndistill.training",
 }
 

@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from attndistill.core.registry import Option, Registry
 from attndistill.data import DATASETS
+from attndistill.evaluations import EVALUATIONS
 from attndistill.losses import AGGREGATIONS, EMBEDDING_LOSSES, GUIDANCE, SIGNALS
 from attndistill.models.teachers import TEACHER_SOURCES
-from attndistill.probes import PROBES
 from attndistill.training import OPTIMIZERS
 
 
@@ -56,6 +56,6 @@ Guidance: Any = variant(GUIDANCE)
 Signal: Any = variant(SIGNALS)
 EmbeddingLoss: Any = variant(EMBEDDING_LOSSES)
 OptimizerChoice: Any = variant(OPTIMIZERS)
-KnnProbe: Any = _variant_model("knn", PROBES.declared()["knn"])
-LogisticProbe: Any = _variant_model("logistic", PROBES.declared()["logistic"])
+KnnProbe: Any = _variant_model("knn", EVALUATIONS.declared()["knn"])
+LogisticProbe: Any = _variant_model("logistic", EVALUATIONS.declared()["logistic"])
 TeacherSource: Any = variant(TEACHER_SOURCES)

@@ -7,9 +7,9 @@ from torch import nn
 from attndistill.data.label_subsets import LeftOut, label_subset
 from attndistill.data.splits import stratified_subset
 from attndistill.data.store import ImageSet, read_manifest, validation_indices
+from attndistill.evaluations.classifiers import LabelledFeatures, ProbeData
+from attndistill.evaluations.embedding import embed_split
 from attndistill.models.projector import Projector
-from attndistill.probes.classifiers import LabelledFeatures, ProbeData
-from attndistill.probes.embedding import embed_split
 from attndistill.stages.context import Context
 
 

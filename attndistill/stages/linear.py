@@ -10,8 +10,8 @@ from attndistill.core.artifacts import digest_of
 from attndistill.core.randomness import derived_seed
 from attndistill.data.loading import evaluation_batches
 from attndistill.data.store import ChosenImages, ImageSet, read_manifest
+from attndistill.evaluations.classifiers import ProbeResult, top_k
 from attndistill.models.storage import load_model, weights_digest
-from attndistill.probes.classifiers import ProbeResult, top_k
 from attndistill.stages.context import Context
 from attndistill.stages.runs import make_accelerator, make_schedule, train
 from attndistill.tasks.linear_probing import LinearProbing

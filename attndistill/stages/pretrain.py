@@ -53,7 +53,7 @@ def pretrain(context: Context) -> None:
 
 def _probe_curve(context: Context, encoder: VisionTransformer, images: ImageSet, test: ImageSet) -> Evaluate:
     """Top-1 on test of a logistic probe, every so many epochs and at the end."""
-    from attndistill.probes.classifiers import logistic
+    from attndistill.evaluations.classifiers import logistic
 
     options = context.config.pretrain
 

@@ -9,10 +9,10 @@ from attndistill.core.artifacts import digest_of, write_json
 from attndistill.core.measurement import summarise
 from attndistill.core.progress import progress
 from attndistill.data.store import ImageSet, read_manifest
+from attndistill.evaluations import EVALUATIONS
+from attndistill.evaluations.classifiers import ProbeResult
 from attndistill.models.storage import load_model
 from attndistill.models.vit import count_parameters
-from attndistill.probes import PROBES
-from attndistill.probes.classifiers import ProbeResult
 from attndistill.stages.context import Context
 from attndistill.stages.features import keep_labels, labelled_images, probe_data
 from attndistill.stages.linear import linear_probe
@@ -36,7 +36,7 @@ def probe(context: Context) -> None:
             data = data if chosen is None else keep_labels(context, data, chosen)
             for name, results in found.items():
                 choice = getattr(options, name)
-                results.append(PROBES.bind(choice.name, choice.options())(data))
+                results.append(EVALUATIONS.bind(choice.name, choice.options())(data))
                 context.journal.metrics({f"{name}_top1": results[-1].top1, f"{name}_top5": results[-1].top5}, step=seed)
             update(done)
     trained = [linear_probe(context, seed, images, test, chosen) for seed in context.seeds if options.linear]

@@ -18,12 +18,12 @@ from attndistill.core.artifacts import replacing_directory, write_json, write_te
 from attndistill.data.loading import evaluation_batches
 from attndistill.data.splits import balanced_subset, stratified_subset
 from attndistill.data.store import ImageSet, read_manifest
+from attndistill.evaluations.classifiers import LabelledFeatures, ProbeData, ProbeResult, knn
+from attndistill.evaluations.embedding import embed_split
 from attndistill.models.storage import save_model
 from attndistill.models.teachers import TEACHER_SOURCES
 from attndistill.models.teachers.loading import Loaded
 from attndistill.models.teachers.report import LoadReport
-from attndistill.probes.classifiers import LabelledFeatures, ProbeData, ProbeResult, knn
-from attndistill.probes.embedding import embed_split
 from attndistill.stages.context import Context
 
 _NEIGHBOURS = 10  # k of the self-check, the smallest of DINO's sweep

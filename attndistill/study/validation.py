@@ -14,9 +14,9 @@ from torch import nn
 
 from attndistill.data.splits import stratified_subset
 from attndistill.data.store import ChosenImages, ImageSet, read_manifest, validation_indices
-from attndistill.probes import PROBES
-from attndistill.probes.classifiers import LabelledFeatures, ProbeData, ProbeResult
-from attndistill.probes.embedding import embed_split
+from attndistill.evaluations import EVALUATIONS
+from attndistill.evaluations.classifiers import LabelledFeatures, ProbeData, ProbeResult
+from attndistill.evaluations.embedding import embed_split
 from attndistill.stages.context import Context
 
 
@@ -62,5 +62,5 @@ class ValidationContext(Context):
         )
         choice = getattr(self.config.probe, probe)
         data = ProbeData(train, inner, asked, len(read_manifest(self.layout.data)["class_names"]))
-        result: ProbeResult = PROBES.bind(choice.name, choice.options())(data)
+        result: ProbeResult = EVALUATIONS.bind(choice.name, choice.options())(data)
         return result

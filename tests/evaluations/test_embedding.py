@@ -7,9 +7,9 @@ import torch
 from attndistill.data.loading import evaluation_batches
 from attndistill.data.store import ArrayImages
 from attndistill.data.views import ViewRecipe
+from attndistill.evaluations.embedding import embed_split
 from attndistill.models.projector import Projector
 from attndistill.models.vit import build_vit
-from attndistill.probes.embedding import embed_split
 
 CPU = torch.device("cpu")
 RECIPE = ViewRecipe(3, 16, (0.2, 1.0), (3 / 4, 4 / 3), 0.5, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

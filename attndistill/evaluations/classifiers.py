@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from attndistill.probes import PROBES
+from attndistill.evaluations import EVALUATIONS
 
 Scores = NDArray[np.float64]
 _SMALL = 1_000_000  # features x images below which handing products to threads costs more than computing them
@@ -63,7 +63,7 @@ class ProbeResult:
     sweep: dict[str, float]
 
 
-@PROBES.register("knn")
+@EVALUATIONS.register("knn", title="k-NN")
 def knn(
     data: ProbeData,
     *,
@@ -109,7 +109,7 @@ def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-@PROBES.register("logistic")
+@EVALUATIONS.register("logistic", title="Logistic regression")
 def logistic(
     data: ProbeData,
     *,

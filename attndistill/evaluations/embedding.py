@@ -8,9 +8,9 @@ from torch import nn
 from attndistill.data.loading import evaluation_batches
 from attndistill.data.store import ImageSet
 from attndistill.data.views import ViewRecipe
+from attndistill.evaluations.classifiers import LabelledFeatures
 from attndistill.models.projector import Projector
 from attndistill.models.readout import read_features
-from attndistill.probes.classifiers import LabelledFeatures
 
 
 def embed_split(

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from attndistill.probes import PROBES
-from attndistill.probes.classifiers import LabelledFeatures, ProbeData, knn, logistic, top_k
+from attndistill.evaluations import EVALUATIONS, evaluations
+from attndistill.evaluations.classifiers import LabelledFeatures, ProbeData, knn, logistic, top_k
 
 
 def clusters(per_class: int, classes: int, spread: float, seed: int = 0, width: int = 8) -> LabelledFeatures:
@@ -27,9 +27,9 @@ def relabelled(part: LabelledFeatures, seed: int) -> LabelledFeatures:
     return replace(part, labels=np.random.default_rng(seed).permutation(part.labels))
 
 
-@pytest.fixture(params=PROBES.names())
+@pytest.fixture(params=[one.name for one in evaluations().values() if one.on == "features"])
 def probe(request):
-    return PROBES[request.param]
+    return EVALUATIONS[request.param]
 
 
 def test_separable_features_are_told_apart_entirely(probe):
