@@ -85,8 +85,7 @@ def watched_files(module: str) -> list[str]:
 @cache
 def imported(module: str) -> tuple[str, ...]:
     """Modules of ours that a module imports when it runs."""
-    own = module.rpartition(".")[0]
-    found = (name for pair in _imports(module) for name in _origins(*pair, asker=own))
+    found = (name for pair in _imports(module) for name in _origins(*pair, asker=module))
     return tuple(dict.fromkeys(found))
 
 
@@ -119,8 +118,17 @@ def _origins(module: str, name: str, *, asker: str) -> Iterator[str]:
             yield from _origins(str(node.module), name, asker=asker)
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name and isinstance(node.value, ast.Call):
             homes = [part.value for part in node.value.args[1:] if isinstance(part, ast.Constant)]
-            if "Registry" in ast.unparse(node.value.func) and asker != module:
-                yield from (inner for home in homes for inner in _modules_of(str(home)))
+            if "Registry" in ast.unparse(node.value.func):
+                variants = [inner for home in homes for inner in _modules_of(str(home))]
+                yield from () if asker in variants and _registers(asker) else variants
+
+
+def _registers(module: str) -> bool:
+    return any(".register(" in ast.unparse(line) for node in _tree(_source(module)).body for line in _decorators(node))
+
+
+def _decorators(node: ast.AST) -> list[ast.expr]:
+    return getattr(node, "decorator_list", [])
 
 
 def _modules_of(home: str) -> list[str]:
