@@ -50,8 +50,8 @@ def dvc_file(experiment: Experiment) -> str:
     A stage over rows is one template, so that a row that is added runs without deriving anew; other items have a stage
     of their own, since they read different sections.
     """
-    experiment.check_rows({})
     config = experiment.config("", {})
+    experiment.check_rows({})
     stages: dict[str, Any] = {}
     for stage in STAGES.values():
         for item in stage.items((), tuple(config.downloads), tuple(config.datasets)):
