@@ -2,7 +2,7 @@
 
 from typing import Any
 
-_MACHINE = ("processor", "gpu", "instructions", "cores", "threads", "torch", "cuda", "device")
+_MACHINE = ("processor", "gpu", "memory", "instructions", "cores", "threads", "torch", "cuda", "device")
 
 
 def page(found: dict[str, Any]) -> str:
