@@ -15,8 +15,9 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Check:
         found = read_json(path)
         found["parts"].setdefault(self.part, {})[key] = value
         write_json(path, found)
-        write_text(path.with_suffix(".md"), page(found))
+        write_text(path.with_suffix(".md"), page(read_json(path)))
 
     def attempt(self, key: str, seconds: float, work: Callable[[], Any]) -> Any:
         """Do a piece of work and write what it found, what went wrong, or that too little time was left for it."""
@@ -95,7 +96,8 @@ def _tidy() -> None:
 
 def tests(check: Check) -> None:
     """The tests marked gpu."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-ra", "--tb=short", "--durations=5"]
+    chosen = "tests/gpu/test_cuda_numbers.py" if check.toy else "tests/gpu"
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", chosen, "-ra", "--tb=short", "--durations=5"]
     environment = os.environ | {"ATTNDISTILL_TEST_DEVICE": check.kind, "PYTHONUNBUFFERED": "1"}
     log = check.folder / "gpu-tests.txt"
     with log.open("w", encoding="utf-8") as stream:
@@ -120,6 +122,7 @@ def steps(check: Check) -> None:
     from benchmarks import step
     from benchmarks.configurations import CONFIGURATIONS, Pair
     from benchmarks.machine import precisions
+    from benchmarks.variants import Variant
 
     device = torch.device(check.kind)
     check.tell("share_of_memory", MEMORY_SHARE)
@@ -127,21 +130,24 @@ def steps(check: Check) -> None:
         pair = Pair.built(CONFIGURATIONS[name], device)
         wanted = precisions(check.kind)
         filling = {}
-        for variant in [
-            step.Variant(way, kind) for kind in wanted if kind != wanted[0] for way in ("reference", "exact")
-        ]:
+        for variant in [Variant(way, kind) for kind in wanted if kind != wanted[0] for way in ("reference", "exact")]:
             filling[variant.name] = check.attempt(
-                f"{name}: filling the card, {variant.name}", 8, lambda v=variant, p=pair: _filling(v, p, check.toy)
+                f"{name}: filling the card, {variant.name}", 8, partial(_filling, variant, pair, check.toy)
             )
         fitting = [one["batch_size"] for one in filling.values() if one]
-        rate = check.attempt(f"{name}: images a second of the reference in fp32", 5, lambda p=pair: _rate(p, check.toy))
+        rate = check.attempt(f"{name}: images a second of the reference in fp32", 5, partial(_rate, pair, check.toy))
         batch_size = 2 if check.toy or not rate else _power_of_two(rate * REFERENCE_SECONDS)
         batch_size = min([batch_size, *fitting])
         check.attempt(
             f"{name}: ratios",
             30 if not check.toy else 1,
-            lambda n=name, b=batch_size, w=wanted: step.measure(
-                CONFIGURATIONS[n], device, w, repeats=1 if check.toy else 3, batch_size=b
+            partial(
+                step.measure,
+                CONFIGURATIONS[name],
+                device,
+                wanted,
+                repeats=1 if check.toy else 3,
+                batch_size=batch_size,
             ),
         )
         del pair
@@ -149,7 +155,7 @@ def steps(check: Check) -> None:
 
 def _rate(pair: Any, toy: bool) -> float:
     """Images a second of the published fp32 step, at a batch that any card holds."""
-    from benchmarks.step import REFERENCE
+    from benchmarks.variants import REFERENCE
 
     return float(_timed_at(REFERENCE, pair, 2 if toy else 32)["images_a_second"])
 
@@ -219,14 +225,13 @@ def training(check: Check) -> None:
     settings: dict[str, Any] = {"steps": 120, "batch_size": 64, "workers": 8}
     if check.toy:
         settings = {"steps": 8, "batch_size": 4, "workers": 0}
+    name = NAMES[-1] if check.toy else NAMES[0]
     for precision in ("bf16", "fp32"):
         with tempfile.TemporaryDirectory() as folder:
             found = check.attempt(
                 precision,
                 1 if check.toy else 25,
-                lambda p=precision, f=folder: short.measure(
-                    NAMES[-1] if check.toy else NAMES[0], Path(f), torch.device(check.kind), precision=p, **settings
-                ),
+                partial(short.measure, name, Path(folder), torch.device(check.kind), precision=precision, **settings),
             )
         if found and not (found["two_runs_are_the_same_bytes"] and found["killed_and_resumed_is_the_same_bytes"]):
             check.tell("errors", {**check._errors(), precision: "runs that should be alike are not the same bytes"})
@@ -263,7 +268,7 @@ def loader(check: Check) -> None:
         for workers in (0, 1) if check.toy else (0, 4, 8, 16):
             for name, images in sources.items():
                 key = f"{name}, {workers} workers, images a second"
-                check.attempt(key, 2 * seconds, lambda i=images, w=workers: rate(i, w))
+                check.attempt(key, 2 * seconds, partial(rate, images, workers))
     check.tell("processors", len(os.sched_getaffinity(0)))
 
 
@@ -301,7 +306,7 @@ def profile(check: Check) -> None:
         ]
 
     for name in NAMES[-1:] if check.toy else NAMES:
-        check.attempt(name, 1 if check.toy else 5, lambda n=name: top(n))
+        check.attempt(name, 1 if check.toy else 5, partial(top, name))
 
 
 def compiled(check: Check) -> None:
@@ -311,19 +316,17 @@ def compiled(check: Check) -> None:
     from benchmarks.configurations import CONFIGURATIONS, Pair
 
     device = torch.device(check.kind)
-    for way in ("CUDA graph", "torch.compile", "torch.compile reduce-overhead"):
+    for way in ("torch.compile",) if check.toy else ("CUDA graph", "torch.compile", "torch.compile reduce-overhead"):
         for name in (NAMES[-1],) if check.toy else (NAMES[0], NAMES[-1]):
             for precision in ("bf16", "fp32"):
                 for algorithm in ("cached", "exact"):
-                    if way == "CUDA graph" and check.kind == "cpu":
-                        continue
                     pair = Pair.built(CONFIGURATIONS[name], device)
                     key = f"{name}: {way}, {algorithm} {precision}"
                     wanted = 1 if check.toy else 5 if way == "CUDA graph" else 15
                     check.attempt(
                         key,
                         wanted,
-                        lambda p=pair, w=way, a=algorithm, x=precision: _trial(p, w, a, x, check.toy),
+                        partial(_trial, pair, way, algorithm, precision, check.toy),
                     )
 
 
@@ -374,8 +377,9 @@ def _trial(pair: Any, way: str, algorithm: str, precision: str, toy: bool) -> di
     if way == "CUDA graph":
         other = stepping(*_graphed(*make(lambda task: task)), keep=True)
     else:
-        mode = "reduce-overhead" if way.endswith("overhead") else "default"
-        other = stepping(*make(lambda task: torch.compile(task, mode=mode)))
+        how: dict[str, Any] = {"mode": "reduce-overhead" if way.endswith("overhead") else "default"}
+        how = {"backend": "eager"} if toy else how
+        other = stepping(*make(lambda task: torch.compile(task, **how)))
     other()
     other()
     making = time.perf_counter() - start
@@ -438,28 +442,29 @@ PARTS: dict[str, tuple[Callable[[Check], None], float]] = {  # and its seconds a
 
 def page(found: dict[str, Any]) -> str:
     """All figures as Markdown."""
-    from benchmarks.tables import _configuration, _machine  # the tables of a step are those of `make bench`
+    from benchmarks.tables import configuration_tables, machine_line  # the tables of a step are those of `make bench`
 
     parts = ["# On a GPU\n"]
     if found.get("machine"):
-        parts.append(_machine(found) + "\n")
+        parts.append(machine_line(found) + "\n")
         if found["machine"]["device"] == "cpu":
             parts.append("**A trial at toy size on a CPU: these figures mean nothing.**\n")
-    for name, one in found["parts"].items():
+    for name in (name for name in PARTS if name in found["parts"]):
+        one: dict[str, Any] = found["parts"][name]
         parts.append(f"## {name.capitalize()}\n")
         plain = []
         for key, value in one.items():
             match value:
-                case {"variants": _}:
-                    parts.append(_configuration(value).replace("## ", "### ", 1))
+                case dict() if "variants" in value:
+                    parts.append(configuration_tables(value).replace("## ", "### ", 1))
                 case [{"operator": _}, *_]:
                     parts.append("\n".join([f"### {key}\n", *_operators(value)]) + "\n")
-                case {**pairs} if key != "errors":
+                case dict() if key != "errors":
                     plain.append(
-                        f"- {key}: " + ", ".join(f"{k.replace('_', ' ')} {_cell(v)}" for k, v in pairs.items())
+                        f"- {key}: " + ", ".join(f"{k.replace('_', ' ')} {_cell(v)}" for k, v in value.items())
                     )
-                case {**pairs}:
-                    parts += [f"**Failed: {k}**\n\n```\n{v}\n```\n" for k, v in pairs.items()]
+                case dict():
+                    parts += [f"**Failed: {k}**\n\n```\n{v}\n```\n" for k, v in value.items()]
                 case _:
                     plain.append(f"- {key.replace('_', ' ')}: {_cell(value)}")
         parts += ["\n".join(plain) + "\n"] if plain else []
@@ -511,10 +516,8 @@ def start_part(check: Check, command: list[str], seconds: float) -> int:
         code = -signal.SIGKILL
         check.tell("errors", {**check._errors(), "time": f"ended after {seconds:.0f} s"})
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its loaders and tests too
-        except ProcessLookupError:
-            pass
         process.wait()
     if code not in (0, 1, -signal.SIGKILL):
         check.tell("errors", {**check._errors(), "process": f"ended with code {code}"})

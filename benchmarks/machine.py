@@ -41,7 +41,7 @@ def precisions(kind: str) -> list[str]:
 @contextmanager
 def products_in(precision: str) -> Iterator[None]:
     """Whether products and convolutions of float32 are rounded to tf32: in "tf32" alone."""
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
     before = [backend.allow_tf32 for backend in backends]
     try:
         for backend in backends:

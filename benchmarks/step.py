@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attndistill.core.artifacts import write_json, write_text
 from attndistill.targets import LiveTeacher, write_targets
 from benchmarks.configurations import CONFIGURATIONS, Configuration, Pair, first_batch, made_up_images
-from benchmarks.machine import PRECISIONS, describe, gemm_rate, precisions, synchronise
+from benchmarks.machine import PRECISIONS, describe, gemm_rate, precisions, products_in, synchronise
 from benchmarks.memory import peak_bytes
 from benchmarks.tables import page
 from benchmarks.timing import spread
@@ -52,7 +52,8 @@ def measure(
         teacher = LiveTeacher(pair.teacher, device)
         settings: dict[str, Any] = {"identity": {}, "views": 1, "verify": 1, "batch_size": batch_size, "processes": 1}
         settings["unfinished"] = Path(folder, "unfinished")
-        write_targets(teacher, images, configuration.recipe, targets, **settings)
+        with products_in("fp32"):  # entries are computed again, alone, and compared
+            write_targets(teacher, images, configuration.recipe, targets, **settings)
         prepared = [prepare(variant, pair, batch, targets) for variant in variants]
         found = {one.variant.name: _once(one, device) for one in prepared}
         samples = list(_rounds(prepared, device, wanted, repeats))
