@@ -45,6 +45,7 @@ def distil(
     steps: int,
     batch_size: int,
     workers: int,
+    checkpoint_seconds: float,
     at_step: Callable[[int], None] = lambda done: None,
 ) -> tuple[str, float]:
     """Train from the checkpoint in `directory`, or from the start; the digest of all weights, and steps a second."""
@@ -56,7 +57,7 @@ def distil(
     task = pair.task(LiveTeacher(pair.teacher, device))
     AcceleratorState._reset_state(reset_partial_state=False)
     accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=device.type == "cpu")
-    plan = Plan(schedule.steps, schedule.steps_per_epoch, 1, 1e-3, 4, checkpoint_seconds=0.5)
+    plan = Plan(schedule.steps, schedule.steps_per_epoch, 1, 1e-3, 4, checkpoint_seconds)
     times: list[float] = []
 
     def told(done: int) -> None:
@@ -124,6 +125,7 @@ def main() -> None:
     parser.add_argument("--precision", required=True)
     for number in ("--steps", "--batch-size", "--workers"):
         parser.add_argument(number, type=int, required=True)
+    parser.add_argument("--checkpoint-seconds", type=float, required=True)
     options = vars(parser.parse_args())
     name, directory, device = (options.pop(key) for key in ("name", "directory", "device"))
     distil(name, directory, torch.device(device), **options, at_step=lambda done: print(done, flush=True))
