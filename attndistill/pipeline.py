@@ -117,6 +117,8 @@ def make_deterministic(config: Config) -> None:
     # a debugging aid: nothing here reads the memory it fills
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
+    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        backend.allow_tf32 = False  # fp32 is fp32: cuDNN rounds convolutions to tf32 unless told not to
     if config.runtime.threads is not None:
         torch.set_num_threads(config.runtime.threads)
 
