@@ -9,7 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # DVC writes a new dvc.lock in the order in which it runs, and picks that from a set of names
 export PYTHONHASHSEED := 0
 
-.PHONY: repro smoke fashion table10 bench test check lint types fast test-slow test-gpu study ui dashboard format lock clean
+.PHONY: repro smoke fashion table10 bench gpu-check test check lint types fast test-slow test-gpu study ui dashboard format lock clean
 
 repro: $(INSTALLED)  ## environment, then the embedded default through DVC; does nothing the second time
 	dvc repro
@@ -48,6 +48,9 @@ test-gpu: $(INSTALLED)  ## needs a CUDA device
 
 bench: $(INSTALLED)  ## times beside the published algorithm and other libraries (docs/performance.md); wants a quiet machine
 	python -m benchmarks
+
+gpu-check: $(INSTALLED)  ## all that a GPU has to show, within 10 minutes on one: its tests, step times, resuming, the loader
+	python -m benchmarks.gpu
 
 study: $(INSTALLED)  ## the default search: lambda, T and the depth of P; goes on where it was stopped
 	python -m attndistill study experiments/search/default.yaml -j 2

@@ -1,4 +1,4 @@
-"""The three pairs of teacher and student that are measured, and both sides of each, from the same weights."""
+"""The pairs of teacher and student that are measured, and both sides of each, from the same weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,6 +73,15 @@ CONFIGURATIONS = {
         stored_size=256,
         temperature=10.0,
         batch_size={"cpu": 8, "cuda": 128},
+    ),
+    "s16-t16": Configuration(
+        "S/16 -> T/16, 224 px",
+        _sizes(384, 12, 6, 16),
+        _sizes(192, 12, 3, 16),
+        image_size=224,
+        stored_size=256,
+        temperature=10.0,
+        batch_size={"cpu": 8, "cuda": 256},
     ),
     "small": Configuration(
         "192x12 p4 -> 192x8 p8, 32 px",

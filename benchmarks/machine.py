@@ -3,6 +3,8 @@
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import torch
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 _GEMM_SIDE = {"cpu": 1024, "cuda": 8192}
 _GEMM_REPEATS = {"cpu": 3, "cuda": 10}
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# tf32 is float32 whose products round their factors to 10 bits; a GPU alone knows it
+PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -26,8 +29,27 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
     if device.type == "cuda":
         facts |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-        facts["tf32"] = torch.backends.cuda.matmul.allow_tf32
+        facts["memory"] = f"{torch.cuda.get_device_properties(device).total_memory / 2**30:.1f} GiB"
     return facts
+
+
+def precisions(kind: str) -> list[str]:
+    """The precisions that this kind of device has."""
+    return [name for name in PRECISIONS if kind == "cuda" or name != "tf32"]
+
+
+@contextmanager
+def products_in(precision: str) -> Iterator[None]:
+    """Whether products and convolutions of float32 are rounded to tf32: in "tf32" alone."""
+    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = precision == "tf32"
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 def synchronise(device: torch.device) -> None:
@@ -41,12 +63,13 @@ def gemm_rate(precision: str, device: torch.device) -> float:
     side = _GEMM_SIDE[device.type]
     matrix = torch.randn(side, side, device=device).to(PRECISIONS[precision])
     seconds = []
-    for _ in range(_GEMM_REPEATS[device.type]):
-        synchronise(device)
-        start = time.perf_counter()
-        matrix @ matrix
-        synchronise(device)
-        seconds.append(time.perf_counter() - start)
+    with products_in(precision):
+        for _ in range(_GEMM_REPEATS[device.type]):
+            synchronise(device)
+            start = time.perf_counter()
+            matrix @ matrix
+            synchronise(device)
+            seconds.append(time.perf_counter() - start)
     return 2 * side**3 / min(seconds)
 
 

@@ -20,25 +20,25 @@ from torch.utils.flop_counter import FlopCounterMode
 from attndistill.core.artifacts import write_json, write_text
 from attndistill.targets import LiveTeacher, write_targets
 from benchmarks.configurations import CONFIGURATIONS, Configuration, Pair, first_batch, made_up_images
-from benchmarks.machine import PRECISIONS, describe, gemm_rate, synchronise
+from benchmarks.machine import PRECISIONS, describe, gemm_rate, precisions, products_in, synchronise
 from benchmarks.memory import peak_bytes
 from benchmarks.tables import page
 from benchmarks.timing import spread
 from benchmarks.variants import PHASES, REFERENCE, VARIANTS, Prepared, Variant, prepare
 
 OUTPUT = Path("results/benchmarks/step.json")
-_STEPS_A_SAMPLE = {"cpu": 1, "cuda": 10}
+_SECONDS_A_SAMPLE = 0.3  # of a GPU, whose short steps no clock would tell apart; a CPU's sample is one step
 
 
 def measure(
-    configuration: Configuration, device: torch.device, precisions: list[str], *, repeats: int, batch_size: int | None
+    configuration: Configuration, device: torch.device, wanted: list[str], *, repeats: int, batch_size: int | None
 ) -> dict[str, Any]:
     """All figures of one configuration.
 
     Args:
         configuration: teacher and student.
         device: where.
-        precisions: of "fp32" and "bf16"; the reference in fp32 is always measured.
+        wanted: of "fp32", "tf32" (CUDA alone) and "bf16"; the reference in fp32 is always measured.
         repeats: rounds.
         batch_size: images a step, or None for the configuration's own.
     """
@@ -46,22 +46,23 @@ def measure(
     images = made_up_images(configuration, batch_size)
     pair = Pair.built(configuration, device)
     batch = first_batch(images, configuration)
-    wanted = [variant for variant in VARIANTS if variant == REFERENCE or variant.precision in precisions]
+    variants = [variant for variant in VARIANTS if variant == REFERENCE or variant.precision in wanted]
     with tempfile.TemporaryDirectory() as folder:
         targets = Path(folder, "targets")
         teacher = LiveTeacher(pair.teacher, device)
         settings: dict[str, Any] = {"identity": {}, "views": 1, "verify": 1, "batch_size": batch_size, "processes": 1}
         settings["unfinished"] = Path(folder, "unfinished")
-        write_targets(teacher, images, configuration.recipe, targets, **settings)
-        prepared = [prepare(variant, pair, batch, targets) for variant in wanted]
+        with products_in("fp32"):  # entries are computed again, alone, and compared
+            write_targets(teacher, images, configuration.recipe, targets, **settings)
+        prepared = [prepare(variant, pair, batch, targets) for variant in variants]
         found = {one.variant.name: _once(one, device) for one in prepared}
-        samples = list(_rounds(prepared, device, precisions, repeats))
+        samples = list(_rounds(prepared, device, wanted, repeats))
     start = time.perf_counter()
     first_batch(images, configuration)
     data = time.perf_counter() - start
     for one in prepared:
         found[one.variant.name] |= _summary(one.variant, samples, found[one.variant.name]["flops"])
-    gemm = {name: spread([sample[f"gemm {name}"][0] for sample in samples]) for name in precisions}
+    gemm = {name: spread([sample[f"gemm {name}"][0] for sample in samples]) for name in wanted}
     return {
         "label": configuration.label,
         "batch_size": batch_size,
@@ -83,10 +84,10 @@ def _once(prepared: Prepared, device: torch.device) -> dict[str, Any]:
 Sample = dict[str, tuple[float, ...]]
 
 
-def _rounds(prepared: list[Prepared], device: torch.device, precisions: list[str], repeats: int) -> Iterator[Sample]:
+def _rounds(prepared: list[Prepared], device: torch.device, wanted: list[str], repeats: int) -> Iterator[Sample]:
     """Name -> (seconds, processor seconds, seconds of each phase), round by round, every second one backwards."""
     for number in range(repeats):
-        sample: Sample = {f"gemm {name}": (gemm_rate(name, device),) for name in precisions}
+        sample: Sample = {f"gemm {name}": (gemm_rate(name, device),) for name in wanted}
         for one in prepared[:: -1 if number % 2 else 1]:
             sample[one.variant.name] = _timed(one, device)
         print(f"  round {number + 1} of {repeats}", file=sys.stderr, flush=True)
@@ -94,18 +95,24 @@ def _rounds(prepared: list[Prepared], device: torch.device, precisions: list[str
 
 
 def _timed(one: Prepared, device: torch.device) -> tuple[float, ...]:
-    one.clock.runs = device.type == "cpu"  # on a GPU the clock's waiting would be part of the time
-    steps = _STEPS_A_SAMPLE[device.type]
+    one.clock.runs = True
+    first = _clocked(one, device, 1)
+    phases = one.clock.phases()
+    if device.type == "cpu":
+        return *first, *phases.values()
+    steps = max(1, min(50, round(_SECONDS_A_SAMPLE / first[0])))
+    one.clock.runs = False  # its waiting for the device would be part of the time
+    return *_clocked(one, device, steps), *phases.values()
+
+
+def _clocked(one: Prepared, device: torch.device, steps: int) -> tuple[float, float]:
+    """Seconds and processor seconds of a step."""
     synchronise(device)
     start, busy = time.perf_counter(), time.process_time()
     for _ in range(steps):
         one.step()
     synchronise(device)
-    seconds, busy = (time.perf_counter() - start) / steps, (time.process_time() - busy) / steps
-    if device.type != "cpu":
-        one.clock.runs = True
-        one.step()
-    return seconds, busy, *one.clock.phases().values()
+    return (time.perf_counter() - start) / steps, (time.process_time() - busy) / steps
 
 
 def _summary(variant: Variant, samples: list[Sample], flops: int) -> dict[str, Any]:
@@ -128,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure what was asked for, print the table, and write it when all of it was measured or a place is named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
     parser.add_argument("--configuration", action="append", choices=list(CONFIGURATIONS), help="all when left out")
-    parser.add_argument("--dtype", action="append", choices=list(PRECISIONS), help="both when left out")
+    parser.add_argument("--dtype", action="append", choices=list(PRECISIONS), help="all when left out")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
     parser.add_argument("--batch-size", type=int, help="images a step")
     parser.add_argument(
@@ -141,12 +148,15 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--repeats {options.repeats}; allowed: 1 or more")
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    precisions = options.dtype or list(PRECISIONS)
+    wanted = options.dtype or precisions(device.type)
+    allowed = precisions(device.type)
+    if beyond := set(wanted) - set(allowed):
+        parser.error(f"--dtype {', '.join(beyond)} on {device.type}; allowed there: {', '.join(allowed)}")
     found: dict[str, Any] = {"machine": describe(device), "configurations": {}}
     for name in options.configuration or CONFIGURATIONS:
         print(name, file=sys.stderr, flush=True)
         found["configurations"][name] = measure(
-            CONFIGURATIONS[name], device, precisions, repeats=options.repeats, batch_size=options.batch_size
+            CONFIGURATIONS[name], device, wanted, repeats=options.repeats, batch_size=options.batch_size
         )
     text = page(found)
     print(text)

@@ -2,22 +2,22 @@
 
 from typing import Any
 
-_MACHINE = ("processor", "gpu", "instructions", "cores", "threads", "torch", "cuda", "device")
+_MACHINE = ("processor", "gpu", "memory", "instructions", "cores", "threads", "torch", "cuda", "device")
 
 
 def page(found: dict[str, Any]) -> str:
     """Everything measured of steps: the machine, then two tables a configuration."""
-    parts = [f"# A training step beside the published algorithm\n\n{_machine(found)}\n"]
-    parts += [_configuration(one) for one in found["configurations"].values()]
+    parts = [f"# A training step beside the published algorithm\n\n{machine_line(found)}\n"]
+    parts += [configuration_tables(one) for one in found["configurations"].values()]
     return "\n".join(parts)
 
 
 def comparison_page(name: str, found: dict[str, Any]) -> str:
     """Everything measured of another part: the machine, then a table or a list for each thing compared."""
-    return "\n".join([f"# {name.capitalize()}\n\n{_machine(found)}\n", *_sections(found["measured"], "##")])
+    return "\n".join([f"# {name.capitalize()}\n\n{machine_line(found)}\n", *_sections(found["measured"], "##")])
 
 
-def _machine(found: dict[str, Any]) -> str:
+def machine_line(found: dict[str, Any]) -> str:
     facts = [(name, found["machine"][name]) for name in _MACHINE if found["machine"].get(name)]
     return f"Machine: {'; '.join(f'{name} {_plain(value)}' for name, value in facts)}."
 
@@ -51,7 +51,7 @@ def _plain(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _configuration(one: dict[str, Any]) -> str:
+def configuration_tables(one: dict[str, Any]) -> str:
     gemm = ", ".join(
         f"{name} {value['median'] / 1e9:.0f} GFLOP/s" for name, value in one["gemm_flops_per_second"].items()
     )

@@ -24,7 +24,7 @@ from attndistill.training.loop import update
 from attndistill.training.meter import Meter
 from attndistill.training.optimizers import adamw
 from benchmarks.configurations import Pair
-from benchmarks.machine import PRECISIONS, synchronise
+from benchmarks.machine import PRECISIONS, products_in, synchronise
 
 PHASES = ("teacher", "student", "backward", "optimizer")
 _LEARNING_RATE = 1e-4
@@ -99,14 +99,14 @@ class Prepared:
     clock: Clock
 
 
-def prepare(variant: Variant, pair: Pair, batch: Batch, targets: Path) -> Prepared:
+def prepare(variant: Variant, pair: Pair, batch: Batch, targets: Path | None) -> Prepared:
     """Build a variant on copies of the pair's weights.
 
     Args:
         variant: which.
         pair: the weights that every variant starts from.
         batch: the views of every step.
-        targets: a cache of the teacher's answers to them.
+        targets: a cache of the teacher's answers to them; None where the variant reads none.
     """
     clock = Clock(pair.device)
     batch = dataclasses.replace(batch, images=batch.images.to(pair.device))
@@ -114,13 +114,17 @@ def prepare(variant: Variant, pair: Pair, batch: Batch, targets: Path) -> Prepar
         step = _published(variant.precision, pair, batch, clock)
     else:
         own = dataclasses.replace(pair, student=copy.deepcopy(pair.student))
-        teach: Callable[[Batch], Features] = (
-            CachedTargets(targets, pair.device, {})
-            if variant.algorithm == "cached"
-            else LiveTeacher(pair.teacher, pair.device)
-        )
+        teach: Callable[[Batch], Features] = LiveTeacher(pair.teacher, pair.device)
+        if variant.algorithm == "cached":
+            assert targets is not None
+            teach = CachedTargets(targets, pair.device, {})
         step = _package(variant.precision, own, teach, batch, clock)
-    return Prepared(variant, step, clock)
+
+    def in_precision() -> None:
+        with products_in(variant.precision):
+            step()
+
+    return Prepared(variant, in_precision, clock)
 
 
 def _published(precision: str, pair: Pair, batch: Batch, clock: Clock) -> Callable[[], None]:
@@ -131,8 +135,7 @@ def _published(precision: str, pair: Pair, batch: Batch, clock: Clock) -> Callab
     clock.watch(task, optimizer)
 
     def step() -> None:
-        mixed = nullcontext() if precision == "fp32" else torch.autocast(pair.device.type, PRECISIONS[precision])
-        with mixed:
+        with torch.autocast(pair.device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
             loss = task(batch.images)["loss"]
         loss.backward()
         optimizer.step()
@@ -149,7 +152,7 @@ def _package(
     optimizer: Any = adamw(task)
     clock.watch(task, optimizer)
     AcceleratorState._reset_state(reset_partial_state=False)
-    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=pair.device.type == "cpu")
+    accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=pair.device.type == "cpu")
     prepared, optimizer = accelerator.prepare(task, optimizer)
     prepared.train()
     meter = Meter(pair.device.type)

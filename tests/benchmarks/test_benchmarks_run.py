@@ -1,13 +1,17 @@
 """Every benchmark runs, at sizes that take a moment; what ways of the same work answer is compared, never a time."""
 
+import json
 import math
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import cache, data, kernels, probes, search, startup, step
+from benchmarks import cache, data, gpu, kernels, probes, search, startup, step
 from benchmarks.configurations import CONFIGURATIONS, made_up_images
 from benchmarks.tables import comparison_page, page
 
@@ -83,3 +87,53 @@ def test_a_step_is_measured_in_every_way():
     assert set(measured["variants"]) == {"reference fp32", "exact fp32", "cached fp32"}
     text = page({"machine": {"cores": 2}, "configurations": {"small": measured}})
     assert text.count("| exact fp32 |") == 2
+
+
+def test_tf32_is_refused_where_there_is_none(capsys):
+    with pytest.raises(SystemExit):
+        step.main(["--device", "cpu", "--dtype", "tf32"])
+    assert "--dtype tf32 on cpu; allowed there: fp32, bf16" in capsys.readouterr().err
+
+
+@pytest.mark.drivers
+def test_the_whole_check_of_a_gpu_runs_at_toy_size_on_a_cpu(tmp_path: Path):
+    assert gpu.main(["--device", "cpu", "--output", str(tmp_path), "--seconds", "1500"]) == 0
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert set(found["parts"]) == set(gpu.PARTS)
+    assert all("errors" not in part and "skipped" not in part for part in found["parts"].values())
+    for precision in ("bf16", "fp32"):
+        assert found["parts"]["training"][precision]["killed_and_resumed_is_the_same_bytes"]
+    page, path = (tmp_path / "gpu.md").read_text(), tmp_path / "gpu.json"
+    assert "these figures mean nothing" in page
+    gpu.main(["--render", str(path)])
+    assert (tmp_path / "gpu.md").read_text() == page
+
+
+def test_a_part_that_fails_is_recorded_and_the_next_goes_on(tmp_path: Path, monkeypatch):
+    def broken(check: gpu.Check) -> None:
+        check.tell("before", 1.0)
+        check.attempt("one figure", 0, lambda: 1 / 0)
+        check.attempt("another", 0, lambda: 2.0)
+        check.attempt("a third", 1e9, lambda: 3.0)
+        raise RuntimeError("the end of it")
+
+    (tmp_path / "gpu.json").write_text('{"parts": {}}')
+    monkeypatch.setitem(gpu.PARTS, "loader", (broken, 10))
+    assert gpu.run_part(gpu.Check(tmp_path, "loader", "cpu", time.monotonic() + 100)) == 1
+    part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["loader"]
+    assert (part["before"], part["another"]) == (1.0, 2.0)
+    assert part["a third"].startswith("skipped: ")
+    assert "ZeroDivisionError" in part["errors"]["one figure"]
+    assert "the end of it" in part["errors"]["loader"]
+    assert "**Failed: one figure**" in (tmp_path / "gpu.md").read_text()
+
+
+def test_a_part_that_outlasts_its_seconds_is_ended_with_what_it_found(tmp_path: Path):
+    (tmp_path / "gpu.json").write_text('{"parts": {"loader": {"found": 1.0}}}')
+    check = gpu.Check(tmp_path, "loader", "cpu", time.monotonic())
+    start = time.monotonic()
+    assert gpu.start_part(check, [sys.executable, "-c", "import time; time.sleep(60)"], 0.5) != 0
+    assert time.monotonic() - start < 20
+    part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["loader"]
+    assert part["found"] == 1.0
+    assert "ended after" in part["errors"]["time"]
