@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from attndistill.data.arrays import read_array
-from attndistill.data.decoding import decode
+from attndistill.data.decoding import decode, upright_sides
 from attndistill.data.views import Boxes
 
 # B batch, S side of the view
@@ -88,8 +88,8 @@ class ShardImages:
     def __init__(self, directory: Path, split: str, labels: NDArray[np.int64], names: Sequence[str]) -> None:
         """Raises ValueError when index, labels, names and shards do not belong together."""
         self.directory, self.split, self.labels, self.names = directory, split, labels, names
-        self._index = read_array(directory / f"{split}-index.npy")
-        if self._index.dtype != _ENTRY or not len(self._index) == len(labels) == len(names):
+        self._index = read_array(self._index_path)
+        if self._index.dtype != _ENTRY or not self._index.shape == (len(labels),) == (len(names),):
             raise ValueError(
                 f"{directory}: the index of {split} has {len(self._index)} entries for {len(labels)} labels and "
                 f"{len(names)} names; run prepare again"
@@ -123,10 +123,47 @@ class ShardImages:
             pixels[row] = np.asarray(view)[:, ::-1] if boxes.flip[row] else np.asarray(view)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32).contiguous() / 255
 
+    @property
+    def bytes(self) -> int:
+        """Of all files together."""
+        return int(self._index["length"].sum())
+
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return int(self._index["shard"].max()) + 1
+
+    def digest(self) -> str:
+        """The digest that `ShardWriter.finish` gave, of the files as they are; reads all of them.
+
+        Raises:
+            ValueError: a file whose picture has other sides than the index says.
+        """
+        digest = hashlib.sha256()
+        for index, entry in enumerate(self._index):
+            data = self.encoded(index)
+            digest.update(len(data).to_bytes(8, "little"))
+            digest.update(data)
+            if upright_sides(data) != (entry["height"], entry["width"]):
+                raise ValueError(f"{self._index_path}: image {index} has other sides there than in its file")
+        return digest.hexdigest()
+
+    @property
+    def _index_path(self) -> Path:
+        return self.directory / f"{self.split}-index.npy"
+
     def _check_shards(self) -> None:
-        for number in np.unique(self._index["shard"]):
-            mine = self._index[self._index["shard"] == number]
-            path = _shard_path(self.directory, self.split, int(number))
-            wanted, found = int((mine["offset"] + mine["length"]).max()), path.stat().st_size if path.exists() else 0
+        """Files lie one behind the other, and fill their shards."""
+        shard, offset, length = (self._index[field] for field in ("shard", "offset", "length"))
+        begins = np.diff(shard, prepend=-1)
+        expected = np.where(begins[1:] == 1, 0, offset[:-1] + length[:-1])
+        sides = np.minimum(self._index["height"], self._index["width"])
+        if not np.isin(begins, (0, 1)).all() or begins[0] != 1 or offset[0] or (offset[1:] != expected).any():
+            raise ValueError(f"{self._index_path}: files do not lie one behind the other; run prepare again")
+        if (length < 1).any() or (sides < 1).any():
+            raise ValueError(f"{self._index_path}: a file without bytes or pixels; run prepare again")
+        for last in np.append(np.flatnonzero(begins[1:]), len(self._index) - 1):
+            path = _shard_path(self.directory, self.split, int(shard[last]))
+            wanted, found = int(offset[last] + length[last]), path.stat().st_size if path.exists() else 0
             if wanted != found:
                 raise ValueError(f"{path} has {found} bytes, the index says {wanted}; run prepare again")

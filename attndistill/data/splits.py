@@ -44,6 +44,11 @@ def balanced_subset(labels: NDArray[np.int64], most: int, least: int, seed: int,
     return np.flatnonzero(chosen)
 
 
+def first_of_classes(labels: NDArray[np.int64], most: int = 6) -> list[int]:
+    """The position of the first item of each of the first `most` classes: a few pictures that differ."""
+    return [int(position) for position in np.unique(labels, return_index=True)[1][:most]]
+
+
 def train_test_split(
     labels: NDArray[np.int64], test_fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
