@@ -12,7 +12,7 @@ from attndistill.core.words import shown
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_MACHINE = {getattr(errno, f"E{name}") for name in "DQUOT IO MFILE NFILE NOMEM NOSPC STALE".split()}
+_MACHINE = {errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ESTALE}
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 

@@ -14,7 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attndistill.core.artifacts import write_text
+from attndistill.core.reading import read_text
+from attndistill.core.words import shown
+from attndistill.data.sources import composed
 from attndistill.data.splits import stratified_subset
+
+_MOST_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,9 @@ def label_subset(
     chosen = listed_subset(names, list_file, left_out)
     without = np.setdiff1d(labels, labels[chosen.positions])
     if len(without):
-        raise ValueError(f"{list_file} leaves {len(without)} of {len(np.unique(labels))} classes without an image")
+        raise ValueError(
+            f"{shown(list_file)} leaves {len(without)} of {len(np.unique(labels))} classes without an image"
+        )
     return chosen
 
 
@@ -115,8 +122,8 @@ def listed_subset(names: Sequence[str], list_file: Path, left_out: LeftOut) -> L
         ValueError: the list is missing or empty, repeats an image, or names one that is absent or not unique.
     """
     lines = _lines(list_file)
-    whole = {name: position for position, name in enumerate(names)}
-    stems = [PurePosixPath(name).stem for name in names]
+    whole = {composed(name): position for position, name in enumerate(names)}
+    stems = [PurePosixPath(composed(name)).stem for name in names]
     times, by_stem = Counter(stems), {stem: position for position, stem in enumerate(stems)}
     chosen: list[int] = []
     elsewhere: list[str] = []
@@ -132,9 +139,11 @@ def listed_subset(names: Sequence[str], list_file: Path, left_out: LeftOut) -> L
     absent = [line for line in elsewhere if not (left_out.has_class_of(line) or left_out.has_image(line))]
     for wrong, what in ((absent, "are not in the data set"), (ambiguous, "fit several images (give whole names)")):
         if wrong:
-            raise ValueError(f"{list_file}: {len(wrong)} of {len(lines)} names {what}, such as {wrong[0]}")
+            raise ValueError(
+                f"{shown(list_file)}: {len(wrong)} of {len(lines)} names {what}, such as {shown(wrong[0])}"
+            )
     if len(set(chosen)) < len(chosen):
-        raise ValueError(f"{list_file} names {len(chosen) - len(set(chosen))} images more than once")
+        raise ValueError(f"{shown(list_file)} names {len(chosen) - len(set(chosen))} images more than once")
     unusable = sum(left_out.has_image(line) for line in elsewhere)
     return LabelSubset(np.sort(np.array(chosen, dtype=np.int64)), len(elsewhere) - unusable, unusable)
 
@@ -146,9 +155,10 @@ def write_subset(path: Path, names: Sequence[str], chosen: NDArray[np.int64]) ->
 
 def _lines(list_file: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in list_file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"label list {list_file} cannot be read: {error}") from None
+        text = read_text(list_file, at_most=_MOST_BYTES, encoding="utf-8-sig")
+    except ValueError as error:
+        raise ValueError(f"label list {error}") from None
+    lines = [composed(line.strip()) for line in text.splitlines() if line.strip()]
     if not lines:
-        raise ValueError(f"label list {list_file} is empty; one image name a line is wanted")
+        raise ValueError(f"label list {shown(list_file)} is empty; one image name a line is wanted")
     return lines

@@ -13,7 +13,7 @@ from attndistill.core.artifacts import digest_of, write_json
 from attndistill.core.reading import read_model
 from attndistill.data.sources import class_list_digest
 
-FORMAT = "attndistill-data/1"
+FORMAT: Literal["attndistill-data/1"] = "attndistill-data/1"
 _FILE = "manifest.json"
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]

@@ -203,7 +203,7 @@ def _check_vector(path: Path, array: NDArray[Any], count: int) -> None:
 def _digest(images: ArrayImages) -> str:
     digest = hashlib.sha256()
     for image in images.images:
-        digest.update(np.ascontiguousarray(image))
+        digest.update(image.tobytes())
     return digest.hexdigest()
 
 
