@@ -28,7 +28,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from attndistill.core.reading import machine_fault
 from attndistill.core.words import breaks_lines, shown
-from attndistill.data.jpeg import Padded, padded
+from attndistill.data.jpeg import padded
 
 # Only these of Pillow's readers ever see the bytes (EPS, for one, would start an interpreter).
 _FORMATS = {
@@ -43,7 +43,8 @@ _FORMATS = {
 _BY_EXTENSION = {extension: name for name, extensions in _FORMATS.items() for extension in extensions}
 _PLAIN = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
 _ALPHA = ("LA", "PA", "RGBA")
-_MOST_BYTES_PER_PIXEL = 6
+_MOST_BYTES_PER_PIXEL, _BESIDE = 8, 2**24  # in a file; and what may lie beside the pixels
+_MOST_PARTS, _PART = 100_000, 2**10
 _BYTES_PER_PIXEL = 8  # that decoding takes, at most
 _LARGE = 2**23  # pixels
 _BAND = 2**20  # pixels
@@ -79,7 +80,7 @@ def other_format(name: str, inspected: Inspected) -> str | None:
 
 def most_bytes(max_pixels: int) -> int:
     """A file longer than this cannot be a sensible image of `max_pixels`: refused unread."""
-    return max_pixels * _MOST_BYTES_PER_PIXEL + 2**20
+    return max_pixels * _MOST_BYTES_PER_PIXEL + _BESIDE
 
 
 def inspect(data: bytes, max_pixels: int) -> Inspected:
@@ -97,12 +98,11 @@ def inspect(data: bytes, max_pixels: int) -> Inspected:
         raise BadImageError("zero bytes")
     pixels = 0
     try:
-        extended = padded(data) if data[:2] == b"\xff\xd8" else None
         header = _check_header(data, max_pixels)
         pixels = header.pixels
         with _one_at_a_time if pixels > _LARGE else nullcontext():
-            if extended and header.inspected.format == "JPEG":
-                _check_whole(data, extended, header.mode)
+            if header.inspected.format == "JPEG":
+                _check_whole(data, header.mode)
             else:
                 decode(data)
     except BadImageError:
@@ -142,12 +142,27 @@ def _sides(image: Image.Image) -> tuple[int, int]:
     return height, width
 
 
+class _Counted(BytesIO):
+    """A file that ends who reads it in endless small parts: a PNG of a million chunks, a JPEG of a million markers."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._left = _MOST_PARTS + len(data) // _PART
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise BadImageError("it is in more parts than a picture")
+        return super().read(size)
+
+
 def _open(data: bytes) -> Image.Image:
-    return Image.open(BytesIO(data), formats=tuple(_FORMATS))
+    return Image.open(_Counted(data), formats=tuple(_FORMATS))
 
 
-def _check_whole(data: bytes, extended: Padded, mode: str) -> None:
+def _check_whole(data: bytes, mode: str) -> None:
     """Decode a JPEG, and refuse one whose data end before its picture does (see `jpeg`)."""
+    extended = padded(data)
     small = not extended.in_detail
     picture = decode(data, eighth=small)
     if extended.ends_grey and mode in ("L", "RGB") and not _has_grey_corner(picture):
@@ -192,6 +207,8 @@ def _check_header(data: bytes, max_pixels: int) -> _Header:
         pixels = image.width * image.height
         if pixels > max_pixels:
             raise BadImageError(f"{image.width} x {image.height} pixels are more than the {max_pixels} allowed")
+        if len(data) > _MOST_BYTES_PER_PIXEL * pixels + _BESIDE:
+            raise BadImageError(f"{len(data)} bytes are too many for {image.width} x {image.height} pixels")
         if image.format != "MPO" and getattr(image, "is_animated", False):
             raise BadImageError("more than one frame: animated or many-paged")
         height, width = _sides(image)

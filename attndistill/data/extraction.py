@@ -42,8 +42,9 @@ def extract(archive: Path, destination: Path, *, max_bytes: int = 2**40, progres
     Raises:
         ValueError: no archive, a damaged one, or a member that leaves the folder, is a link or device, or is encrypted.
     """
+    if archive.exists():
+        regular_file(archive, at_most=2**62).close()
     try:
-        regular_file(archive, at_most=max_bytes).close()
         most = min(max_bytes, _MOST_RATIO * archive.stat().st_size + _FREE)
         with replacing_directory(destination) as directory:
             if tar := _opened(archive):  # first: a tar whose last file is a zip would pass for that zip

@@ -22,7 +22,7 @@ _RESTARTS = [bytes([0xFF, number]) for number in range(0xD0, 0xD8)]
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _IN_DETAIL = {0xC2, 0xC6, 0xDD}  # progressive frames, restart interval
-_MOST_MARKERS, _MOST_SCANS, _MOST_JUNK = 10_000, 100, 2**16  # Pillow reads these byte by byte, libjpeg scan by scan
+_MOST_MARKERS, _MOST_SCANS = 10_000, 100
 _MOST_FILLER = 2**26  # bytes; beyond, a restart interval gets the least
 _LEAST_FILLER = 8
 _ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
@@ -49,18 +49,17 @@ def padded(data: bytes) -> Padded:
     """The same picture if its data are whole, and another one if they end too early.
 
     Raises:
-        ValueError: more markers, scans or bytes between them than a picture has.
+        ValueError: more markers or scans than a picture has.
     """
     parts: list[bytes] = []
     kinds: Counter[int] = Counter()
     copied = position = 2
-    junk, room = 0, _MOST_FILLER
+    room = _MOST_FILLER
     while (marker := _MARKER.search(data, position)) and marker[1][0] != _END_OF_IMAGE:
-        junk += marker.start() - position
         position = marker.end()
         kinds[marker[1][0]] += 1
-        if junk > _MOST_JUNK or kinds[_START_OF_SCAN] > _MOST_SCANS or sum(kinds.values()) > _MOST_MARKERS:
-            raise ValueError("more JPEG markers, scans or bytes between them than a picture has")
+        if kinds[_START_OF_SCAN] > _MOST_SCANS or kinds.total() > _MOST_MARKERS:
+            raise ValueError("more JPEG markers or scans than a picture has")
         if marker[1][0] not in _ALONE:
             position += int.from_bytes(data[position : position + 2])
         if marker[1][0] == _START_OF_SCAN:

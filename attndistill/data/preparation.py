@@ -233,7 +233,8 @@ def _content(path: Path, max_pixels: int) -> bytes:
     except OSError as error:
         if machine_fault(error):
             raise
-        raise BadImageError(f"cannot be read ({error.strerror})") from None
+        why = "a link that leads nowhere" if path.is_symlink() else error.strerror
+        raise BadImageError(f"cannot be read ({why})") from None
     except ValueError as error:
         raise BadImageError(str(error).removeprefix(shown(path)).lstrip(" :")) from None
 

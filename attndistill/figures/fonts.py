@@ -4,7 +4,7 @@ A letter that neither has is written as its escape, \\u732b say: a picture never
 """
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def dress_texts(figure: Figure) -> None:
     def dressed(text: str, most: int = 200) -> str:
         return "\n".join(_drawable(_whole(line, most), known).replace("$", r"\$") for line in text.split("\n"))
 
-    def dressed_ticks(given: Callable[[Sequence[float]], list[str]], places: Sequence[float]) -> list[str]:
+    def dressed_ticks(given: Callable[[list[float]], list[str]], places: list[float]) -> list[str]:
         return [dressed(text, _LONGEST_TICK) for text in given(places)]
 
     for text in figure.findobj(Text):
