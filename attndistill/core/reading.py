@@ -82,5 +82,6 @@ def read_model(path: Path, model: type[Model], *, at_most: int = 2**28) -> Model
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))
         where = f"{shown(path)}: {shown(field)}:" if field else f"{shown(path)}:"
-        given = "" if first["type"] in ("missing", "json_invalid") else f" (given {shown(repr(first['input']), 80)})"
+        plain = not field or first["type"] == "missing"
+        given = "" if plain else f" (given {shown(repr(first['input']), 80)})"
         raise ValueError(f"{where} {shown(first['msg'].removeprefix('Value error, '))}{given}") from None

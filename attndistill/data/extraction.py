@@ -106,11 +106,12 @@ def _unzip(archive: Path, directory: Path, max_bytes: int, progress: Progress) -
         for member in zipped.infolist():
             if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise ValueError(_only_files(member.filename))
-            _check_path(member.filename, is_folder=member.is_dir())
+            is_folder = member.filename.endswith("/")
+            _check_path(member.filename, is_folder=is_folder)
             left = _less(left, member.file_size, max_bytes)
             progress(member.filename)
             target = directory / member.filename
-            if member.is_dir():
+            if is_folder:
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)

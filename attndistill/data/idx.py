@@ -44,7 +44,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     except (OSError, EOFError, zlib.error) as error:
         if machine_fault(error):
             raise
-        raise ValueError(f"{shown(path)} cannot be read: {error}") from None
+        raise ValueError(f"{shown(path)} cannot be read: {shown(error)}") from None
 
 
 def _array(path: Path, file: BinaryIO, dimensions: int, most: int) -> NDArray[np.uint8]:
@@ -89,6 +89,15 @@ def _existing(root: Path, prefix: str, what: str, dimensions: int) -> Path:
     stems = [f"{prefix}-{what}{joint}idx{dimensions}-ubyte" for joint in "-."]
     names = [f"{stem}{suffix}" for stem in stems for suffix in ("", ".gz")]
     for name in names:
-        if (root / name).exists():
+        if _has(root / name):
             return root / name
     raise ValueError(f"{shown(root)} has neither {names[0]} nor {names[1]} (nor the like with .idx)")
+
+
+def _has(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # a name too long
+        if machine_fault(error):
+            raise
+        return False

@@ -30,15 +30,15 @@ _LITTER = re.compile(
 
 def split_tree(root: Path, test_folder: str | None) -> Source:
     """root/train/<class>/... and root/val or root/test. Raises ValueError when a folder is missing or ambiguous."""
-    if not (root / "train").is_dir():
+    if not _has_folder(root / "train"):
         raise ValueError(
-            f"{root} has no folder 'train'; give a tree with train and val (or test) folders, or for a tree of class "
-            f"folders alone a test_fraction"
+            f"{shown(root)} has no folder 'train'; give a tree with train and val (or test) folders, or for a tree of "
+            f"class folders alone a test_fraction"
         )
-    found = [name for name in ([test_folder] if test_folder else _TEST_FOLDERS) if (root / name).is_dir()]
+    found = [name for name in ([test_folder] if test_folder else _TEST_FOLDERS) if _has_folder(root / name)]
     if len(found) != 1:
-        has = f"both {' and '.join(found)}" if found else f"none of {', '.join([test_folder or 'val, test'])}"
-        raise ValueError(f"{root} has {has} to test on; name the folder with test_folder")
+        has = f"both {' and '.join(found)}" if found else f"none of {shown(test_folder or 'val, test')}"
+        raise ValueError(f"{shown(root)} has {has} to test on; name the folder with test_folder")
     folders = {"train": root / "train", "test": root / found[0]}
     trees = {split: _Tree.of(folder) for split, folder in folders.items()}
     class_names = sorted({name for tree in trees.values() for name in tree.classes})
@@ -47,8 +47,8 @@ def split_tree(root: Path, test_folder: str | None) -> Source:
 
 def unsplit_tree(root: Path, test_fraction: float, split_seed: int) -> Source:
     """root/<class>/..., cut into a stratified train and test part."""
-    if (root / "train").is_dir():
-        raise ValueError(f"{root} has a folder 'train': a test_fraction is for trees that are not split already")
+    if _has_folder(root / "train"):
+        raise ValueError(f"{shown(root)} has a folder 'train': a test_fraction is for trees that are not split already")
     tree = _Tree.of(root)
     class_names = sorted(tree.classes)
     everything = tree.scan(class_names)
@@ -68,13 +68,13 @@ class _Tree:
 
     @classmethod
     def of(cls, folder: Path) -> "_Tree":
-        if not folder.is_dir():
+        if not _has_folder(folder):
             raise ValueError(f"{shown(folder)} is not a folder")
         aside: list[str] = []
         classes: dict[str, list[str]] = defaultdict(list)
         loose: list[str] = []
         for entry in _entries(folder, "", aside):
-            if _is_folder(entry):
+            if _has_folder(entry):
                 classes[composed(entry.name)].append(entry.name)
             else:
                 loose.append(entry.name)
@@ -113,7 +113,7 @@ def _entries(folder: Path, below: str, aside: list[str]) -> list[os.DirEntry[str
     return kept
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _has_folder(entry: Path | os.DirEntry[str]) -> bool:
     """Whether it is a folder or a link to one; a link that leads nowhere or in a circle is a file that is none."""
     try:
         return entry.is_dir()
@@ -137,5 +137,5 @@ def _files(folder: Path, below: str, seen: set[tuple[int, int]], aside: list[str
     found: list[str] = []
     for entry in entries:
         name = f"{below}/{entry.name}"
-        found += _files(folder, name, seen, aside) if _is_folder(entry) else [name]
+        found += _files(folder, name, seen, aside) if _has_folder(entry) else [name]
     return found

@@ -41,7 +41,7 @@ Progress = Callable[[str, int, int], None]
 BadImagePolicy = Literal["error", "skip"]
 
 _NAMED = 20  # bad images spelled out in an error
-_LISTED = 100  # names left aside, in the manifest
+_LISTED, _LONGEST = 100, 4096  # names left aside, letters of a name: in the manifest
 
 
 def silent(split: str, done: int, total: int) -> None:
@@ -56,7 +56,7 @@ class _Notes:
     other_formats: list[OtherFormat]
 
     def refuse(self, split: str, files: FileSplit, image: str, reason: str) -> None:
-        self.bad.append((files.root / image, Skipped(split=split, name=shown(image), reason=reason)))
+        self.bad.append((files.root / image, Skipped(split=split, name=shown(image, _LONGEST), reason=reason)))
 
 
 def prepare(
@@ -195,7 +195,7 @@ def _write_images(
             writer.add(data, found.height, found.width)
             kept.append(position)
             if other := other_format(image, found):
-                notes.other_formats.append(OtherFormat(split=name, name=shown(image), format=other))
+                notes.other_formats.append(OtherFormat(split=name, name=shown(image, _LONGEST), format=other))
         progress(name, position + 1, total)
     return split.subset(np.array(kept, dtype=np.int64)), writer.finish()
 
