@@ -102,7 +102,7 @@ def inspect(data: bytes, max_pixels: int) -> Inspected:
         pixels = header.pixels
         with _one_at_a_time if pixels > _LARGE else nullcontext():
             if header.inspected.format == "JPEG":
-                _check_whole(data, header.mode)
+                _check_whole(data, header)
             else:
                 decode(data)
     except BadImageError:
@@ -160,12 +160,12 @@ def _open(data: bytes) -> Image.Image:
     return Image.open(_Counted(data), formats=tuple(_FORMATS))
 
 
-def _check_whole(data: bytes, mode: str) -> None:
+def _check_whole(data: bytes, header: "_Header") -> None:
     """Decode a JPEG, and refuse one whose data end before its picture does (see `jpeg`)."""
-    extended = padded(data)
+    extended = padded(data, -(-header.inspected.height // 8) * -(-header.inspected.width // 8))
     small = not extended.in_detail
     picture = decode(data, eighth=small)
-    if extended.ends_grey and mode in ("L", "RGB") and not _has_grey_corner(picture):
+    if extended.ends_grey and header.mode in ("L", "RGB") and not _has_grey_corner(picture):
         return
     found = _digest(picture)
     del picture

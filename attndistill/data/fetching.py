@@ -11,7 +11,7 @@ from pathlib import Path
 from time import sleep
 
 from attndistill.core.artifacts import file_digest
-from attndistill.core.reading import machine_fault
+from attndistill.core.reading import machine_fault, regular_file
 from attndistill.core.words import shown
 
 Progress = Callable[[int, int | None], None]
@@ -55,6 +55,11 @@ def fetch(
         )
     if not re.fullmatch("[0-9a-f]{64}", sha256.lower()):
         raise ValueError(f"sha256 {shown(sha256)!r} of {shown(url)} is not 64 hexadecimal digits")
+    if (
+        url.startswith("file:")
+        and (local := Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))).exists()
+    ):
+        regular_file(local, at_most=2**62).close()  # a pipe would keep us waiting, a device fill the disk
     if destination.is_dir():
         raise ValueError(f"{destination} is a folder: a file is wanted to fetch {shown(url)} to")
     if destination.exists():
@@ -137,8 +142,8 @@ def _continue(url: str, part: Path, timeout: float, progress: Progress) -> _End:
         resumed = _RANGE.match(response.headers.get("Content-Range") or "")
         if not (response.status == 206 and resumed and int(resumed[1]) == have):
             have = 0  # the server sends the whole file
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
+        length = response.headers.get("Content-Length") or ""
+        total = have + int(length) if length.isdecimal() else None
         with part.open("r+b" if have else "wb") as file:
             file.seek(have)
             while chunk := response.read(_CHUNK):

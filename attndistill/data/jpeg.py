@@ -45,11 +45,15 @@ class Padded:
     ends_grey: bool
 
 
-def padded(data: bytes) -> Padded:
+def padded(data: bytes, blocks: int) -> Padded:
     """The same picture if its data are whole, and another one if they end too early.
 
+    Args:
+        data: the file.
+        blocks: of 8 x 8 pixels in the picture; a scan has no more restart intervals.
+
     Raises:
-        ValueError: more markers or scans than a picture has.
+        ValueError: more markers, restart intervals or scans than a picture has.
     """
     parts: list[bytes] = []
     kinds: Counter[int] = Counter()
@@ -65,7 +69,7 @@ def padded(data: bytes) -> Padded:
         if marker[1][0] == _START_OF_SCAN:
             end = _SCAN_END.search(data, position)
             stop = end.start() if end else len(data)
-            scan, room = _filled(data[position:stop], room)
+            scan, room = _filled(data[position:stop], room, blocks)
             parts += [data[copied:position], scan, _FILLER]
             copied = position = stop
     whole = data if kinds.keys() & _ARITHMETIC else b"".join([data[:2], *parts, data[copied:]])
@@ -73,10 +77,12 @@ def padded(data: bytes) -> Padded:
     return Padded(whole, in_detail, ends_grey=not in_detail and kinds[_START_OF_SCAN] == 1)
 
 
-def _filled(scan: bytes, room: int) -> tuple[bytes, int]:
+def _filled(scan: bytes, room: int, blocks: int) -> tuple[bytes, int]:
     """Filler before each restart marker of a scan, and how many bytes of filler may follow elsewhere."""
     found = {marker: count for marker in _RESTARTS if (count := scan.count(marker))}
     total = sum(found.values())
+    if total > blocks:
+        raise ValueError(f"{total} restart markers are more than its {blocks} blocks")
     filler = _FILLER[: max(_LEAST_FILLER, room // max(total, 1))]
     for marker in found:
         scan = scan.replace(marker, filler + marker)

@@ -332,7 +332,7 @@ def parts(count: int) -> dict[str, bytes]:
         "markers before the picture": JPEG[:2] + b"\xff\xd0" * count + JPEG[2:],
         "fill bytes": JPEG[:2] + b"\xff" * count + JPEG[2:],
         "comments": JPEG[:2] + b"\xff\xfe\0\2" * count + JPEG[2:],
-        "restart markers": intervals[:-2] + b"\xff\xd0\x01" * 4 * count + intervals[-2:],
+        "restart markers": intervals[:-2] + b"\xff\xd0\x01" * count + intervals[-2:],
         "scans": JPEG[:-2] + JPEG[JPEG.index(b"\xff\xda") : -2] * 500 + JPEG[-2:],
     }
 
@@ -340,7 +340,7 @@ def parts(count: int) -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", parts(1))
 def test_a_picture_in_millions_of_parts_is_refused_at_once(kind: str) -> None:
     data, began = parts(2_000_000)[kind], process_time()
-    with pytest.raises(BadImageError, match=r"more parts than a picture|bytes are too many|markers or scans"):
+    with pytest.raises(BadImageError, match=r"more parts than a picture|are more than its 6 blocks|or scans than a"):
         inspect(data, 10**7)
     assert process_time() - began < 2
 
