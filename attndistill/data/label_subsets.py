@@ -38,17 +38,17 @@ class LeftOut:
     def of(cls, manifest: Mapping[str, Any]) -> "LeftOut":
         """As the manifest of a prepared data set tells it."""
         skipped = manifest["bad_images"]["skipped"]
-        images = (PurePosixPath(one["name"]).stem for one in skipped if one["split"] == "train")
+        images = (PurePosixPath(composed(one["name"])).stem for one in skipped if one["split"] == "train")
         return cls(frozenset(manifest.get("left_out_classes", ())), frozenset(images))
 
     def has_class_of(self, line: str) -> bool:
         """Whether an image's folder, or ImageNet's start of its name (n04235860_14959), is such a class."""
-        path = PurePosixPath(line)
+        path = PurePosixPath(composed(line))
         return bool(self.classes & {*path.parent.parts, path.stem.rpartition("_")[0]})
 
     def has_image(self, line: str) -> bool:
         """Whether it is one of the images that could not be used."""
-        return PurePosixPath(line).stem in self.images
+        return PurePosixPath(composed(line)).stem in self.images
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,16 @@ def listed_subset(names: Sequence[str], list_file: Path, left_out: LeftOut) -> L
         ValueError: the list is missing or empty, repeats an image, or names one that is absent or not unique.
     """
     lines = _lines(list_file)
-    whole = {composed(name): position for position, name in enumerate(names)}
+    whole = {spelling(name): position for spelling in (composed, str) for position, name in enumerate(names)}
     stems = [PurePosixPath(composed(name)).stem for name in names]
     times, by_stem = Counter(stems), {stem: position for position, stem in enumerate(stems)}
     chosen: list[int] = []
     elsewhere: list[str] = []
     ambiguous: list[str] = []
     for line in lines:
-        stem = PurePosixPath(line).stem
-        if line in whole:
-            chosen.append(whole[line])
+        stem = PurePosixPath(composed(line)).stem
+        if (place := whole.get(line, whole.get(composed(line)))) is not None:
+            chosen.append(place)
         elif times[stem] == 1:
             chosen.append(by_stem[stem])
         else:
@@ -158,7 +158,7 @@ def _lines(list_file: Path) -> list[str]:
         text = read_text(list_file, at_most=_MOST_BYTES, encoding="utf-8-sig")
     except ValueError as error:
         raise ValueError(f"label list {error}") from None
-    lines = [composed(line.strip()) for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"label list {shown(list_file)} is empty; one image name a line is wanted")
     return lines

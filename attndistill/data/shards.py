@@ -6,7 +6,8 @@ the index and the images of one batch, whatever the size of the set.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from attndistill.core.reading import machine_fault
+from attndistill.core.words import shown
 from attndistill.data.arrays import read_array
 from attndistill.data.decoding import decode, upright_sides
 from attndistill.data.views import Boxes
@@ -118,7 +121,7 @@ class ShardImages:
             top, left = int(boxes.top[row]), int(boxes.left[row])
             box = left, top, left + int(boxes.width[row]), top + int(boxes.height[row])
             # Cut first: resize(box=...) would let pixels outside the crop into the filter.
-            cut = decode(self.encoded(int(index))).crop(box)
+            cut = self._picture(int(index)).crop(box)
             view = cut.resize((image_size, image_size), Image.Resampling.BICUBIC)
             pixels[row] = np.asarray(view)[:, ::-1] if boxes.flip[row] else np.asarray(view)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32).contiguous() / 255
@@ -137,16 +140,38 @@ class ShardImages:
         """The digest that `ShardWriter.finish` gave, of the files as they are; reads all of them.
 
         Raises:
-            ValueError: a file whose picture has other sides than the index says.
+            ValueError: a picture that has other sides than the index says.
         """
         digest = hashlib.sha256()
-        for index, entry in enumerate(self._index):
+        for index in range(len(self)):
             data = self.encoded(index)
             digest.update(len(data).to_bytes(8, "little"))
             digest.update(data)
-            if upright_sides(data) != (entry["height"], entry["width"]):
-                raise ValueError(f"{self._index_path}: image {index} has other sides there than in its file")
+            with self._naming(index):
+                self._check_sides(index, *upright_sides(data))
         return digest.hexdigest()
+
+    def _picture(self, index: int) -> Image.Image:
+        with self._naming(index):
+            picture = decode(self.encoded(index))
+            self._check_sides(index, picture.height, picture.width)
+        return picture
+
+    def _check_sides(self, index: int, height: int, width: int) -> None:
+        entry = self._index[index]
+        if (height, width) != (entry["height"], entry["width"]):
+            raise ValueError(f"{height} x {width} pixels, the index says {entry['height']} x {entry['width']}")
+
+    @contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        """Name the image that cannot be decoded, or is another one than was prepared."""
+        try:
+            yield
+        except Exception as error:
+            if machine_fault(error):
+                raise
+            path = _shard_path(self.directory, self.split, int(self._index[index]["shard"]))
+            raise ValueError(f"{path}: image {shown(self.names[index])}: {shown(error)}; run prepare again") from None
 
     @property
     def _index_path(self) -> Path:

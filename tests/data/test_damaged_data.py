@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from attndistill.data.arrays import read_array
 from attndistill.data.manifest import Manifest
 from attndistill.data.store import open_split, read_manifest, validation_indices, verify_data
+from attndistill.data.views import evaluation_boxes
 
 Prepare = Callable[..., dict[str, Any]]
 
@@ -139,8 +141,24 @@ def test_sides_of_another_picture_are_found_by_verification(shards: Path) -> Non
         index["height"][2] += 1
 
     change_array(shards / "train-index.npy", change)
-    with pytest.raises(ValueError, match=r"train-index\.npy: image 2 has other sides there than in its file"):
+    with pytest.raises(
+        ValueError, match=r"train-shard-00000\.bin: image ant/ant_2\.JPEG: 26 x 29 pixels, the index says 27 x"
+    ):
         verify_data(shards)
+
+
+def test_a_picture_that_was_overwritten_is_refused_where_it_is_read(shards: Path) -> None:
+    images = open_split(shards, "train")
+    other, everything = BytesIO(), np.arange(1)
+    Image.new("L", (3, 3)).save(other, "PNG")
+    for data, message in (
+        (b"x" * 300, "cannot identify image"),
+        (other.getvalue(), "3 x 3 pixels, the index says 20 x 31"),
+    ):
+        with (shards / "train-shard-00000.bin").open("r+b") as file:
+            file.write(data)
+        with pytest.raises(ValueError, match=rf"train-shard-00000\.bin: image ant/ant_0\.JPEG: {message}"):
+            images.crops(everything, evaluation_boxes(*images.sizes(everything), 1.0), 8)
 
 
 MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {

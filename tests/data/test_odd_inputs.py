@@ -87,6 +87,7 @@ class TestNames:
         assert source.class_names == (NFC, "ant")
         (tmp_path / "list").write_text(f"{NFD}.png\n")
         assert listed_subset([f"{NFC}/{NFC}.png"], tmp_path / "list", LeftOut()).positions.tolist() == [0]
+        assert listed_subset([f"{NFD}.png", f"{NFC}.png"], tmp_path / "list", LeftOut()).positions.tolist() == [0]
 
     def test_a_class_list_may_name_a_class_that_ends_in_a_space(self, tree: Path, tmp_path: Path) -> None:
         for name in ("ant ", "柴\u3000"):
