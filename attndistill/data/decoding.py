@@ -138,7 +138,8 @@ def upright_sides(data: bytes) -> tuple[int, int]:
 
 
 def _sides(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size[::-1] if image.getexif().get(_ORIENTATION) in _TURNED else image.size
+    turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED  # Pillow has turned a TIFF's
+    width, height = image.size[::-1] if turned else image.size
     return height, width
 
 

@@ -41,6 +41,12 @@ def split_tree(root: Path, test_folder: str | None) -> Source:
         raise ValueError(f"{shown(root)} has {has} to test on; name the folder with test_folder")
     folders = {"train": root / "train", "test": root / found[0]}
     trees = {split: _Tree.of(folder) for split, folder in folders.items()}
+    if not trees["train"].classes.keys() & trees["test"].classes.keys():
+        found_there = shown(", ".join(sorted(trees["test"].classes)))
+        raise ValueError(
+            f"{shown(folders['test'])} has none of the classes of train, but {found_there}: "
+            f"sort its images into a folder for each class first"
+        )
     class_names = sorted({name for tree in trees.values() for name in tree.classes})
     return Source(tuple(class_names), {split: tree.scan(class_names) for split, tree in trees.items()})
 

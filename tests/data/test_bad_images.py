@@ -263,6 +263,15 @@ def test_a_camera_that_was_held_otherwise_gives_the_upright_picture(orientation:
     assert sides(upright(orientation)) == wanted.shape[:2]
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_sides_are_those_of_the_upright_picture_in_every_format(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(noise(), kind, exif=exif)
+    assert sides(data) == ((16, 24) if orientation < 5 else (24, 16)) == decode(data).size[::-1]
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_16_bit_grey_is_scaled_and_not_clipped(kind: str) -> None:
     shown = np.asarray(decode(encoded(Image.fromarray(GREY16), kind)))

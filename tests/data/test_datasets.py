@@ -345,6 +345,12 @@ class TestImageFolder:
         with pytest.raises(ValueError, match=message):
             open_source("image_folder", {"root": str(tree), **options})
 
+    def test_a_test_folder_of_unsorted_images_is_refused(self, tree: Path) -> None:
+        (tree / "val" / "ant").rename(tree / "val" / "images")  # as Tiny-ImageNet has them
+        shutil.rmtree(tree / "val" / "bee")
+        with pytest.raises(ValueError, match=r"val has none of the classes of train, but images: sort its images into"):
+            open_source("image_folder", {"root": str(tree)})
+
     def test_a_tree_that_is_none_is_refused(self, tmp_path: Path, tree: Path) -> None:
         with pytest.raises(ValueError, match="has no folder 'train'"):
             open_source("image_folder", {"root": str(tmp_path / "absent")})
