@@ -12,8 +12,15 @@ import zlib
 from collections.abc import Callable
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from attndistill.core.artifacts import replacing_directory
+from attndistill.core.reading import machine_fault, regular_file
+from attndistill.core.words import shown
+
+_MOST_RATIO, _FREE = 100, 2**30  # images and weights hardly compress
+_MOST_NAME, _MOST_HEADER = 4096, 2**20
+_READ_WHOLE = (b"L", b"K", b"x", b"g", b"X")  # long names and PAX headers
 
 Progress = Callable[[str], None]
 """Called with the name of each member."""
@@ -29,37 +36,68 @@ def extract(archive: Path, destination: Path, *, max_bytes: int = 2**40, progres
     Args:
         archive: the file.
         destination: the folder to make; an earlier one is replaced.
-        max_bytes: more, unpacked, is refused.
+        max_bytes: more, unpacked, is refused; so is more than images and weights of the archive's length can be.
         progress: called before each member is written.
 
     Raises:
         ValueError: no archive, a damaged one, or a member that leaves the folder, is a link or device, or is encrypted.
     """
+    if archive.exists():
+        regular_file(archive, at_most=2**62).close()
     try:
+        most = min(max_bytes, _MOST_RATIO * archive.stat().st_size + _FREE)
         with replacing_directory(destination) as directory:
-            if tarfile.is_tarfile(archive):  # first: a tar whose last file is a zip would pass for that zip
-                _untar(archive, directory, max_bytes, progress)
+            if tar := _opened(archive):  # first: a tar whose last file is a zip would pass for that zip
+                with tar:
+                    _untar(tar, directory, most, progress)
             elif zipfile.is_zipfile(archive):
-                _unzip(archive, directory, max_bytes, progress)
+                _unzip(archive, directory, most, progress)
             else:
                 raise ValueError("neither a tar nor a zip archive")
+            if not any(directory.iterdir()):
+                raise ValueError("nothing is in it")
     except (OSError, EOFError, zlib.error, LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError) as error:
-        raise ValueError(f"{archive} cannot be unpacked: {error}") from None
+        if machine_fault(error):
+            raise
+        raise ValueError(f"{shown(archive)} cannot be unpacked: {shown(error)}") from None
     except ValueError as error:
-        raise ValueError(f"{archive} is refused: {error}") from None
+        raise ValueError(f"{shown(archive)} is refused: {error}") from None
     return destination
 
 
-def _untar(archive: Path, directory: Path, max_bytes: int, progress: Progress) -> None:
+class _Member(tarfile.TarInfo):
+    """A header that is held against its checksum and cannot ask for more memory than a name takes."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            member = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if any(buf):
+                raise tarfile.ReadError(f"a damaged header ({error})") from None  # it would pass for the end
+            raise
+        if member.size < 0 or (member.type in _READ_WHOLE and member.size > _MOST_HEADER):
+            raise ValueError(f"a header of {member.size} bytes")
+        return member
+
+
+def _opened(archive: Path) -> tarfile.TarFile | None:
+    try:
+        return tarfile.open(archive, tarinfo=_Member)
+    except tarfile.TarError:
+        return None
+
+
+def _untar(tar: tarfile.TarFile, directory: Path, max_bytes: int, progress: Progress) -> None:
     left = max_bytes
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            if not (member.isreg() or member.isdir()):
-                raise ValueError(f"member {member.name!r} is a link or a device; only files and folders are unpacked")
-            _check_path(member.name)
-            left = _less(left, member.size, max_bytes)
-            progress(member.name)
-            tar.extract(member, directory, filter="data")
+    for member in tar:
+        tar.members = []  # type: ignore[attr-defined] # it would keep them all
+        if not (member.isreg() or member.isdir()):
+            raise ValueError(_only_files(member.name))
+        _check_path(member.name, is_folder=member.isdir())
+        left = _less(left, member.size, max_bytes)
+        progress(member.name)
+        tar.extract(member, directory, filter="data")
 
 
 def _unzip(archive: Path, directory: Path, max_bytes: int, progress: Progress) -> None:
@@ -67,13 +105,13 @@ def _unzip(archive: Path, directory: Path, max_bytes: int, progress: Progress) -
     with zipfile.ZipFile(archive) as zipped:
         for member in zipped.infolist():
             if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                name = member.filename
-                raise ValueError(f"member {name!r} is a link or a device; only files and folders are unpacked")
-            _check_path(member.filename)
+                raise ValueError(_only_files(member.filename))
+            is_folder = member.filename.endswith("/")
+            _check_path(member.filename, is_folder=is_folder)
             left = _less(left, member.file_size, max_bytes)
             progress(member.filename)
             target = directory / member.filename
-            if member.is_dir():
+            if is_folder:
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -81,13 +119,25 @@ def _unzip(archive: Path, directory: Path, max_bytes: int, progress: Progress) -
                 shutil.copyfileobj(source, file)
 
 
-def _check_path(name: str) -> None:
+def _only_files(name: str) -> str:
+    return f"member {shown(name)!r} is a link or a device; only files and folders are unpacked"
+
+
+def _check_path(name: str, *, is_folder: bool) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or "\0" in name or (path.parts and ":" in path.parts[0]):
-        raise ValueError(f"member {name!r} would leave the folder")
+        raise ValueError(f"member {shown(name)!r} would leave the folder")
+    if not (path.parts or (is_folder and name)):
+        raise ValueError("a member has no name")
+    if len(name) > _MOST_NAME:
+        raise ValueError(
+            f"member {shown(name)!r} has a name of {len(name)} characters; at most {_MOST_NAME} are allowed"
+        )
 
 
 def _less(left: int, size: int, max_bytes: int) -> int:
+    if size < 0:
+        raise ValueError(f"a member of {size} bytes")
     if size > left:
         raise ValueError(f"it holds more than the {max_bytes} bytes allowed")
     return left - size

@@ -11,6 +11,8 @@ from pathlib import Path
 from time import sleep
 
 from attndistill.core.artifacts import file_digest
+from attndistill.core.reading import machine_fault, regular_file
+from attndistill.core.words import shown
 
 Progress = Callable[[int, int | None], None]
 """Called with (bytes so far, bytes in all if the server says)."""
@@ -48,19 +50,26 @@ def fetch(
             than published (both digests are named and the .part file is removed).
     """
     if urllib.parse.urlsplit(url).scheme not in _SCHEMES:
-        raise ValueError(f"{url!r} is no URL to fetch; allowed: {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
+        raise ValueError(
+            f"{shown(url)!r} is no URL to fetch; allowed: {', '.join(f'{scheme}://' for scheme in _SCHEMES)}"
+        )
     if not re.fullmatch("[0-9a-f]{64}", sha256.lower()):
-        raise ValueError(f"sha256 {sha256!r} of {url} is not 64 hexadecimal digits")
+        raise ValueError(f"sha256 {shown(sha256)!r} of {shown(url)} is not 64 hexadecimal digits")
+    if (
+        url.startswith("file:")
+        and (local := Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))).exists()
+    ):
+        regular_file(local, at_most=2**62).close()  # a pipe would keep us waiting, a device fill the disk
     if destination.is_dir():
-        raise ValueError(f"{destination} is a folder: a file is wanted to fetch {url} to")
+        raise ValueError(f"{destination} is a folder: a file is wanted to fetch {shown(url)} to")
     if destination.exists():
-        _verify(destination, sha256, f"{destination} is already there (remove it to fetch {url})")
+        _verify(destination, sha256, f"{destination} is already there (remove it to fetch {shown(url)})")
         return destination
     part = destination.with_name(f"{destination.name}.part")
     destination.parent.mkdir(parents=True, exist_ok=True)
     length_known = _download(url, part, attempts, timeout, progress)
     try:
-        _verify(part, sha256, url)
+        _verify(part, sha256, shown(url))
     except ValueError as error:
         part.unlink()
         raise ValueError(f"{error}{'' if length_known else _MAY_BE_CUT}") from None
@@ -88,19 +97,21 @@ def _download(url: str, part: Path, attempts: int, timeout: float, progress: Pro
         except urllib.error.HTTPError as error:
             with error:
                 if error.code < 500:
-                    raise ValueError(f"{url}: the server answers {error.code} {error.reason}") from None
-                broken = f"the server answers {error.code} {error.reason}"
+                    raise ValueError(f"{shown(url)}: the server answers {error.code} {shown(error.reason)}") from None
+                broken = f"the server answers {error.code} {shown(error.reason)}"
         except urllib.error.URLError as error:
             if isinstance(error.reason, FileNotFoundError | IsADirectoryError):
-                raise ValueError(f"{url}: {error.reason}") from None
+                raise ValueError(f"{shown(url)}: {error.reason}") from None
             broken = str(error.reason)
         except (OSError, HTTPException) as error:
-            broken = str(error) or type(error).__name__
+            if machine_fault(error):
+                raise
+            broken = shown(error) or type(error).__name__
         in_vain = 0 if _size(part) > furthest else in_vain + 1
         furthest = max(furthest, _size(part))
     raise ValueError(
-        f"{url}: {broken}, {attempts} times without getting further; {_size(part)} bytes are kept in {part}, run again "
-        "to go on"
+        f"{shown(url)}: {broken}, {attempts} times without getting further; {_size(part)} bytes are kept in {part}, "
+        f"run again to go on"
     )
 
 
@@ -131,8 +142,8 @@ def _continue(url: str, part: Path, timeout: float, progress: Progress) -> _End:
         resumed = _RANGE.match(response.headers.get("Content-Range") or "")
         if not (response.status == 206 and resumed and int(resumed[1]) == have):
             have = 0  # the server sends the whole file
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
+        length = response.headers.get("Content-Length") or ""
+        total = have + int(length) if length.isdecimal() else None
         with part.open("r+b" if have else "wb") as file:
             file.seek(have)
             while chunk := response.read(_CHUNK):

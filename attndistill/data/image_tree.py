@@ -1,96 +1,147 @@
 """Trees of image files, one folder a class, as ImageNet-1K is laid out.
 
-Names that start with a dot are not looked at. Every other file below a class folder counts as an image; one that is
-none, or that lies beside the class folders, is named by `prepare`, never passed over.
+Hidden names and the litter of operating systems are left aside, and the manifest lists them. Every other file below a
+class folder counts as an image; one that is none, or that lies beside the class folders, is named by `prepare`, never
+passed over. Folders that spell one name in two ways (NFC, NFD) are one class.
 """
 
 import os
-from dataclasses import replace
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from attndistill.data.sources import FileSplit, Source
+from attndistill.core.reading import machine_fault
+from attndistill.core.words import shown
+from attndistill.data.sources import FileSplit, Source, composed
 from attndistill.data.splits import train_test_split
 
 _TEST_FOLDERS = ("val", "test")
+_DEEPEST = 100  # folders in folders
+_LITTER = re.compile(
+    r"\..*|(eh)?thumbs(_vista)?\.db(:encryptable)?|desktop\.ini|__macosx|@eadir|\$recycle\.bin|lost\+found|icon\r"
+    r"|system volume information",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def split_tree(root: Path, test_folder: str | None) -> Source:
     """root/train/<class>/... and root/val or root/test. Raises ValueError when a folder is missing or ambiguous."""
-    if not (root / "train").is_dir():
+    if not _has_folder(root / "train"):
         raise ValueError(
-            f"{root} has no folder 'train'; give a tree with train and val (or test) folders, or for a tree of class "
-            f"folders alone a test_fraction"
+            f"{shown(root)} has no folder 'train'; give a tree with train and val (or test) folders, or for a tree of "
+            f"class folders alone a test_fraction"
         )
-    found = [name for name in ([test_folder] if test_folder else _TEST_FOLDERS) if (root / name).is_dir()]
+    found = [name for name in ([test_folder] if test_folder else _TEST_FOLDERS) if _has_folder(root / name)]
     if len(found) != 1:
-        has = f"both {' and '.join(found)}" if found else f"none of {', '.join([test_folder or 'val, test'])}"
-        raise ValueError(f"{root} has {has} to test on; name the folder with test_folder")
+        has = f"both {' and '.join(found)}" if found else f"none of {shown(test_folder or 'val, test')}"
+        raise ValueError(f"{shown(root)} has {has} to test on; name the folder with test_folder")
     folders = {"train": root / "train", "test": root / found[0]}
-    class_names = sorted({name for folder in folders.values() for name in _class_folders(folder)})
-    return Source(tuple(class_names), {split: _scan(folder, class_names) for split, folder in folders.items()})
+    trees = {split: _Tree.of(folder) for split, folder in folders.items()}
+    if not trees["train"].classes.keys() & trees["test"].classes.keys():
+        found_there = shown(", ".join(sorted(trees["test"].classes)))
+        raise ValueError(
+            f"{shown(folders['test'])} has none of the classes of train, but {found_there}: "
+            f"sort its images into a folder for each class first"
+        )
+    class_names = sorted({name for tree in trees.values() for name in tree.classes})
+    return Source(tuple(class_names), {split: tree.scan(class_names) for split, tree in trees.items()})
 
 
 def unsplit_tree(root: Path, test_fraction: float, split_seed: int) -> Source:
     """root/<class>/..., cut into a stratified train and test part."""
-    if (root / "train").is_dir():
-        raise ValueError(f"{root} has a folder 'train': a test_fraction is for trees that are not split already")
-    class_names = _class_folders(root)
-    everything = _scan(root, class_names)
+    if _has_folder(root / "train"):
+        raise ValueError(f"{shown(root)} has a folder 'train': a test_fraction is for trees that are not split already")
+    tree = _Tree.of(root)
+    class_names = sorted(tree.classes)
+    everything = tree.scan(class_names)
     train, test = train_test_split(everything.labels, test_fraction, split_seed)
-    splits = {"train": everything.subset(train), "test": replace(everything.subset(test), loose=())}
+    splits = {"train": everything.subset(train), "test": replace(everything.subset(test), loose=(), aside=())}
     return Source(tuple(class_names), splits)
 
 
-def _class_folders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
-    entries = _entries(folder)
-    class_names = sorted(entry.name for entry in entries if _is_folder(entry))
-    if not class_names:
-        raise ValueError(f"{folder} has no class folders ({len(entries)} files lie in it directly)")
-    return class_names
+@dataclass(frozen=True)
+class _Tree:
+    """What lies directly in a folder of class folders: class name -> its folders, other files, litter."""
+
+    folder: Path
+    classes: dict[str, list[str]]
+    loose: list[str]
+    aside: list[str]
+
+    @classmethod
+    def of(cls, folder: Path) -> "_Tree":
+        if not _has_folder(folder):
+            raise ValueError(f"{shown(folder)} is not a folder")
+        aside: list[str] = []
+        classes: dict[str, list[str]] = defaultdict(list)
+        loose: list[str] = []
+        for entry in _entries(folder, "", aside):
+            if _has_folder(entry):
+                classes[composed(entry.name)].append(entry.name)
+            else:
+                loose.append(entry.name)
+        if not classes:
+            raise ValueError(f"{shown(folder)} has no class folders ({len(loose)} files lie in it directly)")
+        return cls(folder, dict(classes), sorted(loose), aside)
+
+    def scan(self, class_names: Iterable[str]) -> FileSplit:
+        """Every file below the class folders."""
+        names: list[str] = []
+        labels: list[int] = []
+        aside = list(self.aside)
+        for label, class_name in enumerate(class_names):
+            seen: set[tuple[int, int]] = set()
+            folders = self.classes.get(class_name, ())
+            found = sorted(name for below in folders for name in _files(self.folder, below, seen, aside))
+            names += found
+            labels += [label] * len(found)
+        return FileSplit(self.folder, np.array(labels, dtype=np.int64), names, self.loose, sorted(aside))
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path, below: str, aside: list[str]) -> list[os.DirEntry[str]]:
+    """What is in folder/below; the names of litter go to `aside`."""
+    kept: list[os.DirEntry[str]] = []
     try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+        with os.scandir(folder / below) as entries:
+            for entry in entries:
+                if _LITTER.fullmatch(entry.name):
+                    aside.append(f"{below}/{entry.name}".lstrip("/"))
+                else:
+                    kept.append(entry)
     except OSError as error:
-        raise ValueError(f"folder {folder} cannot be read ({error.strerror})") from None
+        if machine_fault(error):
+            raise
+        raise ValueError(f"folder {shown(folder / below)} cannot be read ({error.strerror})") from None
+    return kept
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _has_folder(entry: Path | os.DirEntry[str]) -> bool:
     """Whether it is a folder or a link to one; a link that leads nowhere or in a circle is a file that is none."""
     try:
         return entry.is_dir()
-    except OSError:
+    except OSError as error:
+        if machine_fault(error):
+            raise
         return False
 
 
-def _scan(folder: Path, class_names: list[str]) -> FileSplit:
-    names: list[str] = []
-    labels: list[int] = []
-    for label, class_name in enumerate(class_names):
-        found = sorted(_files(folder, class_name, set()))
-        names += found
-        labels += [label] * len(found)
-    loose = sorted(entry.name for entry in _entries(folder) if not _is_folder(entry))
-    return FileSplit(folder, np.array(labels, dtype=np.int64), names, loose)
-
-
-def _files(folder: Path, below: str, seen: set[tuple[int, int]]) -> list[str]:
+def _files(folder: Path, below: str, seen: set[tuple[int, int]], aside: list[str]) -> list[str]:
     """Names, relative to `folder`, of the files under folder/below; links are followed, loops of links are not."""
-    directory = folder / below
-    if not directory.is_dir():
-        return []
-    status = directory.stat()
+    if below.count("/") > _DEEPEST:
+        raise ValueError(f"{shown(folder / below)} lies {_DEEPEST} folders deep in its class; fewer are allowed")
+    litter: list[str] = []
+    entries = _entries(folder, below, litter)
+    status = (folder / below).stat()
     if (status.st_dev, status.st_ino) in seen:
         return []
     seen.add((status.st_dev, status.st_ino))
+    aside += litter
     found: list[str] = []
-    for entry in _entries(directory):
+    for entry in entries:
         name = f"{below}/{entry.name}"
-        found += _files(folder, name, seen) if _is_folder(entry) else [name]
+        found += _files(folder, name, seen, aside) if _has_folder(entry) else [name]
     return found

@@ -18,10 +18,13 @@ from dataclasses import dataclass
 _FILLER = bytes([0, *(1 + (167 * place + 89) % 251 for place in range(511))])
 _MARKER = re.compile(rb"\xff([\x01-\xfe])")
 _SCAN_END = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_RESTARTS = [bytes([0xFF, number]) for number in range(0xD0, 0xD8)]
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _IN_DETAIL = {0xC2, 0xC6, 0xDD}  # progressive frames, restart interval
+_MOST_MARKERS, _MOST_SCANS = 10_000, 100
+_MOST_FILLER = 2**26  # bytes; beyond, a restart interval gets the least
+_LEAST_FILLER = 8
 _ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 
 
@@ -42,22 +45,45 @@ class Padded:
     ends_grey: bool
 
 
-def padded(data: bytes) -> Padded:
-    """The same picture if its data are whole, and another one if they end too early."""
+def padded(data: bytes, blocks: int) -> Padded:
+    """The same picture if its data are whole, and another one if they end too early.
+
+    Args:
+        data: the file.
+        blocks: of 8 x 8 pixels in the picture; a scan has no more restart intervals.
+
+    Raises:
+        ValueError: more markers, restart intervals or scans than a picture has.
+    """
     parts: list[bytes] = []
     kinds: Counter[int] = Counter()
     copied = position = 2
+    room = _MOST_FILLER
     while (marker := _MARKER.search(data, position)) and marker[1][0] != _END_OF_IMAGE:
         position = marker.end()
         kinds[marker[1][0]] += 1
+        if kinds[_START_OF_SCAN] > _MOST_SCANS or kinds.total() > _MOST_MARKERS:
+            raise ValueError("more JPEG markers or scans than a picture has")
         if marker[1][0] not in _ALONE:
             position += int.from_bytes(data[position : position + 2])
         if marker[1][0] == _START_OF_SCAN:
             end = _SCAN_END.search(data, position)
             stop = end.start() if end else len(data)
-            scan = _RESTART.sub(lambda found: _FILLER + found[0], data[position:stop])
+            scan, room = _filled(data[position:stop], room, blocks)
             parts += [data[copied:position], scan, _FILLER]
             copied = position = stop
     whole = data if kinds.keys() & _ARITHMETIC else b"".join([data[:2], *parts, data[copied:]])
     in_detail = bool(kinds.keys() & _IN_DETAIL)
     return Padded(whole, in_detail, ends_grey=not in_detail and kinds[_START_OF_SCAN] == 1)
+
+
+def _filled(scan: bytes, room: int, blocks: int) -> tuple[bytes, int]:
+    """Filler before each restart marker of a scan, and how many bytes of filler may follow elsewhere."""
+    found = {marker: count for marker in _RESTARTS if (count := scan.count(marker))}
+    total = sum(found.values())
+    if total > blocks:
+        raise ValueError(f"{total} restart markers are more than its {blocks} blocks")
+    filler = _FILLER[: max(_LEAST_FILLER, room // max(total, 1))]
+    for marker in found:
+        scan = scan.replace(marker, filler + marker)
+    return scan, max(0, room - len(filler) * total)

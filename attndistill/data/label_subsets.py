@@ -14,7 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attndistill.core.artifacts import write_text
+from attndistill.core.reading import read_text
+from attndistill.core.words import shown
+from attndistill.data.sources import composed
 from attndistill.data.splits import stratified_subset
+
+_MOST_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -33,17 +38,17 @@ class LeftOut:
     def of(cls, manifest: Mapping[str, Any]) -> "LeftOut":
         """As the manifest of a prepared data set tells it."""
         skipped = manifest["bad_images"]["skipped"]
-        images = (PurePosixPath(one["name"]).stem for one in skipped if one["split"] == "train")
+        images = (PurePosixPath(composed(one["name"])).stem for one in skipped if one["split"] == "train")
         return cls(frozenset(manifest.get("left_out_classes", ())), frozenset(images))
 
     def has_class_of(self, line: str) -> bool:
         """Whether an image's folder, or ImageNet's start of its name (n04235860_14959), is such a class."""
-        path = PurePosixPath(line)
+        path = PurePosixPath(composed(line))
         return bool(self.classes & {*path.parent.parts, path.stem.rpartition("_")[0]})
 
     def has_image(self, line: str) -> bool:
         """Whether it is one of the images that could not be used."""
-        return PurePosixPath(line).stem in self.images
+        return PurePosixPath(composed(line)).stem in self.images
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,9 @@ def label_subset(
     chosen = listed_subset(names, list_file, left_out)
     without = np.setdiff1d(labels, labels[chosen.positions])
     if len(without):
-        raise ValueError(f"{list_file} leaves {len(without)} of {len(np.unique(labels))} classes without an image")
+        raise ValueError(
+            f"{shown(list_file)} leaves {len(without)} of {len(np.unique(labels))} classes without an image"
+        )
     return chosen
 
 
@@ -115,16 +122,16 @@ def listed_subset(names: Sequence[str], list_file: Path, left_out: LeftOut) -> L
         ValueError: the list is missing or empty, repeats an image, or names one that is absent or not unique.
     """
     lines = _lines(list_file)
-    whole = {name: position for position, name in enumerate(names)}
-    stems = [PurePosixPath(name).stem for name in names]
+    whole = {spelling(name): position for spelling in (composed, str) for position, name in enumerate(names)}
+    stems = [PurePosixPath(composed(name)).stem for name in names]
     times, by_stem = Counter(stems), {stem: position for position, stem in enumerate(stems)}
     chosen: list[int] = []
     elsewhere: list[str] = []
     ambiguous: list[str] = []
     for line in lines:
-        stem = PurePosixPath(line).stem
-        if line in whole:
-            chosen.append(whole[line])
+        stem = PurePosixPath(composed(line)).stem
+        if (place := whole.get(line, whole.get(composed(line)))) is not None:
+            chosen.append(place)
         elif times[stem] == 1:
             chosen.append(by_stem[stem])
         else:
@@ -132,9 +139,11 @@ def listed_subset(names: Sequence[str], list_file: Path, left_out: LeftOut) -> L
     absent = [line for line in elsewhere if not (left_out.has_class_of(line) or left_out.has_image(line))]
     for wrong, what in ((absent, "are not in the data set"), (ambiguous, "fit several images (give whole names)")):
         if wrong:
-            raise ValueError(f"{list_file}: {len(wrong)} of {len(lines)} names {what}, such as {wrong[0]}")
+            raise ValueError(
+                f"{shown(list_file)}: {len(wrong)} of {len(lines)} names {what}, such as {shown(wrong[0])}"
+            )
     if len(set(chosen)) < len(chosen):
-        raise ValueError(f"{list_file} names {len(chosen) - len(set(chosen))} images more than once")
+        raise ValueError(f"{shown(list_file)} names {len(chosen) - len(set(chosen))} images more than once")
     unusable = sum(left_out.has_image(line) for line in elsewhere)
     return LabelSubset(np.sort(np.array(chosen, dtype=np.int64)), len(elsewhere) - unusable, unusable)
 
@@ -146,9 +155,10 @@ def write_subset(path: Path, names: Sequence[str], chosen: NDArray[np.int64]) ->
 
 def _lines(list_file: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in list_file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"label list {list_file} cannot be read: {error}") from None
+        text = read_text(list_file, at_most=_MOST_BYTES, encoding="utf-8-sig")
+    except ValueError as error:
+        raise ValueError(f"label list {error}") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise ValueError(f"label list {list_file} is empty; one image name a line is wanted")
+        raise ValueError(f"label list {shown(list_file)} is empty; one image name a line is wanted")
     return lines

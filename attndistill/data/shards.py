@@ -6,7 +6,8 @@ the index and the images of one batch, whatever the size of the set.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from attndistill.core.reading import machine_fault
+from attndistill.core.words import shown
 from attndistill.data.arrays import read_array
-from attndistill.data.decoding import decode
+from attndistill.data.decoding import decode, upright_sides
 from attndistill.data.views import Boxes
 
 # B batch, S side of the view
@@ -88,8 +91,8 @@ class ShardImages:
     def __init__(self, directory: Path, split: str, labels: NDArray[np.int64], names: Sequence[str]) -> None:
         """Raises ValueError when index, labels, names and shards do not belong together."""
         self.directory, self.split, self.labels, self.names = directory, split, labels, names
-        self._index = read_array(directory / f"{split}-index.npy")
-        if self._index.dtype != _ENTRY or not len(self._index) == len(labels) == len(names):
+        self._index = read_array(self._index_path)
+        if self._index.dtype != _ENTRY or not self._index.shape == (len(labels),) == (len(names),):
             raise ValueError(
                 f"{directory}: the index of {split} has {len(self._index)} entries for {len(labels)} labels and "
                 f"{len(names)} names; run prepare again"
@@ -118,15 +121,74 @@ class ShardImages:
             top, left = int(boxes.top[row]), int(boxes.left[row])
             box = left, top, left + int(boxes.width[row]), top + int(boxes.height[row])
             # Cut first: resize(box=...) would let pixels outside the crop into the filter.
-            cut = decode(self.encoded(int(index))).crop(box)
+            cut = self._picture(int(index)).crop(box)
             view = cut.resize((image_size, image_size), Image.Resampling.BICUBIC)
             pixels[row] = np.asarray(view)[:, ::-1] if boxes.flip[row] else np.asarray(view)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32).contiguous() / 255
 
+    @property
+    def bytes(self) -> int:
+        """Of all files together."""
+        return int(self._index["length"].sum())
+
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return int(self._index["shard"].max()) + 1
+
+    def digest(self) -> str:
+        """The digest that `ShardWriter.finish` gave, of the files as they are; reads all of them.
+
+        Raises:
+            ValueError: a picture that has other sides than the index says.
+        """
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            data = self.encoded(index)
+            digest.update(len(data).to_bytes(8, "little"))
+            digest.update(data)
+            with self._naming(index):
+                self._check_sides(index, *upright_sides(data))
+        return digest.hexdigest()
+
+    def _picture(self, index: int) -> Image.Image:
+        with self._naming(index):
+            picture = decode(self.encoded(index))
+            self._check_sides(index, picture.height, picture.width)
+        return picture
+
+    def _check_sides(self, index: int, height: int, width: int) -> None:
+        entry = self._index[index]
+        if (height, width) != (entry["height"], entry["width"]):
+            raise ValueError(f"{height} x {width} pixels, the index says {entry['height']} x {entry['width']}")
+
+    @contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        """Name the image that cannot be decoded, or is another one than was prepared."""
+        try:
+            yield
+        except Exception as error:
+            if machine_fault(error):
+                raise
+            path = _shard_path(self.directory, self.split, int(self._index[index]["shard"]))
+            raise ValueError(f"{path}: image {shown(self.names[index])}: {shown(error)}; run prepare again") from None
+
+    @property
+    def _index_path(self) -> Path:
+        return self.directory / f"{self.split}-index.npy"
+
     def _check_shards(self) -> None:
-        for number in np.unique(self._index["shard"]):
-            mine = self._index[self._index["shard"] == number]
-            path = _shard_path(self.directory, self.split, int(number))
-            wanted, found = int((mine["offset"] + mine["length"]).max()), path.stat().st_size if path.exists() else 0
+        """Files lie one behind the other, and fill their shards."""
+        shard, offset, length = (self._index[field] for field in ("shard", "offset", "length"))
+        begins = np.diff(shard, prepend=-1)
+        expected = np.where(begins[1:] == 1, 0, offset[:-1] + length[:-1])
+        sides = np.minimum(self._index["height"], self._index["width"])
+        if not np.isin(begins, (0, 1)).all() or begins[0] != 1 or offset[0] or (offset[1:] != expected).any():
+            raise ValueError(f"{self._index_path}: files do not lie one behind the other; run prepare again")
+        if (length < 1).any() or (sides < 1).any():
+            raise ValueError(f"{self._index_path}: a file without bytes or pixels; run prepare again")
+        for last in np.append(np.flatnonzero(begins[1:]), len(self._index) - 1):
+            path = _shard_path(self.directory, self.split, int(shard[last]))
+            wanted, found = int(offset[last] + length[last]), path.stat().st_size if path.exists() else 0
             if wanted != found:
                 raise ValueError(f"{path} has {found} bytes, the index says {wanted}; run prepare again")

@@ -4,6 +4,7 @@ Nothing here holds the images of a large set: a source is lists of names and lab
 """
 
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attndistill.core.reading import read_text
+from attndistill.core.words import shown, spelled
 from attndistill.data import DATASETS
 
 # Options that say where a data set lies, not what it is: they never enter a manifest.
@@ -47,16 +50,18 @@ class FileSplit:
         labels: (N,) positions in the source's class names.
         names: N distinct file names relative to `root`, with `/`.
         loose: files that belong to no class, which `prepare` names as images it cannot use.
+        aside: hidden files and litter that was not looked at, which the manifest lists.
     """
 
     root: Path
     labels: NDArray[np.int64]
     names: Sequence[str]
     loose: Sequence[str] = ()
+    aside: Sequence[str] = ()
 
     def subset(self, chosen: NDArray[np.int64]) -> "FileSplit":
         """The images at positions `chosen`, in that order."""
-        return FileSplit(self.root, self.labels[chosen], [self.names[i] for i in chosen], self.loose)
+        return replace(self, labels=self.labels[chosen], names=[self.names[i] for i in chosen])
 
 
 Split = ArraySplit | FileSplit
@@ -88,13 +93,17 @@ class Source:
         """
         if class_list is None:
             return self
-        wanted = read_class_list(Path(class_list))
-        known = set(self.class_names)
-        unknown = [name for name in wanted if name not in known]
+        known = {composed(name): name for name in self.class_names}
+        listed = [composed(line) for line in read_class_list(Path(class_list))]
+        wanted = tuple(known.get(line) or known.get(line.strip()) or line.strip() for line in listed)
+        repeated = [name for name, count in Counter(wanted).items() if count > 1]
+        if repeated:
+            raise ValueError(f"class list {shown(class_list)} repeats {_some(repeated)}")
+        unknown = [name for name in wanted if composed(name) not in known]
         if unknown:
             raise ValueError(
-                f"{class_list}: {len(unknown)} of {len(wanted)} classes are not in the data set: {_some(unknown)}; "
-                f"it has {_some(self.class_names)}"
+                f"{shown(class_list)}: {len(unknown)} of {len(wanted)} classes are not in the data set: "
+                f"{_some(unknown)}; it has {_some(self.class_names)}"
             )
         position = {name: label for label, name in enumerate(wanted)}
         relabel = np.array([position.get(name, -1) for name in self.class_names], dtype=np.int64)
@@ -116,18 +125,20 @@ def open_source(name: str, options: Mapping[str, Any]) -> Source:
 
 
 def read_class_list(path: Path) -> tuple[str, ...]:
-    """The class names of a list file, one a line; blank lines do not count. Raises ValueError (see `restricted_to`)."""
+    """The lines of a class list, one name each; blank ones do not count. Raises ValueError (see `restricted_to`)."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows editors begin with a mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"class list {path} cannot be read: {error}") from None
-    names = tuple(line.strip() for line in lines if line.strip())
+        lines = read_text(path, encoding="utf-8-sig").splitlines()  # Windows editors begin with a mark
+    except ValueError as error:
+        raise ValueError(f"class list {error}") from None
+    names = tuple(line for line in lines if line.strip())
     if not names:
-        raise ValueError(f"class list {path} is empty; one class name a line is wanted")
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise ValueError(f"class list {path} repeats {_some(repeated)}")
+        raise ValueError(f"class list {shown(path)} is empty; one class name a line is wanted")
     return names
+
+
+def composed(name: str) -> str:
+    """The one spelling (NFC) of a name whose accents may be letters of their own (NFD, as macOS unpacks archives)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def class_list_digest(class_names: Sequence[str]) -> str:
@@ -145,4 +156,7 @@ def _relabelled(split: Split, relabel: NDArray[np.int64]) -> Split:
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    """The first names; with escapes where some would look the same."""
+    look = spelled if len({unicodedata.normalize("NFKC", name).strip() for name in names}) < len(set(names)) else shown
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(look(name) for name in names[:most]) + more

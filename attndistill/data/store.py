@@ -5,6 +5,7 @@ the original encoded files, concatenated, decoded on demand (`attndistill.data.s
 of files, never one per image.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,15 +15,19 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attndistill.core.artifacts import read_json
+from attndistill.core.reading import read_text
+from attndistill.core.words import shown
 from attndistill.data.arrays import read_array
+from attndistill.data.manifest import Manifest, SplitEntry
 from attndistill.data.resampling import crop_and_resize
 from attndistill.data.shards import ShardImages
+from attndistill.data.splits import stratified_subset
 from attndistill.data.views import Boxes
 
 # B batch, S side of the view
 
-FORMAT = "attndistill-data/1"
+_MOST_NAME_BYTES = 2**32
+_AGAIN = "run prepare again"
 
 
 class ImageSet(Protocol):
@@ -106,37 +111,102 @@ class ChosenImages:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a prepared data set. Raises ValueError when it is missing or of another format."""
-    manifest: dict[str, Any] = read_json(directory / "manifest.json")
-    if manifest.get("format") != FORMAT:
-        raise ValueError(f"{directory}: data format {manifest.get('format')!r}; this version reads {FORMAT!r}")
-    return manifest
+    """The manifest of a prepared data set, as a mapping. Raises ValueError as `Manifest.read`."""
+    return Manifest.read(directory).model_dump(mode="json", exclude_none=True)
 
 
 def validation_indices(directory: Path) -> NDArray[np.int64]:
     """The part of a prepared set's train on which hyper-parameters are chosen. Raises ValueError as `open_split`."""
-    return read_array(directory / "train-validation.npy")
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); run prepare again") from None
+    manifest = Manifest.read(directory)
+    path = directory / "train-validation.npy"
+    chosen = read_array(path)
+    _check_vector(path, chosen, manifest.validation.count)
+    if (np.diff(chosen) < 1).any() or chosen[0] < 0 or chosen[-1] >= manifest.splits["train"].count:
+        raise ValueError(f"{path}: positions must ascend from 0 to below {manifest.splits['train'].count}; {_AGAIN}")
+    return chosen
 
 
 def open_split(directory: Path, split: str) -> ImageSet:
-    """Open one split ("train", "test") of a prepared data set. Raises ValueError naming what is missing or broken."""
-    manifest = read_manifest(directory)
-    if split not in manifest["splits"]:
-        raise ValueError(f"{directory} has no split {split!r}; it has {', '.join(manifest['splits'])}")
-    labels = read_array(directory / f"{split}-labels.npy")
-    names = _names(directory / f"{split}-names.txt")
-    if len(labels) != manifest["splits"][split]["count"]:
+    """Open one split ("train", "test") of a prepared data set.
+
+    Types, sizes, labels and names are held against the manifest; the images themselves only by `verify_data`.
+
+    Raises:
+        ValueError: in one line, naming the file that is missing, broken or another than the manifest says.
+    """
+    manifest = Manifest.read(directory)
+    if split not in manifest.splits:
+        raise ValueError(f"{directory} has no split {split!r}; it has {', '.join(manifest.splits)}")
+    entry = manifest.splits[split]
+    labels = _labels(directory / f"{split}-labels.npy", entry, manifest.class_names)
+    names = _names(directory / f"{split}-names.txt", entry)
+    if manifest.container == "shards":
+        shards = ShardImages(directory, split, labels, names)
+        for field in ("bytes", "shards"):
+            _hold(directory / f"{split}-index.npy", field, getattr(shards, field), getattr(entry, field))
+        return shards
+    arrays = ArrayImages.mapped(directory / f"{split}-images.npy", labels, names)
+    _hold(directory / f"{split}-images.npy", "image_shape", list(arrays.images.shape[1:]), entry.image_shape)
+    return arrays
+
+
+def verify_data(directory: Path) -> None:
+    """Read every file of a prepared data set, and hold it against the manifest's digests.
+
+    Raises:
+        ValueError: as `open_split`; or an image, a size or a validation part that is another than was prepared.
+    """
+    manifest = Manifest.read(directory)
+    for split, entry in manifest.splits.items():
+        images = open_split(directory, split)
+        if isinstance(images, ShardImages):
+            _hold(directory / f"{split}-shard-*.bin", "images_sha256", images.digest(), entry.images_sha256)
+        elif isinstance(images, ArrayImages):
+            _hold(directory / f"{split}-images.npy", "images_sha256", _digest(images), entry.images_sha256)
+    labels = read_array(directory / "train-labels.npy")
+    options = manifest.validation
+    drawn = stratified_subset(labels, options.fraction, options.seed, "validation", leave_one=True)
+    if not np.array_equal(validation_indices(directory), drawn):
         raise ValueError(
-            f"{directory}: {len(labels)} labels of {split}, the manifest says "
-            f"{manifest['splits'][split]['count']}; run prepare again"
+            f"{directory / 'train-validation.npy'}: its positions are not those of validation.fraction and "
+            f"validation.seed in the manifest; {_AGAIN}"
         )
-    if manifest["container"] == "shards":
-        return ShardImages(directory, split, labels, names)
-    return ArrayImages.mapped(directory / f"{split}-images.npy", labels, names)
+
+
+def _labels(path: Path, entry: SplitEntry, class_names: Sequence[str]) -> NDArray[np.int64]:
+    labels = read_array(path)
+    _check_vector(path, labels, entry.count)
+    if labels.min() < 0 or labels.max() >= len(class_names):
+        raise ValueError(f"{path}: labels of {labels.min()} to {labels.max()}, of {len(class_names)} classes; {_AGAIN}")
+    _hold(path, "labels_sha256", hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest(), entry.labels_sha256)
+    counts = dict(zip(class_names, np.bincount(labels, minlength=len(class_names)).tolist(), strict=True))
+    _hold(path, "per_class", counts, entry.per_class)
+    return labels
+
+
+def _names(path: Path, entry: SplitEntry) -> list[str]:
+    try:
+        text = read_text(path, at_most=_MOST_NAME_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{error}; {_AGAIN}") from None
+    names = text.splitlines()
+    _hold(path, "count", len(names), entry.count)
+    _hold(path, "names_sha256", hashlib.sha256(text.encode()).hexdigest(), entry.names_sha256)
+    return names
+
+
+def _check_vector(path: Path, array: NDArray[Any], count: int) -> None:
+    if array.dtype != np.int64 or array.shape != (count,):
+        raise ValueError(f"{path}: {array.dtype} {array.shape}, the manifest says int64 ({count},); {_AGAIN}")
+
+
+def _digest(images: ArrayImages) -> str:
+    digest = hashlib.sha256()
+    for image in images.images:
+        digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def _hold(path: Path, field: str, found: object, wanted: object) -> None:
+    if found != wanted:
+        raise ValueError(f"{path}: its {field} is {shown(found, 80)}, the manifest says {shown(wanted, 80)}; {_AGAIN}")

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attndistill.core.reading import machine_fault
+from attndistill.core.words import shown
 from attndistill.data.sources import ArraySplit, FileSplit, Source, Split
 
 _Parts = tuple[dict[str, Any], ...]
@@ -63,7 +65,9 @@ def _construct(name: str, root: Path, download: bool, options: dict[str, Any]) -
     try:
         return getattr(datasets, name)(str(root), download=download, **options, **loader)
     except (RuntimeError, OSError, EOFError, KeyError) as error:
-        raise ValueError(f"torchvision's {name} under {root}: {error}") from None
+        if machine_fault(error):
+            raise
+        raise ValueError(f"torchvision's {name} under {shown(root)}: {shown(error)}") from None
 
 
 def _array_split(dataset: Any, split: str) -> Split:

@@ -18,6 +18,8 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from attndistill.figures.fonts import lettered
+
 # S image side, H heads, gh x gw patches
 
 COLORMAP = "inferno"  # perceptually uniform, readable by colour-blind people and in greyscale
@@ -101,7 +103,7 @@ def attention_panel(
     headings = ["IMG", "AGGR", *(f"head {head + 1}" for head in range(columns - 2))]
     for column, heading in enumerate(headings):
         centre = _MARGIN + column * step + tile // 2
-        draw.text((centre, top - 5), heading, _MUTED, _font(12), anchor="ms")
+        draw.text((centre, top - 5), heading, _MUTED, _lettered(heading, 12)[1], anchor="ms")
     canvas.paste(Image.fromarray(image).resize((tile, tile), Image.Resampling.BICUBIC), (_MARGIN, top))
     for row, line in enumerate(lines):
         y = top + row * step
@@ -138,9 +140,17 @@ def _lookup() -> NDArray[np.uint8]:
     return np.ascontiguousarray(colours)
 
 
+_Lettered = tuple[str, ImageFont.FreeTypeFont]
+
+
+def _lettered(text: str, size: int, *, bold: bool = False) -> _Lettered:
+    """A line, and a font that has its letters."""
+    drawable, path = lettered(text, bold=bold)
+    return drawable, _font(path, size)
+
+
 @cache
-def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)  # the same with and without raqm
 
 
@@ -148,27 +158,29 @@ def _title(canvas: Image.Image, draw: ImageDraw.ImageDraw, teacher: AttentionMap
     """The teacher's name and the image's on the left, the colour ramp on the right."""
     baseline = _MARGIN + 13
     right = canvas.width - _MARGIN
-    left = right - int(_font(11).getlength("max")) - 4 - _RAMP_WIDTH
+    most, small = _lettered("max", 11)
+    left = right - int(small.getlength(most)) - 4 - _RAMP_WIDTH
     ramp = np.broadcast_to(_lookup()[np.linspace(0, 255, _RAMP_WIDTH).astype(np.uint8)], (_RAMP_HEIGHT, _RAMP_WIDTH, 3))
     canvas.paste(Image.fromarray(np.ascontiguousarray(ramp)), (left, baseline - _RAMP_HEIGHT))
-    draw.text((right, baseline), "max", _MUTED, _font(11), anchor="rs")
-    draw.text((left - 4, baseline), "0", _MUTED, _font(11), anchor="rs")
+    draw.text((right, baseline), most, _MUTED, small, anchor="rs")
+    draw.text((left - 4, baseline), "0", _MUTED, small, anchor="rs")
     room = left - 24 - _MARGIN
-    name = _shortened(teacher.name, _font(14, bold=True), room)
-    draw.text((_MARGIN, baseline), name, _INK, _font(14, bold=True), anchor="ls")
-    taken = int(_font(14, bold=True).getlength(name)) + 12
+    name, bold = _lettered(teacher.name, 14, bold=True)
+    name = _shortened(name, bold, room)
+    draw.text((_MARGIN, baseline), name, _INK, bold, anchor="ls")
+    taken = int(bold.getlength(name)) + 12
     if caption and taken + 40 < room:
-        shown = _shortened(caption, _font(12), room - taken)
-        draw.text((_MARGIN + taken, baseline), shown, _MUTED, _font(12), anchor="ls")
+        text, plain = _lettered(caption, 12)
+        draw.text((_MARGIN + taken, baseline), _shortened(text, plain, room - taken), _MUTED, plain, anchor="ls")
 
 
 def _student_label(draw: ImageDraw.ImageDraw, maps: AttentionMaps, corner: tuple[int, int], tile: int) -> None:
     """A student's name, its KL and its geometry, in the column of the image, centred vertically."""
-    room = tile - 4
-    lines = [(text, _INK, _font(13, bold=True)) for text in _wrapped(maps.name, _font(13, bold=True), room)]
+    name, bold = _lettered(maps.name, 13, bold=True)
+    lines = [(text, _INK, bold) for text in _wrapped(name, bold, tile - 4)]
     if maps.kl is not None:
-        lines.append((f"KL {maps.kl:.3f}", _INK, _font(13)))
-    lines.append((f"{maps.aggregated.shape[0]}×{maps.aggregated.shape[1]} patches", _MUTED, _font(11)))
+        lines.append((f"KL {maps.kl:.3f}", _INK, _lettered("KL", 13)[1]))
+    lines.append((f"{maps.aggregated.shape[0]}×{maps.aggregated.shape[1]} patches", _MUTED, _lettered("×", 11)[1]))
     height = 18
     y = corner[1] + (tile - height * len(lines)) // 2 + 13
     for text, colour, font in lines:

@@ -16,6 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from attndistill.figures.fonts import dress_texts, families
+
 # M models, R seeds, E epochs, T places on the horizontal axis
 
 Curve = tuple[Float[np.ndarray, " T"], Float[np.ndarray, "R T"]]
@@ -124,10 +126,12 @@ def loss_curves(panels: Mapping[str, Mapping[str, Curve]], *, xlabel: str = "epo
 def canvas(width: float, height: float) -> Iterator[tuple[Figure, Callable[[], bytes]]]:
     """A figure in Matplotlib's own style, and what turns it into PNG bytes once it is drawn."""
     buffer = BytesIO()
-    with matplotlib.style.context(["default", {"font.size": 9.0, "axes.unicode_minus": True}]):
+    own = {"font.size": 9.0, "axes.unicode_minus": True, "font.family": families()}
+    with matplotlib.style.context(["default", own]):
         figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure, buffer.getvalue
+        dress_texts(figure)
         figure.savefig(buffer, format="png", metadata={"Software": None})
 
 

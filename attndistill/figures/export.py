@@ -8,34 +8,49 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unicodedata import category, normalize
 
 import numpy as np
 from jaxtyping import UInt8
 
 from attndistill.core.artifacts import replacing_directory
+from attndistill.core.words import shown
 from attndistill.figures.attention import png_bytes
 
-_LONGEST = 120  # file systems allow 255 bytes
+_LONGEST = 120  # bytes; file systems allow 255
 
 
 def safe_names(names: Sequence[str]) -> list[str]:
-    """File names (without suffix) for `names`: letters, digits, '.', '_', '-', never starting with a dot.
+    """File names (without suffix) for `names`: letters and digits of every script, '.', '_', '-', no dot in front.
 
-    Where two names would become one file, also on a file system that ignores case, each carries the start of its
-    SHA-256. The result does not depend on the order of `names`.
+    Where two names would become one file, also on a file system that ignores case or the spelling of accents, each
+    carries the start of its SHA-256. The result does not depend on the order of `names`.
 
     Raises:
         ValueError: a name that is given twice.
     """
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ValueError(f"image name {twice[0]!r} given more than once, distinct names allowed")
-    cleaned = [re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")[:_LONGEST] or "unnamed" for name in names]
-    sharing = Counter(name.casefold() for name in cleaned)
-    return [
-        safe if sharing[safe.casefold()] == 1 else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-        for name, safe in zip(names, cleaned, strict=True)
-    ]
+        raise ValueError(f"image name {shown(twice[0])!r} given more than once, distinct names allowed")
+    cleaned = [_cleaned(name) for name in names]
+    safe = cleaned
+    for digits in (8, 64):  # 64: a name may look like another one's with 8
+        sharing = Counter(name.casefold() for name in safe)
+        safe = [
+            short if sharing[short.casefold()] == 1 else f"{plain}-{_sha256(name)[:digits]}"
+            for name, plain, short in zip(names, cleaned, safe, strict=True)
+        ]
+    return safe
+
+
+def _cleaned(name: str) -> str:
+    kept = "".join(one if one in "._-" or category(one)[0] in "LMN" else " " for one in normalize("NFC", name))
+    plain = re.sub(" +", "_", kept).lstrip(".").encode()[:_LONGEST].decode(errors="ignore")
+    return plain or "unnamed"
+
+
+def _sha256(name: str) -> str:
+    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
 
 
 def export_by_class(

@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from attndistill.data import DATASETS, torchvision_sets
+from attndistill.data.preparation import prepare
 from attndistill.data.sources import FileSplit, class_list_digest, open_source
 from attndistill.data.store import ArrayImages, open_split, read_manifest
 
@@ -144,7 +145,7 @@ def test_a_missing_or_broken_file_of_a_prepared_set_is_named(
     path.unlink()
     if damage != "missing":
         path.write_bytes(whole[: 100 if damage == "cut" else 0])
-    with pytest.raises(ValueError, match=f"(prepared/{file} .*|prepared: .*)run prepare again"):
+    with pytest.raises(ValueError, match=f"(prepared/{file}[: ].*|prepared: .*)run prepare again"):
         open_split(tmp_path / "prepared", "train")
 
 
@@ -344,6 +345,12 @@ class TestImageFolder:
         with pytest.raises(ValueError, match=message):
             open_source("image_folder", {"root": str(tree), **options})
 
+    def test_a_test_folder_of_unsorted_images_is_refused(self, tree: Path) -> None:
+        (tree / "val" / "ant").rename(tree / "val" / "images")  # as Tiny-ImageNet has them
+        shutil.rmtree(tree / "val" / "bee")
+        with pytest.raises(ValueError, match=r"val has none of the classes of train, but images: sort its images into"):
+            open_source("image_folder", {"root": str(tree)})
+
     def test_a_tree_that_is_none_is_refused(self, tmp_path: Path, tree: Path) -> None:
         with pytest.raises(ValueError, match="has no folder 'train'"):
             open_source("image_folder", {"root": str(tmp_path / "absent")})
@@ -360,5 +367,6 @@ class TestImageFolder:
             (tmp_path / "t" / name).mkdir(parents=True)
             for number in range(count):
                 (tmp_path / "t" / name / f"{number}.png").write_bytes(b"")
-        with pytest.raises(ValueError, match="have a single image"):
-            open_source("image_folder", {"root": str(tmp_path / "t"), "test_fraction": 0.5})
+        source = open_source("image_folder", {"root": str(tmp_path / "t"), "test_fraction": 0.5})
+        with pytest.raises(ValueError, match=r"class 'bee' has images in train but none in test; .* by a class_list"):
+            prepare(source, tmp_path / "out", validation_fraction=0.2, split_seed=0)

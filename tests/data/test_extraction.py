@@ -1,6 +1,9 @@
 """Archives unpack below their folder, whole or not at all, and nothing but files and folders."""
 
+import errno
+import gzip
 import io
+import os
 import stat
 import tarfile
 import zipfile
@@ -101,6 +104,89 @@ def test_a_hostile_zip_is_refused_and_leaves_nothing(
     with pytest.raises(ValueError, match=message):
         extract(path, tmp_path / "out", max_bytes=1000)
     assert [found.name for found in tmp_path.iterdir()] == ["archive.zip"]
+
+
+def raw_tar(path: Path, size: bytes, kind: bytes = b"0", body: bytes = b"") -> Path:
+    """A tar of one member whose header says `size`, whatever follows."""
+    header = bytearray(tarfile.TarInfo("a").tobuf())
+    header[124:136], header[156:157] = size, kind
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    path.write_bytes(gzip.compress(bytes(header) + body))
+    return path
+
+
+@pytest.mark.parametrize("kind", [b"0", b"x", b"L"])
+def test_a_member_of_negative_size_is_refused(tmp_path: Path, kind: bytes) -> None:
+    size = b"\xff" + (-512).to_bytes(11, "big", signed=True)
+    with pytest.raises(ValueError, match=r"is refused: a header of -512 bytes"):
+        extract(raw_tar(tmp_path / "a.tar.gz", size, kind), tmp_path / "out")
+
+
+@pytest.mark.parametrize("size", ["-512", "-1"])
+def test_a_negative_size_in_a_pax_header_is_refused(tmp_path: Path, size: str) -> None:
+    info = member("a")
+    info.pax_headers = {"size": size}
+    with pytest.raises(ValueError, match=r"is refused: a member of -\d+ bytes"):
+        extract(tar(tmp_path / "a.tar", [(info, b"x" * 600)]), tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"K"])
+def test_a_header_that_would_fill_the_memory_is_refused_unread(tmp_path: Path, kind: bytes) -> None:
+    path = raw_tar(tmp_path / "a.tar.gz", b"77777777777\0", kind, bytes(50_000_000))
+    with pytest.raises(ValueError, match=r"is refused: a header of 8589934591 bytes"):
+        extract(path, tmp_path / "out")
+
+
+def test_more_than_its_length_can_hold_is_refused_unwritten(tmp_path: Path) -> None:
+    path = raw_tar(tmp_path / "a.tar.gz", b"77777777777\0", b"0", bytes(50_000_000))
+    with pytest.raises(ValueError, match=r"it holds more than the \d+ bytes allowed"):
+        extract(path, tmp_path / "out")
+    assert [found.name for found in tmp_path.iterdir()] == ["a.tar.gz"]
+
+
+def test_a_damaged_header_in_the_middle_is_no_end(tmp_path: Path) -> None:
+    path = tar(tmp_path / "a.tar", [(member("a"), b"x"), (member("b"), b"y")])
+    data = bytearray(path.read_bytes())
+    data[1024 + 150] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="cannot be unpacked: a damaged header"):
+        extract(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["", "."])
+def test_a_member_without_a_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="a member has no name"):
+        extract(zipped(tmp_path / "a.zip", {"good.txt": b"good", name: b"x"}), tmp_path / "out")
+
+
+def test_a_name_of_megabytes_is_refused_in_a_short_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has a name of 60000 characters") as caught:
+        extract(zipped(tmp_path / "a.zip", {"n" * 60_000: b"x"}), tmp_path / "out")
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("data", [gzip.compress(bytes(10**8)), bytes(10240)])
+def test_an_archive_of_nothing_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(data)
+    with pytest.raises(ValueError, match="nothing is in it"):
+        extract(tmp_path / "a.tar.gz", tmp_path / "out")
+
+
+def test_an_archive_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(ValueError, match=r"a\.tar is a pipe, not a regular file"):
+        extract(tmp_path / "a.tar", tmp_path / "out")
+
+
+def test_a_full_disk_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = zipped(tmp_path / "a.zip", {"a": b"x"})
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        extract(path, tmp_path / "out")
 
 
 def half(data: bytes) -> bytes:

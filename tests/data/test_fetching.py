@@ -1,6 +1,8 @@
 """Downloads from a real server on this machine that breaks off, lies and refuses."""
 
+import errno
 import hashlib
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -226,3 +228,26 @@ def test_a_digest_that_is_none_is_refused_before_anything_is_fetched(server: Ser
     with pytest.raises(ValueError, match="is not 64 hexadecimal digits"):
         fetch(server.url, DIGEST[:-1], tmp_path / "w")
     assert server.ranges == []
+
+
+def test_a_full_disk_ends_the_download_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fetching, "_continue", full)
+    monkeypatch.setattr(fetching, "sleep", lambda _: pytest.fail("waits for a disk"))
+    with pytest.raises(OSError, match="No space left"):
+        fetch("https://example.invalid/a", "0" * 64, tmp_path / "a")
+
+
+def test_a_local_pipe_or_device_is_refused_and_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "pipe"), (Path("/dev/zero"), "device")):
+        with pytest.raises(ValueError, match=f"is a {kind}, not a regular file"):
+            fetch(path.as_uri(), "0" * 64, tmp_path / "a")
+
+
+def test_an_address_of_megabytes_is_refused_in_a_short_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no URL to fetch") as caught:
+        fetch("x" * 5_000_000, "0" * 64, tmp_path / "a")
+    assert len(str(caught.value)) < 400

@@ -49,6 +49,20 @@ def test_a_damaged_gzip_is_refused(tmp_path: Path, change) -> None:
         read_idx(tmp_path / "a.gz", 3)
 
 
+def test_a_gzip_that_would_fill_the_memory_is_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / "a.gz").write_bytes(gzip.compress(GOOD[:4] + struct.pack(">3I", 2**10, 2**9, 2**9) + bytes(2**24)))
+    with pytest.raises(ValueError, match=r"claims 268435456 values; a file of images of its length holds \d+ at most"):
+        read_idx(tmp_path / "a.gz", 3)
+
+
+def test_the_names_that_some_archives_give_the_files_are_found_too(tmp_path: Path) -> None:
+    (tmp_path / "t10k-images.idx3-ubyte").write_bytes(GOOD)
+    (tmp_path / "t10k-labels.idx1-ubyte.gz").write_bytes(
+        gzip.compress(bytes([0, 0, 8, 1]) + struct.pack(">I", 2) + b"\0\1")
+    )
+    assert idx_split(tmp_path, "test", "t10k").labels.tolist() == [0, 1]
+
+
 def test_a_flipped_bit_in_a_gzip_is_noticed(tmp_path: Path) -> None:
     data = bytearray(gzip.compress(GOOD))
     data[-6] ^= 1  # in the checksum

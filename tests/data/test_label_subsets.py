@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from attndistill.data.label_subsets import LabelSubset, LeftOut, label_subset, write_subset
-from attndistill.data.splits import balanced_subset, stratified_subset, train_test_split
+from attndistill.data.splits import balanced_subset, first_of_classes, stratified_subset, train_test_split
 
 NAMES = ["n01/n01_5.JPEG", "n01/n01_7.JPEG", "n02/n02_5.JPEG", "n02/deep/n02_9.png"]
 LABELS = np.array([0, 0, 1, 1])
@@ -146,5 +146,9 @@ def test_train_and_test_share_nothing_and_miss_nothing() -> None:
     train, test = train_test_split(MANY[:-1], 0.3, 0)
     assert sorted([*train, *test]) == list(range(141))
     assert np.bincount(MANY[test]).tolist() == [30, 11, 1]
-    with pytest.raises(ValueError, match=r"1 class\(es\) have a single image"):
-        train_test_split(MANY, 0.3, 0)
+    assert 141 in train_test_split(MANY, 0.3, 0)[0]  # the only image of its class
+
+
+def test_the_first_pictures_of_the_first_classes_stand_for_a_split() -> None:
+    assert first_of_classes(np.array([2, 0, 2, 1, 0])) == [1, 3, 0]
+    assert first_of_classes(np.repeat(np.arange(100), 3)) == [0, 3, 6, 9, 12, 15]

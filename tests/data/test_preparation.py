@@ -163,19 +163,23 @@ class TestOpening:
     def test_another_format(self, tmp_path: Path) -> None:
         manifest = run(two_classes(), tmp_path / "out")
         write_json(tmp_path / "out" / "manifest.json", {**manifest, "format": "attndistill-data/9"})
-        with pytest.raises(ValueError, match="data format 'attndistill-data/9'; this version reads"):
+        with pytest.raises(
+            ValueError, match=r"manifest.json: format: .*'attndistill-data/1' \(given 'attndistill-data/9'\)"
+        ):
             open_split(tmp_path / "out", "train")
 
     def test_labels_of_another_set(self, tmp_path: Path) -> None:
         run(two_classes(), tmp_path / "out")
         np.save(tmp_path / "out" / "train-labels.npy", np.zeros(3, np.int64))
-        with pytest.raises(ValueError, match="3 labels of train, the manifest says 5; run prepare again"):
+        with pytest.raises(
+            ValueError, match=r"train-labels.npy: int64 \(3,\), the manifest says int64 \(5,\); run prepare again"
+        ):
             open_split(tmp_path / "out", "train")
 
     def test_pickled_objects_in_place_of_labels_are_never_loaded(self, tmp_path: Path) -> None:
         run(two_classes(), tmp_path / "out")
         np.save(tmp_path / "out" / "train-labels.npy", np.array([{}] * 5, object), allow_pickle=True)
-        with pytest.raises(ValueError, match="allow_pickle=False"):
+        with pytest.raises(ValueError, match=r"train-labels\.npy cannot be read .*Python objects"):
             open_split(tmp_path / "out", "train")
 
     def test_images_that_are_no_8_bit_colour_pictures(self) -> None:

@@ -57,13 +57,13 @@ def test_files_spread_over_several_shards_read_back(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, "train", shard_bytes=100)
     files = [bytes([number]) * size for number, size in enumerate((60, 40, 1, 250, 99, 30))]
     for number, data in enumerate(files):
-        writer.add(data, number, 2 * number)
+        writer.add(data, number + 1, 2 * number + 2)
     assert writer.finish()["shards"] == 5
     images = ShardImages(tmp_path, "train", np.zeros(6, np.int64), list("abcdef"))
     assert [images.encoded(number) for number in range(6)] == files
     sizes = [path.stat().st_size for path in sorted(tmp_path.glob("*.bin"))]
     assert sizes == [100, 1, 250, 99, 30]  # full to the byte; a file larger than a shard has one to itself
-    assert images.sizes(np.array([4, 1]))[1].tolist() == [8, 2]
+    assert images.sizes(np.array([4, 1]))[1].tolist() == [10, 4]
 
 
 def test_a_worker_that_is_spawned_sees_the_same_batches(images: ShardImages, recipe: ViewRecipe) -> None:

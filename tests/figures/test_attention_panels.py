@@ -1,9 +1,14 @@
 """Attention panels: each map where it belongs, at its own scale, in equal bytes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from matplotlib.font_manager import fontManager
+from matplotlib.ft2font import FT2Font
 from PIL import Image
 
+from attndistill.figures import fonts
 from attndistill.figures.attention import AttentionMaps, attention_panel, png_bytes
 
 TILE, STEP, LEFT, TOP = 112, 118, 12, 54  # tile and gap; the corner of the image
@@ -131,3 +136,36 @@ def test_heads_of_another_grid_than_the_aggregated_map_are_refused():
 def test_a_normalised_image_is_refused(teacher):
     with pytest.raises(ValueError, match="float64 given"):
         attention_panel(np.zeros((32, 32, 3)), teacher)
+
+
+@pytest.fixture
+def without_east_asian_fonts(monkeypatch):
+    monkeypatch.setattr(fonts, "east_asian", lambda: None)
+
+
+@pytest.mark.usefixtures("without_east_asian_fonts")
+def test_letters_that_no_font_has_are_escapes_and_no_boxes(image, teacher):
+    def panel(name, caption):
+        student = model(name, one_hot(4, 0, 0))
+        return attention_panel(image, model("T", one_hot(4, 0, 0)), [student], caption=caption)
+
+    assert np.array_equal(panel("猫", "犬"), panel(r"\u732b", r"\u72ac"))
+    assert not np.array_equal(panel("Größe", "λ"), panel(r"Gr\xf6\xdfe", r"\u03bb"))
+
+
+@pytest.mark.usefixtures("without_east_asian_fonts")
+@pytest.mark.parametrize("bold", [False, True])
+def test_every_line_is_one_that_its_font_can_draw(bold):
+    for text in ("猫 Größe", "a\x1b[31m", "\u202egpj", "👩\u200d🔬", "caf\udce9", "x" * 5_000_000):
+        line, path = fonts.lettered(text, bold=bold)
+        assert set(map(ord, line)) <= set(FT2Font(str(path)).get_charmap())
+        assert len(line) < 500
+
+
+def test_a_font_that_has_all_letters_of_a_line_is_taken(monkeypatch, tmp_path):
+    serif = next(font for font in fontManager.ttflist if font.name == "STIXGeneral")
+    monkeypatch.setattr(fonts, "east_asian", lambda: serif)
+    more = set(FT2Font(serif.fname).get_charmap()) - set(FT2Font(str(fonts._dejavu(False))).get_charmap())
+    only_there = next(letter for letter in map(chr, sorted(more)) if letter.isprintable())
+    assert fonts.lettered("plain")[1].name == "DejaVuSans.ttf"
+    assert fonts.lettered(f"a {only_there}") == (f"a {only_there}", Path(serif.fname))

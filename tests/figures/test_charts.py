@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
+from attndistill.figures import fonts
 from attndistill.figures.charts import accuracy_bars, loss_curves, palette, probe_curve
 
 LABELS = ["Teacher", "Student"]
@@ -82,3 +83,17 @@ def test_a_spread_is_drawn_as_a_band():
     narrow, wide = (probe_curve({"a": (EPOCHS, v), "b": (EPOCHS, limits)}, ylabel="top-1 (%)") for v in (same, spread))
     inked = [int((pixels(picture) != 255).any(axis=-1).sum()) for picture in (narrow, wide)]
     assert inked[1] > inked[0] * 1.5
+
+
+@pytest.mark.filterwarnings("error")
+def test_labels_are_texts_and_no_formulas_escape_sequences_or_boxes(monkeypatch):
+    monkeypatch.setattr(fonts, "east_asian", lambda: None)
+
+    def drawn(label, title="k-NN\nknn/dino-v1"):
+        return accuracy_bars(["Teacher", label], {title: CLOSE["k-NN"]}, teacher="Teacher")
+
+    assert drawn("猫\x1b[31m") == drawn(r"\u732b\x1b[31m")
+    assert drawn("$x$") != drawn("x")
+    assert drawn("$\\frac{$") != drawn("$\\frac")  # no formula, so none that is broken
+    assert drawn("a", "$x^2$\np") != drawn("a", "x^2\np")
+    assert drawn("x" * 5_000_000)

@@ -55,6 +55,24 @@ def test_names_that_would_share_a_file_are_told_apart_in_any_order():
     assert dict(zip(names[::-1], safe_names(names[::-1]), strict=True)) == safe
 
 
+def test_letters_of_every_script_are_kept_and_composed():
+    names = ["猫", "cafe\u0301", "क्षि", "Größe 1", "柴犬\u3000黒", "$x$", "a\x1b[31m\u202eb"]
+    assert safe_names(names) == ["猫", "caf\u00e9", "क्षि", "Größe_1", "柴犬_黒", "_x_", "a_31m_b"]
+
+
+def test_names_are_bounded_in_bytes_and_stay_distinct():
+    names = ["猫" * 300 + end for end in "ab"] + ["caf\u00e9", "cafe\u0301", "caf\udce9", "x" * 5_000_000]
+    safe = safe_names(names)
+    assert len({name.casefold() for name in safe}) == len(names)
+    assert max(len(f"{name}.png".encode()) for name in safe) <= 200
+
+
+def test_a_name_that_looks_like_anothers_hash_is_told_apart():
+    first = safe_names(["A", "a"])
+    names = ["A", "a", first[0]]
+    assert len({name.casefold() for name in safe_names(names)}) == 3
+
+
 def test_a_name_given_twice_is_refused():
     with pytest.raises(ValueError, match="'a' given more than once"):
         safe_names(["a", "a"])
