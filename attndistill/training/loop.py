@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 from attndistill.training.checkpoint import Checkpoint
 from attndistill.training.meter import Meter, TrainingBatch
 from attndistill.training.optimizers import learning_rate
-from attndistill.training.state import History, State, fitting
+from attndistill.training.state import History as History
+from attndistill.training.state import State, fitting
 
 
 @runtime_checkable

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import TypedDict
 
+from attndistill.core.artifacts import first_problem
+
 History = dict[str, list[list[float]]]  # curve name -> [epoch, value] pairs
 
 
@@ -49,8 +51,7 @@ def fitting(saved: Any, own: Mapping[str, Tensor], optimizer: Optimizer, steps: 
     try:
         state = _STATE.validate_python(saved)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ValueError(first_problem(error)) from None
     if state["step"] > steps:
         raise ValueError(f"step {state['step']} of {steps}")
     if odd := state["task"].keys() ^ own.keys():

@@ -2,10 +2,6 @@
 
 import os
 import shutil
-import signal
-import sys
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,30 +61,6 @@ def test_a_file_is_readable_by_others_and_keeps_its_suffix_while_written(tmp_pat
     assert (tmp_path / "deep" / "a.npy").stat().st_mode & 0o777 == 0o644
 
 
-def killed_at(event: int, write: Callable[[], None]) -> bool:
-    """Write in a process that is killed before its nth call to the file system; False where it made fewer calls."""
-    child = os.fork()
-    if child == 0:
-        left = event
-
-        def count(name: str, _: object) -> None:
-            nonlocal left
-            if name.startswith(("os.", "open", "shutil.", "fcntl.")):
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(count)
-        code = 1
-        with suppress(BaseException):
-            write()
-            code = 0
-        os._exit(code)
-    status = os.waitpid(child, 0)[1]
-    assert status in (0, signal.SIGKILL)
-    return status == signal.SIGKILL
-
-
 def content(directory: Path) -> dict[str, str]:
     """Path -> text of every file below, hidden ones too; a folder has none."""
     return {
@@ -117,7 +89,7 @@ def place(request, tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize("write", [write_text, lambda path, text: write_json(path, {"a": text}), write_folder])
 @pytest.mark.parametrize("exchanges", [True, False])
 def test_a_write_killed_anywhere_leaves_the_old_or_the_new_and_the_next_one_leaves_nothing_else(
-    place, write, exchanges, monkeypatch
+    place, write, exchanges, monkeypatch, killed_at
 ):
     if not exchanges:
         monkeypatch.setattr(artifacts, "_exchanged", lambda one, other: False)
@@ -138,14 +110,14 @@ def test_a_write_killed_anywhere_leaves_the_old_or_the_new_and_the_next_one_leav
     assert content(place) == new
 
 
-def test_a_killed_write_leaves_nothing_in_its_folder_that_a_reader_of_files_would_find(place):
+def test_a_killed_write_leaves_nothing_in_its_folder_that_a_reader_of_files_would_find(place, killed_at):
     event = 1
     while killed_at(event, lambda: write_json(place / "found.json", {})):
         assert [path.name for path in place.glob("*.json")] in ([], ["found.json"]), event
         event += 1
 
 
-def test_in_a_project_a_killed_write_leaves_nothing_beside_the_artifact_at_any_time(tmp_path, monkeypatch):
+def test_in_a_project_a_killed_write_leaves_nothing_beside_the_artifact_at_any_time(tmp_path, monkeypatch, killed_at):
     for name in ("DVC_ROOT", "ATTNDISTILL_ROOT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "original"))
