@@ -37,7 +37,8 @@ from attndistill.core.features import Features
 from attndistill.core.progress import say
 from attndistill.core.randomness import uniforms
 from attndistill.core.side_by_side import side_by_side
-from attndistill.data.answers import ALWAYS, FORMAT, LOGARITHMS, Manifest, check_values, open_answers, shapes_of
+from attndistill.data.answers import ALWAYS, LOGARITHMS, Manifest, check_values, open_answers, shapes_of
+from attndistill.data.answers import FORMAT as FORMAT
 from attndistill.data.loading import Batch, view_batch
 from attndistill.data.store import ImageSet
 from attndistill.data.views import ViewRecipe
