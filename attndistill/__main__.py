@@ -1,7 +1,18 @@
 """`python -m attndistill`: what DVC and MLflow call, so that the code of the working copy runs."""
 
 import sys
+from typing import NoReturn
 
 from attndistill.cli import main
+from attndistill.core.ownership import ended_in_order
 
-sys.exit(main())
+
+def run() -> NoReturn:
+    """The command line as a process: SIGTERM ends it as Ctrl-C does, with code 143."""
+    with ended_in_order() as received:
+        code = main()
+    sys.exit(128 + received[0] if received else code)
+
+
+if __name__ == "__main__":
+    run()

@@ -2,7 +2,10 @@
 
 import os
 import shutil
+import signal
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -30,3 +33,32 @@ def browser() -> str:
     if found is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("neither chromium nor google-chrome is on the PATH")
     return found
+
+
+@pytest.fixture
+def killed_at() -> Callable[[int, Callable[[], object]], bool]:
+    """(event, work) -> whether a process that does the work was killed before its nth call to the file system."""
+
+    def killed(event: int, work: Callable[[], object]) -> bool:
+        child = os.fork()
+        if child == 0:
+            left = event
+
+            def count(name: str, _: object) -> None:
+                nonlocal left
+                if name.startswith(("os.", "open", "shutil.", "fcntl.")):
+                    left -= 1
+                    if left == 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(count)
+            code = 1
+            with suppress(BaseException):
+                work()
+                code = 0
+            os._exit(code)
+        status = os.waitpid(child, 0)[1]
+        assert status in (0, signal.SIGKILL)
+        return status == signal.SIGKILL
+
+    return killed

@@ -1,17 +1,23 @@
 """The target cache: the live teacher's answers to float16, of the very views, checked before it is named."""
 
+import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from attndistill.core.artifacts import file_digest
 from attndistill.core.features import Features
 from attndistill.data.loading import Batch, view_batch
 from attndistill.data.store import ArrayImages
 from attndistill.data.views import ViewRecipe
 from attndistill.models.vit import build_vit
-from attndistill.targets import CachedTargets, LiveTeacher, bytes_per_answer, write_targets
+from attndistill.targets import CachedTargets, LiveTeacher, bytes_per_answer, verify_targets, write_targets
 
 CPU = torch.device("cpu")
 RECIPE = ViewRecipe(3, 16, (0.2, 1.0), (3 / 4, 4 / 3), 0.5, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -107,6 +113,158 @@ def test_a_cache_that_the_disk_cannot_hold_is_refused_before_it_costs_anything(t
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_manifest_is_these_bytes(teacher, images, tmp_path):
+    """What is in a cache names it, for DVC too: no digest, no time."""
+    manifest = write(teacher, images, tmp_path / "targets")
+    text = (tmp_path / "targets/manifest.json").read_text()
+    assert json.loads(text) == manifest
+    assert (
+        text
+        == """{
+  "bytes_per_view_and_image": 100,
+  "cached": true,
+  "format": "attndistill-targets/1",
+  "grid": [
+    4,
+    4
+  ],
+  "heads": 2,
+  "identity": {
+    "data": "d1",
+    "teacher": "t1",
+    "views": "v1"
+  },
+  "images": 11,
+  "views": 3
+}
+"""
+    )
+
+
+def damaged_manifest(**changes: Any) -> Callable[[Path], None]:
+    def damage(directory: Path) -> None:
+        path = directory / "manifest.json"
+        path.write_text(
+            json.dumps({k: v for k, v in (json.loads(path.read_text()) | changes).items() if v != "left out"})
+        )
+
+    return damage
+
+
+def put(name: str, values: Any) -> Callable[[Path], None]:
+    return lambda directory: np.save(directory / name, values)
+
+
+def change(name: str, view: int, image: int, value: float) -> Callable[[Path], None]:
+    def damage(directory: Path) -> None:
+        np.lib.format.open_memmap(directory / name, mode="r+")[view, image] = value
+
+    return damage
+
+
+def resize(name: str, by: int) -> Callable[[Path], None]:
+    return lambda directory: os.truncate(directory / name, (directory / name).stat().st_size + by)
+
+
+HALF = np.float16
+DAMAGES = {
+    "no list of numbers": (damaged_manifest(grid=[4]), "manifest.json describes no targets .grid: List should have at"),
+    "a text for a number": (
+        damaged_manifest(views="3"),
+        "manifest.json describes no targets .views: Input should be a v",
+    ),
+    "no views": (
+        damaged_manifest(views=0),
+        "manifest.json describes no targets .views: Input should be greater than 0",
+    ),
+    "no heads": (damaged_manifest(heads="left out"), "manifest.json describes no targets .heads: Field required"),
+    "another format": (damaged_manifest(format="x/2"), "manifest.json describes no targets .format: Input should be"),
+    "unknown words": (damaged_manifest(more=1), "manifest.json describes no targets .more: Extra inputs"),
+    "other heads": (
+        damaged_manifest(heads=3),
+        r"log_attention.npy is \(3, 11, 2, 17\) float16, described as \(3, 11, 3, 17",
+    ),
+    "another grid": (damaged_manifest(grid=[5, 5]), r"log_attention.npy is .*, described as \(3, 11, 2, 26\)"),
+    "more views": (damaged_manifest(views=4), r"cls_token.npy is \(3, 11, 16\) float16, described as \(4, 11, 16\)"),
+    "fewer images": (
+        damaged_manifest(images=10),
+        r"cls_token.npy is \(3, 11, 16\) float16, described as \(3, 10, 16\)",
+    ),
+    "other bytes": (damaged_manifest(bytes_per_view_and_image=99), "holds 100 bytes a view and image, described as 99"),
+    "no object": (
+        lambda directory: (directory / "manifest.json").write_text("[1]"),
+        "describes no targets .Input should",
+    ),
+    "floats": (put("cls_token.npy", np.zeros((3, 11, 16), np.float32)), r"cls_token.npy is \(3, 11, 16\) float32"),
+    "another width": (
+        put("cls_token.npy", np.zeros((3, 11, 8), HALF)),
+        "holds 84 bytes a view and image, described as",
+    ),
+    "one number": (put("cls_token.npy", HALF(1)), r"cls_token.npy is (missing or damaged|\(\) float16)"),
+    "objects": (put("cls_token.npy", np.array([None])), "cls_token.npy is missing or damaged"),
+    "by columns": (put("cls_token.npy", np.zeros((3, 11, 16), HALF, order="F")), "cls_token.npy has not the size"),
+    "a field more": (put("value_norms.npy", np.ones((3, 11, 2, 17), HALF)), "holds 168 bytes a view and image"),
+    "a field of one number": (
+        put("layer_attention.npy", np.ones((1,), HALF)),
+        r"layer_attention.npy is \(1,\) float16",
+    ),
+    "an array that is missing": (
+        lambda directory: (directory / "cls_token.npy").unlink(),
+        "cls_token.npy is missing or",
+    ),
+    "an array cut short": (resize("log_attention.npy", -2), "log_attention.npy is missing or damaged"),
+    "an array with more": (resize("log_attention.npy", 2), "log_attention.npy has not the size that it says"),
+    "no array": (
+        lambda directory: (directory / "cls_token.npy").write_bytes(b"\x93NUMPY\x01\x00\x06\x00{('':\n"),
+        "damaged",
+    ),
+    "infinities": (
+        change("cls_token.npy", 0, 0, np.inf),
+        r"cls_token.npy holds what no teacher answers \(view 0, image 0",
+    ),
+    "no probabilities": (
+        change("log_attention.npy", 2, 10, 0.0),
+        r"log_attention.npy holds what no teacher answers \(view 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_cache_that_is_not_what_its_manifest_says_is_refused_at_opening_in_one_line(
+    teacher, images, tmp_path, damage
+):
+    write(teacher, images, tmp_path / "targets")
+    CachedTargets(tmp_path / "targets", CPU, IDENTITY)
+    spoil, words = DAMAGES[damage]
+    spoil(tmp_path / "targets")
+    with pytest.raises(ValueError, match=words) as refused:
+        CachedTargets(tmp_path / "targets", CPU, IDENTITY)
+    assert "\n" not in str(refused.value)
+    assert "remove the folder and run `targets` again" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cls_token", np.nan),
+        ("log_attention", -1.0),
+        ("layer_attention", -np.inf),
+        ("value_norms", -1.0),
+        ("patch_tokens", np.inf),
+    ],
+)
+def test_verification_of_a_cache_looks_at_every_value_and_gives_every_files_digest(
+    teacher, images, tmp_path, name, value
+):
+    write(LiveTeacher(teacher.vit, CPU, FIELDS), images, tmp_path / "targets")
+    found = verify_targets(tmp_path / "targets")
+    assert found == {path.name: file_digest(path) for path in (tmp_path / "targets").iterdir()}
+    assert len(found) == 6
+    change(f"{name}.npy", 1, 7, value)(tmp_path / "targets")
+    with pytest.raises(ValueError, match=rf"{name}.npy holds what no teacher answers \(view 1, image 0 to 10\)"):
+        verify_targets(tmp_path / "targets")
+
+
 def test_a_missing_or_switched_off_cache_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"manifest\.json does not exist"):
         CachedTargets(tmp_path, CPU, IDENTITY)
@@ -138,17 +296,70 @@ def test_one_wrong_entry_is_caught_by_verification_and_nothing_is_left(part, tea
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_probability_of_zero_is_stored_as_a_finite_logarithm(images, tmp_path, teacher):
+class Answering(LiveTeacher):
+    """Answers one number somewhere in place of its own."""
+
+    field, view, value = "cls_token", 1, 0.0
+
+    def __call__(self, batch: Batch) -> Features:
+        answer = super().__call__(batch)
+        if batch.epoch == self.view:
+            getattr(answer, self.field)[batch.indices == 7, ..., -1] = self.value
+        return answer
+
+
+def answering(teacher: LiveTeacher, field: str, value: float) -> Answering:
+    made = Answering(teacher.vit, CPU, FIELDS)
+    made.field, made.value = field, value
+    return made
+
+
+@pytest.mark.parametrize("value", [-1e6, -torch.inf])
+def test_a_probability_of_zero_is_stored_as_a_finite_logarithm(images, tmp_path, teacher, value):
     class Peaked(LiveTeacher):
         def __call__(self, batch: Batch) -> Features:
             answer = super().__call__(batch)
-            attention = torch.full_like(answer.log_attention, -1e6)
+            attention = torch.full_like(answer.log_attention, value)
             attention[..., 0] = 0
             return Features(answer.cls_token, attention)
 
     write(Peaked(teacher.vit, CPU), images, tmp_path / "targets")
-    cached = CachedTargets(tmp_path / "targets", CPU, IDENTITY)(view_batch(images, RECIPE, 0, np.array([1])))
-    assert cached.log_attention.isfinite().all()
+    cached = CachedTargets(tmp_path / "targets", CPU, IDENTITY)(view_batch(images, RECIPE, 1, np.array([7])))
+    assert cached.log_attention[..., 1:].unique().tolist() == [-65504.0]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("field", "count"), [("cls_token", 1), ("patch_tokens", 16), ("value_norms", 2)])
+def test_values_that_are_cut_to_float16_are_counted_in_one_line(
+    images, tmp_path, teacher, capfd, field, count, processes
+):
+    lying = answering(teacher, field, -7e4)
+    options = {"identity": IDENTITY, "views": VIEWS, "verify": 0, "batch_size": 4, "processes": processes}
+    write_targets(lying, images, RECIPE, tmp_path / "targets", unfinished=tmp_path / "unfinished", **options)
+    assert (
+        capfd.readouterr().out == f"targets: {count} values of {field} were cut to float16's range, -65504 to 65504\n"
+    )
+
+
+def test_nothing_is_said_of_values_that_fit(images, tmp_path, teacher, capfd):
+    write(answering(teacher, "cls_token", 65504.0), images, tmp_path / "targets")
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("cls_token", torch.nan), ("cls_token", -torch.inf), ("patch_tokens", torch.inf), ("log_attention", torch.nan)],
+)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_answer_that_is_not_finite_is_refused_naming_view_and_image(
+    images, tmp_path, teacher, field, value, processes
+):
+    options = {"identity": IDENTITY, "views": VIEWS, "verify": 0, "batch_size": 4, "processes": processes}
+    with pytest.raises(FloatingPointError, match=rf"teacher's {field} is not finite for view 1, image indices \[7\]"):
+        write_targets(
+            answering(teacher, field, value), images, RECIPE, tmp_path / "targets", unfinished=tmp_path / "u", **options
+        )
+    assert not (tmp_path / "targets").exists()
 
 
 def test_views_computed_side_by_side_are_the_same_bytes(teacher, images, tmp_path):
@@ -168,7 +379,7 @@ class Dying(LiveTeacher):
         return super().__call__(batch)
 
 
-def test_a_cache_goes_on_where_it_was_stopped_and_ends_with_the_same_bytes(teacher, images, tmp_path):
+def test_a_cache_is_resumed_where_it_was_stopped_and_ends_with_the_same_bytes(teacher, images, tmp_path):
     write(teacher, images, tmp_path / "whole" / "targets")
     with pytest.raises(KeyboardInterrupt):
         write(Dying(teacher.vit, CPU), images, tmp_path / "stopped" / "targets")
@@ -186,3 +397,76 @@ def test_a_cache_goes_on_where_it_was_stopped_and_ends_with_the_same_bytes(teach
     for path in (tmp_path / "whole" / "targets").iterdir():
         assert (tmp_path / "stopped" / "targets" / path.name).read_bytes() == path.read_bytes(), path.name
     assert {path.name for path in (tmp_path / "stopped").iterdir()} == {"targets"}
+
+
+def flip(path: Path, view: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(128 + view * COUNT * 32 + 5)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
+LEFT = {
+    "a flipped bit": (lambda left: flip(left / "arrays/cls_token.npy", 1), {1, 2}),
+    "an array cut short": (lambda left: os.truncate(left / "arrays/cls_token.npy", 500), {1, 2}),
+    "an array of another shape": (
+        lambda left: np.save(left / "arrays/cls_token.npy", np.zeros((3, 4), HALF)),
+        {0, 1, 2},
+    ),
+    "no array": (lambda left: (left / "arrays/cls_token.npy").write_bytes(b"\x93NUMPY"), {0, 1, 2}),
+    "an array that is missing": (lambda left: (left / "arrays/log_attention.npy").unlink(), {0, 1, 2}),
+    "no arrays": (lambda left: shutil.rmtree(left / "arrays"), {0, 1, 2}),
+    "a mark that is none": (lambda left: (left / "view-0.json").write_text("{"), {0, 2}),
+    "a mark of another kind": (lambda left: (left / "view-0.json").write_text("[]"), {0, 2}),
+    "a finished manifest": (lambda left: (left / "arrays/manifest.json").write_text("{}"), {2}),
+}
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_an_unfinished_cache_that_was_damaged_is_made_again_where_it_was(teacher, images, tmp_path, left, capfd):
+    write(teacher, images, tmp_path / "whole" / "targets")
+    with pytest.raises(KeyboardInterrupt):
+        write(Dying(teacher.vit, CPU), images, tmp_path / "stopped" / "targets")
+    damage, again = LEFT[left]
+    damage(tmp_path / "stopped" / "unfinished")
+    answered = []
+
+    class Counting(LiveTeacher):
+        def __call__(self, batch: Batch) -> Features:
+            if len(batch.indices) > 1:
+                answered.append(batch.epoch)
+            return super().__call__(batch)
+
+    write(Counting(teacher.vit, CPU), images, tmp_path / "stopped" / "targets")
+    assert set(answered) == again
+    assert files(tmp_path / "stopped") == files(tmp_path / "whole")
+    assert ("is damaged, and made again" in capfd.readouterr().out) == (again != {2} and left != "no arrays")
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    """Path -> content of every file below, hidden ones too."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("project", [True, False])
+def test_a_cache_killed_anywhere_and_started_again_is_the_same_files(teacher, images, tmp_path, killed_at, project):
+    def make(directory: Path) -> None:
+        options = {"identity": IDENTITY, "views": 2, "verify": 1, "batch_size": 11, "processes": 1}
+        write_targets(teacher, images, RECIPE, directory / "targets", unfinished=directory / "unfinished", **options)
+
+    if project:
+        (tmp_path / "experiments").mkdir()
+        (tmp_path / "params.yaml").touch()
+    (tmp_path / "whole").mkdir()
+    make(tmp_path / "whole")
+    expected, place, event = files(tmp_path / "whole"), tmp_path / "killed", 3
+    place.mkdir()
+    while killed_at(event, lambda: make(place)):
+        assert files(place / "targets") in ({}, {Path(name).name: content for name, content in expected.items()})
+        make(place)
+        assert files(place) == expected, event
+        assert not (tmp_path / ".work" / "tmp").exists()
+        shutil.rmtree(place / "targets")
+        event += 7
+    assert event > 100

@@ -1,11 +1,56 @@
-"""Progress of long work: a bar with rate and time left on a terminal, plain lines otherwise."""
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines otherwise.
 
+It is best effort, like everything that is shown: a standard error that is closed, full or read by nobody ends no run.
+"""
+
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 _LINE_EVERY = 15.0  # seconds between plain lines
+
+
+class _Standard:
+    """A standard stream, as long as somebody takes what it is given."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(sys, self._name), name)
+
+    def isatty(self) -> bool:
+        with suppress(OSError, ValueError, AttributeError):  # AttributeError: None, where Python was started without
+            return bool(getattr(sys, self._name).isatty())
+        return False
+
+    def write(self, text: str) -> int:
+        self._attempt(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(lambda stream: stream.flush())
+
+    def _attempt(self, act: Callable[[Any], object]) -> None:
+        stream = getattr(sys, self._name)
+        try:
+            act(stream)
+        except UnicodeError:
+            pass  # a name that this terminal's encoding lacks
+        except (OSError, ValueError, AttributeError):
+            # what could not be written stays in the stream's buffer, and would make Python itself end with code 120
+            with suppress(OSError, ValueError, AttributeError):
+                number, nowhere = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+
+
+def say(line: str, stream: str = "stdout") -> None:
+    """A line on standard output ("stderr": standard error), for whoever reads it."""
+    print(line, file=_Standard(stream), flush=True)
 
 
 @contextmanager
@@ -16,22 +61,25 @@ def progress(
 
     Args:
         label: what is going on.
-        total: units in all.
+        total: units in all; 0 where nobody knows.
         unit: name of a unit, plural.
         done: units done before this process began (a resumed run); they do not count towards the rate.
         shown: False says nothing (all but one process of a distributed run).
     """
+    stream = _Standard("stderr")
     if not shown:
         yield lambda done: None
-    elif sys.stderr.isatty():
-        with _bar(label, total, unit, done) as update:
+    elif stream.isatty():
+        with _bar(stream, label, total, unit, done) as update:
             yield update
     else:
-        yield _Lines(label, total, unit, done)
+        lines = _Lines(stream, label, total, unit, done)
+        yield lines
+        lines.end()
 
 
 @contextmanager
-def _bar(label: str, total: int, unit: str, done: int) -> Iterator[Callable[[int], None]]:
+def _bar(stream: Any, label: str, total: int, unit: str, done: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -43,8 +91,8 @@ def _bar(label: str, total: int, unit: str, done: int) -> Iterator[Callable[[int
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total, completed=done, rate="")
+    with Progress(*columns, console=Console(file=stream)) as bar:
+        task = bar.add_task(label, total=total or None, completed=done, rate="")
 
         def update(now_done: int) -> None:
             bar.update(task, completed=now_done, rate=f"{_rate(now_done - done, started):.1f} {unit}/s")
@@ -55,21 +103,30 @@ def _bar(label: str, total: int, unit: str, done: int) -> Iterator[Callable[[int
 class _Lines:
     """Plain lines, at most one every few seconds, and one at the end."""
 
-    def __init__(self, label: str, total: int, unit: str, done: int) -> None:
-        self.label, self.total, self.unit, self.first = label, total, unit, done
+    def __init__(self, stream: Any, label: str, total: int, unit: str, done: int) -> None:
+        self.stream, self.label, self.total, self.unit, self.first = stream, label, total, unit, done
         self.started = self.last = time.monotonic()
-        self.ended = False
+        self.done, self.ended = done, False
 
     def __call__(self, done: int) -> None:
-        now = time.monotonic()
-        if self.ended or (now - self.last < _LINE_EVERY and done < self.total):
-            return
-        self.ended = done >= self.total
-        self.last = now
-        rate = _rate(done - self.first, self.started)
-        left = (self.total - done) / rate if rate else float("inf")
-        ending = f"{now - self.started:.0f} s" if done >= self.total else f"{left:.0f} s left"
-        print(f"{self.label}: {done}/{self.total} {self.unit}, {rate:.1f}/s, {ending}", file=sys.stderr, flush=True)
+        self.done = done
+        if self.total and done >= self.total:
+            self.end()
+        elif not self.ended and time.monotonic() - self.last >= _LINE_EVERY:
+            rate = _rate(done - self.first, self.started)
+            self._print(f", {(self.total - done) / rate:.0f} s left" if self.total and rate else "")
+
+    def end(self) -> None:
+        """The last line; nothing is said of work that nobody began."""
+        if not self.ended and self.done > self.first:
+            self._print(f", {time.monotonic() - self.started:.0f} s")
+            self.ended = True
+
+    def _print(self, ending: str) -> None:
+        self.last = time.monotonic()
+        count = f"{self.done}/{self.total}" if self.total else str(self.done)
+        rate = _rate(self.done - self.first, self.started)
+        print(f"{self.label}: {count} {self.unit}, {rate:.1f}/s{ending}", file=self.stream, flush=True)
 
 
 def _rate(units: int, started: float) -> float:

@@ -18,7 +18,7 @@ from attndistill.core.progress import progress
 
 Told = Callable[[int], None]  # steps done
 _POLL = 0.2  # seconds between looks at the children's progress
-# what one line explains; anything else is a mistake of ours, and the child prints its traceback
+# what one line explains; anything else is a mistake of ours: it is named, and the child prints its traceback
 _ERRORS = (ValueError, FloatingPointError, OSError, KeyboardInterrupt)
 
 
@@ -38,7 +38,7 @@ def side_by_side(
 
     Raises:
         ValueError, FloatingPointError, OSError: what a child raised; the other children are ended.
-        ChildProcessError: a child died without a word.
+        ChildProcessError: a child ended by something else, which is named, or died without a word.
     """
     if processes == 1:
         _one_after_another(work, items, steps=steps, label=label, unit=unit)
@@ -82,8 +82,11 @@ def _child(work: Callable[[int, Told], object], item: int, done: Any, place: int
 
     try:
         work(item, told)
-    except _ERRORS as error:
-        sender.send((next(place for place, kind in enumerate(_ERRORS) if isinstance(error, kind)), str(error)))
+    except BaseException as error:
+        known = [number for number, kind in enumerate(_ERRORS) if isinstance(error, kind)]
+        sender.send((known[0], str(error)) if known else (None, f"{type(error).__name__}: {error}"))
+        if not known:
+            raise
         sys.exit(1)
 
 
@@ -94,12 +97,14 @@ def _conclude(child: Any, receiver: Any, item: int) -> None:
     with suppress(EOFError):  # the pipe's end alone: it died without a word
         if receiver.poll():
             kind, message = receiver.recv()
+            if kind is None:
+                raise ChildProcessError(f"the process working on {item} ended with {message}")
             raise _ERRORS[kind](message)
     if child.exitcode < 0:
         name = signal.Signals(-child.exitcode).name
         hint = " (is memory short?)" if name == "SIGKILL" else ""
         raise ChildProcessError(f"the process working on {item} was ended by {name}{hint}")
-    raise ChildProcessError(f"the process working on {item} ended with exit code {child.exitcode}, see above")
+    raise ChildProcessError(f"the process working on {item} ended with exit code {child.exitcode}, without a word")
 
 
 def die_with_parent(parent: int) -> None:

@@ -5,10 +5,10 @@ distillation or masking. A run killed at any step and started again ends with th
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 from attndistill.training.checkpoint import Checkpoint
 from attndistill.training.meter import Meter, TrainingBatch
 from attndistill.training.optimizers import learning_rate
-
-History = dict[str, list[list[float]]]  # curve name -> [epoch, value] pairs
+from attndistill.training.state import History as History
+from attndistill.training.state import State, fitting
 
 
 @runtime_checkable
@@ -51,6 +51,10 @@ class Plan:
     warmup_steps: int
     checkpoint_seconds: float
     drop_unfinite: bool = False
+
+    def learning_rate(self, step: int) -> float:
+        """Of a step, counted from 0."""
+        return learning_rate(step, peak=self.peak_learning_rate, steps=self.steps, warmup_steps=self.warmup_steps)
 
 
 @dataclass
@@ -92,29 +96,32 @@ def fit(
         The curves, one point an epoch.
 
     Raises:
-        FloatingPointError: a loss is not finite; names step, epoch and image indices. The last checkpoint stays.
-        ValueError: the checkpoint belongs to another run.
+        FloatingPointError: a loss is not finite; names step, epoch and image indices. Or a weight is not when it is to
+            be saved; names step, epoch and the largest learning rate. The last checkpoint stays.
+        ValueError: the checkpoint is damaged, or does not fit this run.
     """
     trainable = task
     task, optimizer = accelerator.prepare(task, optimizer)
-    meter, history, first_step = _restore(trainable, optimizer, checkpoint, accelerator.device)
+    meter, history, first_step = _restore(trainable, optimizer, checkpoint, plan, accelerator.device)
     _replay(history, observers)
-    last_saved = time.monotonic()
+    last_saved, alone = time.monotonic(), accelerator.num_processes == 1
     task.train()
     for step, micro_batches in _grouped(batches(first_step), first_step, plan.micro_batches):
-        rate = learning_rate(step, peak=plan.peak_learning_rate, steps=plan.steps, warmup_steps=plan.warmup_steps)
+        rate = plan.learning_rate(step)
         update(task, optimizer, micro_batches, rate, step, meter, accelerator, drop_unfinite=plan.drop_unfinite)
-        meter.check(step)
+        epoch, step_in_epoch = divmod(step + 1, plan.steps_per_epoch)
+        last = step + 1 == plan.steps
+        due = last or time.monotonic() - last_saved >= plan.checkpoint_seconds
+        # ranks look at the same steps, for they answer one another when a loss is bad; their clocks may differ
+        looked = meter.check(step, force=last or step_in_epoch == 0 or (due and alone))
         if isinstance(trainable, KeepsState):
             trainable.after_update()
-        epoch, step_in_epoch = divmod(step + 1, plan.steps_per_epoch)
         if step_in_epoch == 0:
-            meter.check(step, force=True)
             _close_epoch(epoch, rate, meter, history, plan, accelerator, observers)
             task.train()
         observers.at_step(step + 1)
-        if time.monotonic() - last_saved >= plan.checkpoint_seconds or step + 1 == plan.steps:
-            meter.check(step, force=True)
+        if due and looked:
+            _check_weights(trainable, step, plan)
             if accelerator.is_main_process:
                 checkpoint.save(_state(trainable, optimizer, meter, history, step + 1))
             last_saved = time.monotonic()
@@ -155,6 +162,8 @@ def update(
     dropped = drop_unfinite and not _finite_gradients(task)
     for batch, losses in found:
         meter.add(step, batch, _counted(losses, dropped) if drop_unfinite else losses, share)
+    if accelerator.num_processes > 1:
+        meter.share(step)
     if not dropped:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -212,7 +221,24 @@ def _changing_state(task: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in task.state_dict().items() if name not in frozen}
 
 
-def _state(task: nn.Module, optimizer: Optimizer, meter: Meter, history: History, step: int) -> dict[str, Any]:
+def _unfinite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of those that hold an infinity or NaN; the device is waited for once."""
+    finite = [tensor.isfinite().all() for tensor in tensors.values()]
+    return (
+        [name for name, good in zip(tensors, torch.stack(finite).tolist(), strict=True) if not good] if finite else []
+    )
+
+
+def _check_weights(task: nn.Module, step: int, plan: Plan) -> None:
+    if bad := _unfinite(_changing_state(task)):
+        largest = plan.learning_rate(min(step, plan.warmup_steps))
+        raise FloatingPointError(
+            f"weights are not finite after step {step}, epoch {step // plan.steps_per_epoch} ({', '.join(bad[:3])}): "
+            f"the largest learning rate so far was {largest:g}, try a lower base_learning_rate"
+        )
+
+
+def _state(task: nn.Module, optimizer: Optimizer, meter: Meter, history: History, step: int) -> State:
     return {
         "step": step,
         "task": _changing_state(task),
@@ -223,13 +249,18 @@ def _state(task: nn.Module, optimizer: Optimizer, meter: Meter, history: History
 
 
 def _restore(
-    task: nn.Module, optimizer: Optimizer, checkpoint: Checkpoint, device: torch.device
+    task: nn.Module, optimizer: Optimizer, checkpoint: Checkpoint, plan: Plan, device: torch.device
 ) -> tuple[Meter, History, int]:
-    state = checkpoint.load()
-    if state is None:
+    saved = checkpoint.load()
+    if saved is None:
         return Meter(device.type), {}, 0
-    missing, unexpected = task.load_state_dict(state["task"], strict=False)
-    assert not unexpected and not set(missing) & set(_changing_state(task))  # noqa: PT018
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        state = fitting(saved, _changing_state(task), optimizer, plan.steps, plan.steps_per_epoch)
+        if bad := _unfinite(state["task"]):
+            raise ValueError(f"{bad[0]} is not finite")
+        task.load_state_dict(state["task"], strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:  # torch checks an optimizer's state by using it
+        raise checkpoint.refused(f"does not fit this run ({' '.join(str(error).split())})") from None
     sums = {name: total.to(device) for name, total in state["sums"].items()}
     return Meter(device.type, sums), state["history"], state["step"]

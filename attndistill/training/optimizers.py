@@ -46,12 +46,17 @@ def lars(
     return optimizer
 
 
+def peak_learning_rate(base: float, batch_size: int) -> float:
+    """The rate after warm-up: it grows with the batch, from the base rate that is named for 256 images."""
+    return base * batch_size / 256
+
+
 def learning_rate(step: int, *, peak: float, steps: int, warmup_steps: int) -> float:
     """Linear warm-up from 0, then a half cosine to 0, per iteration.
 
     Args:
         step: counts from 0; `steps` is one past the last.
-        peak: base learning rate x batch size / 256.
+        peak: `peak_learning_rate`.
         steps: of the whole run.
         warmup_steps: of those, spent warming up.
     """

@@ -1,15 +1,19 @@
 """Files are whole or absent, digests name content, and broken JSON is refused by name."""
 
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
+from attndistill.core import artifacts
 from attndistill.core.artifacts import (
     digest_of,
     file_digest,
     read_json,
     replacing,
     replacing_directory,
+    sweep,
     write_json,
     write_text,
 )
@@ -55,6 +59,104 @@ def test_a_file_is_readable_by_others_and_keeps_its_suffix_while_written(tmp_pat
         assert beside.suffix == ".npy"
         beside.write_bytes(b"x")
     assert (tmp_path / "deep" / "a.npy").stat().st_mode & 0o777 == 0o644
+
+
+def content(directory: Path) -> dict[str, str]:
+    """Path -> text of every file below, hidden ones too; a folder has none."""
+    return {
+        str(path.relative_to(directory)): path.read_text() if path.is_file() else "" for path in directory.rglob("*")
+    }
+
+
+def write_folder(path: Path, text: str) -> None:
+    with replacing_directory(path) as beside:
+        for name in ("a", "b"):
+            write_text(beside / name, text)
+
+
+@pytest.fixture(params=["in a project", "without a project"])
+def place(request, tmp_path, monkeypatch) -> Path:
+    """A folder for artifacts."""
+    for name in ("DVC_ROOT", "ATTNDISTILL_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    if request.param == "in a project":
+        (tmp_path / "experiments").mkdir()
+        (tmp_path / "params.yaml").touch()
+    (tmp_path / "outputs").mkdir()
+    return tmp_path / "outputs"
+
+
+@pytest.mark.parametrize("write", [write_text, lambda path, text: write_json(path, {"a": text}), write_folder])
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_write_killed_anywhere_leaves_the_old_or_the_new_and_the_next_one_leaves_nothing_else(
+    place, write, exchanges, monkeypatch, killed_at
+):
+    if not exchanges:
+        monkeypatch.setattr(artifacts, "_exchanged", lambda one, other: False)
+    write(place / "x", "old")
+    old = content(place)
+    write(place / "x", "new")
+    new, event = content(place), 1
+    assert old != new
+    while True:
+        write(place / "x", "old")
+        if not killed_at(event, lambda: write(place / "x", "new")):
+            break
+        sweep(place)
+        assert content(place) in (old, new), event
+        assert not (place.parent / ".work" / "tmp").exists()
+        event += 1
+    assert event > 10
+    assert content(place) == new
+
+
+def test_a_killed_write_leaves_nothing_in_its_folder_that_a_reader_of_files_would_find(place, killed_at):
+    event = 1
+    while killed_at(event, lambda: write_json(place / "found.json", {})):
+        assert [path.name for path in place.glob("*.json")] in ([], ["found.json"]), event
+        event += 1
+
+
+def test_in_a_project_a_killed_write_leaves_nothing_beside_the_artifact_at_any_time(tmp_path, monkeypatch, killed_at):
+    for name in ("DVC_ROOT", "ATTNDISTILL_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "original"))
+    (tmp_path / "original").mkdir()
+    place, event = tmp_path / "copy" / "outputs", 1
+    place.mkdir(parents=True)
+    while killed_at(event, lambda: write_folder(place / "x", "new")):
+        assert content(place) in ({}, {"x": "", "x/a": "new", "x/b": "new"}), event
+        shutil.rmtree(place / "x", ignore_errors=True)
+        event += 1
+    write_text(place / "y", "")
+    assert not (tmp_path / "original" / ".work" / "tmp").exists()
+
+
+def test_what_a_living_process_writes_is_not_swept(place):
+    with replacing(place / "mine") as beside:
+        beside.write_text("half of")
+        write_text(place / "other", "another one, of the same process")
+        child = os.fork()
+        if child == 0:
+            sweep(place)
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert beside.read_text() == "half of"
+    assert content(place) == {"mine": "half of", "other": "another one, of the same process"}
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused_and_stays(tmp_path):
+    write_text(tmp_path / "x", "mine")
+    with pytest.raises(NotADirectoryError), replacing_directory(tmp_path / "x"):
+        pass
+    assert content(tmp_path) == {"x": "mine"}
+
+
+def test_temporary_names_lie_on_the_file_system_of_the_artifact(place, monkeypatch):
+    monkeypatch.setattr(artifacts, "_mount", lambda directory: (len(directory.parts), ""))  # every folder another one
+    with replacing(place / "x") as beside:
+        assert beside.parents[1] == place / ".attndistill-tmp"
+    assert content(place) == {"x": ""}
 
 
 def test_equal_values_are_equal_json_files_and_nan_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Work in forked processes: what a child says when it fails, and what is said of one that cannot."""
 
 import os
+import re
 import signal
 from collections.abc import Callable
 
@@ -47,7 +48,22 @@ def test_a_child_that_was_killed_is_named_with_the_signal():
         run(work)
 
 
-def test_a_mistake_of_ours_in_a_child_shows_where_it_is(capfd):
-    with pytest.raises(ChildProcessError, match="the process working on 7 ended with exit code 1, see above"):
-        run(fail(KeyError("layer")))
-    assert "KeyError: 'layer'" in capfd.readouterr().err
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KeyError("layer"), "KeyError: 'layer'"),
+        (AssertionError("2 of 3 views"), "AssertionError: 2 of 3 views"),
+        (MemoryError(), "MemoryError: "),
+        (RuntimeError("shape '[4, 3]' is invalid"), "RuntimeError: shape '[4, 3]' is invalid"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_mistake_of_ours_in_a_child_is_named_to_the_parent_and_shows_where_it_is(capfd, error, words):
+    with pytest.raises(ChildProcessError, match=f"^{re.escape(f'the process working on 7 ended with {words}')}$"):
+        run(fail(error))
+    assert "in work" in capfd.readouterr().err
+
+
+def test_a_child_that_leaves_without_a_word_is_named_with_its_code():
+    with pytest.raises(ChildProcessError, match="the process working on 7 ended with exit code 3, without a word"):
+        run(lambda item: os._exit(3) if item == 7 else None)

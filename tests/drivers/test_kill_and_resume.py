@@ -1,4 +1,4 @@
-"""Real processes, really killed: what they leave is a whole checkpoint, and the next one goes on from there."""
+"""Real processes, really killed: what they leave is a whole checkpoint, and the next one resumes from there."""
 
 import json
 import random
@@ -52,6 +52,51 @@ def test_a_run_killed_at_random_steps_and_restarted_ends_with_byte_identical_wei
         assert step <= steps_saved(taught) < STEPS
     assert student_of() == expected
     assert steps_saved(taught) == 0  # the checkpoint goes once the result is stored
+    assert not (taught / ".work" / "tmp").exists()
+
+
+def start(directory: Path) -> subprocess.Popen:
+    """A run that checkpoints at every step, and has."""
+    process = subprocess.Popen(
+        [*DISTILL, "--runtime.checkpoint_seconds", "0"],
+        cwd=directory,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not steps_saved(directory):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+    return process
+
+
+def test_sigterm_ends_a_run_as_an_interrupt_does_and_it_can_be_resumed(taught, student_of):
+    expected, process = student_of(), start(taught)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert [line for line in said.splitlines() if line.startswith("attndistill:")] == ["attndistill: interrupted"]
+    assert "Traceback" not in said
+    assert not (taught / ".work" / "tmp").exists()
+    assert 1 <= steps_saved(taught) < STEPS
+    assert student_of() == expected
+
+
+def test_a_damaged_checkpoint_is_refused_in_one_line_and_the_run_starts_anew_without_it(taught, student_of):
+    expected = student_of()
+    kill_after(taught, 5)
+    [path] = (taught / ".work").glob("distill-attndistill/*/checkpoint.pt")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1  # in a weight
+    path.write_bytes(content)
+    done = attndistill(taught, "distill", "--row", "attndistill", code=2)
+    [line] = done.stderr.strip().splitlines()
+    assert (
+        line
+        == f"attndistill: {path} is damaged: what it holds is not what was saved; remove it, and the run starts anew"
+    )
+    path.unlink()
+    assert student_of() == expected
 
 
 def students(directory: Path, seeds: list[int], *settings: str, **more: str) -> list[bytes]:
@@ -102,7 +147,7 @@ def test_a_killed_run_of_two_seeds_has_told_the_points_of_both(interrupted):
     assert interrupted.killed["seed-0/loss"][0] == interrupted.killed["seed-7/loss"][0] == 1
 
 
-def test_the_run_that_goes_on_tells_every_point_of_both_seeds_once(interrupted):
+def test_the_resumed_run_tells_every_point_of_both_seeds_once(interrupted):
     names = {"loss", "alignment", "attention", "learning_rate"}
     assert set(interrupted.resumed) == {f"seed-{seed}/{name}" for seed in (0, 7) for name in names}
     assert all(epochs == [1, 2, 3] for epochs in interrupted.resumed.values())
@@ -128,20 +173,20 @@ def test_two_ranks_take_the_same_steps_as_one(taught, student_of):
 
 
 def test_a_process_that_finds_the_run_taken_says_by_whom_and_leaves_it_alone(taught):
-    process = subprocess.Popen([*DISTILL, "--runtime.checkpoint_seconds", "0"], cwd=taught, env=environment())
+    process = start(taught)
     try:
-        while not steps_saved(taught):
-            time.sleep(0.005)
         process.send_signal(signal.SIGSTOP)  # an orphan that hangs
         second = subprocess.run(
             DISTILL, cwd=taught, env=environment(), capture_output=True, text=True, timeout=120, check=False
         )
         assert second.returncode == 2
-        assert f"process {process.pid} is already training this run" in second.stderr
+        assert f"process {process.pid} is already training this run since 20" in second.stderr
+        assert f"end it with `kill {process.pid}`" in second.stderr
         assert len(second.stderr.strip().splitlines()) == 1
     finally:
         process.send_signal(signal.SIGCONT)
-        assert process.wait(120) == 0
+        process.communicate(timeout=120)
+    assert process.returncode == 0
     assert len(result(taught)[0]) > 0
 
 

@@ -1,7 +1,12 @@
 """The loop: resuming is exact, bad losses stop it, accumulation changes nothing."""
 
+import multiprocessing
+import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import numpy as np
@@ -55,12 +60,20 @@ class KilledError(Exception):
     pass
 
 
-def train(task: nn.Module, directory: Path, *, plan: Plan = PLAN, size: int = 8, kill_at: int = -1) -> dict:
+def train(
+    task: nn.Module,
+    directory: Path,
+    *,
+    plan: Plan = PLAN,
+    size: int = 8,
+    kill_at: int = -1,
+    batches: Callable[[int], Iterator[Numbers]] | None = None,
+) -> dict:
     def at_step(done: int) -> None:
         if done == kill_at:
             raise KilledError
 
-    batches = micro_batches(size, plan.micro_batches)
+    batches = batches or micro_batches(size, plan.micro_batches)
     checkpoint = Checkpoint(directory, "this run")
     return fit(task, adamw(task), batches, plan, checkpoint, Accelerator(cpu=True), Observers(at_step=at_step))
 
@@ -135,6 +148,111 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_step_epoch_and_images(tm
     state = Checkpoint(tmp_path, "this run").load()
     assert state["step"] == 5  # the last good one
     assert all(tensor.isfinite().all() for tensor in state["task"].values())
+
+
+def of_rank(rank: int, size: int, ranks: int) -> Callable[[int], Iterator[Numbers]]:
+    def batches(first_step: int) -> Iterator[Numbers]:
+        for number in range(first_step, PLAN.steps):
+            first = (number * ranks + rank) * size
+            yield Numbers(np.arange(first, first + size), number // PLAN.steps_per_epoch)
+
+    return batches
+
+
+CASES = {
+    "rank 1": ([-1, 46], 0.0),
+    "rank 1, unsaved": ([-1, 46], 3600.0),
+    "both": ([1, 6], 0.0),
+    "none": ([-1, -1], 0.0),
+}
+
+
+def train_as_rank(rank: int, port: int, directory: Path, said: SimpleQueue) -> None:
+    """Every case, one after another."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = str(port)
+    torch.set_num_threads(1)
+    for name, (poison, seconds) in CASES.items():
+        plan, text = replace(PLAN, checkpoint_seconds=seconds), ""
+        try:
+            train(Regression(poison[rank]), directory / name, plan=plan, batches=of_rank(rank, 4, 2))
+        except FloatingPointError as error:
+            text = str(error)
+        said.put((name, rank, text))
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
+    """The folders of the cases' checkpoints, and what each rank said of each case."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn, directory = multiprocessing.get_context("spawn"), tmp_path_factory.mktemp("ranks")
+    said = spawn.SimpleQueue()
+    ranks = [spawn.Process(target=train_as_rank, args=(rank, port, directory, said)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(200)
+        assert process.exitcode == 0
+    texts: dict[str, list[str]] = {}
+    for name, _, text in sorted(said.get() for _ in range(2 * len(CASES))):
+        texts.setdefault(name, []).append(text)
+    return directory, texts
+
+
+@pytest.mark.parametrize(("name", "saved"), [("rank 1", 5), ("rank 1, unsaved", None)])
+def test_a_loss_that_one_rank_alone_finds_bad_ends_all_ranks_and_ruins_no_checkpoint(on_two_ranks, name, saved):
+    """Rank 1's image: rank 0 sees finite losses, and would save weights that the shared gradients have ruined."""
+    directory, texts = on_two_ranks
+    assert texts[name] == 2 * ["loss is nan at step 5, epoch 1, image indices [44, 45, 46, 47]"]
+    state = Checkpoint(directory / name, "this run").load()
+    assert (state and state["step"]) == saved
+    assert state is None or all(tensor.isfinite().all() for tensor in state["task"].values())
+
+
+def test_ranks_that_find_bad_losses_at_one_step_name_the_images_of_each(on_two_ranks):
+    directory, texts = on_two_ranks
+    assert texts["both"] == 2 * [
+        "loss is nan at step 0, epoch 0, image indices [0, 1, 2, 3] and "
+        "loss is nan at step 0, epoch 0, image indices [4, 5, 6, 7]"
+    ]
+    assert Checkpoint(directory / "both", "this run").load() is None
+
+
+def test_two_ranks_whose_losses_are_finite_end_with_the_weights_of_one(on_two_ranks, tmp_path):
+    directory, texts = on_two_ranks
+    whole = Regression()
+    train(whole, tmp_path)
+    found = Checkpoint(directory / "none", "this run").load()
+    assert (texts["none"], found["step"]) == (["", ""], PLAN.steps)
+    torch.testing.assert_close(found["task"]["linear.weight"], whole.linear.weight, rtol=1e-12, atol=1e-12)
+
+
+class Bounded(nn.Module):
+    """Its loss is finite whatever its weights are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+
+    def forward(self, batch: Numbers) -> dict[str, torch.Tensor]:
+        return {"loss": self.weight.nan_to_num().tanh().sum()}
+
+
+@pytest.mark.parametrize(("steps", "first_bad"), [(12, 1), (2, 1)])  # before the end, and in the last step
+@pytest.mark.parametrize("seconds", [0.0, 3600.0])
+def test_weights_that_are_not_finite_are_never_saved_and_name_step_and_rate(tmp_path, steps, first_bad, seconds):
+    plan = Plan(steps, 2, 1, peak_learning_rate=4e39, warmup_steps=1, checkpoint_seconds=seconds)
+    at = first_bad if seconds == 0 else steps - 1
+    with pytest.raises(FloatingPointError) as said:
+        train(Bounded(), tmp_path, plan=plan, batches=lambda first: islice(micro_batches(8, 1)(first), steps - first))
+    assert str(said.value) == (
+        f"weights are not finite after step {at}, epoch {at // 2} (weight): the largest learning rate so far was "
+        "4e+39, try a lower base_learning_rate"
+    )
+    state = Checkpoint(tmp_path, "this run").load()
+    assert (state and state["step"]) == (1 if seconds == 0 else None)
 
 
 def test_the_published_loop_drops_such_an_update_in_silence_and_is_counted(tmp_path):
