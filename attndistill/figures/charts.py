@@ -122,9 +122,12 @@ def loss_curves(panels: Mapping[str, Mapping[str, Curve]], *, xlabel: str = "epo
 
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[tuple[Figure, Callable[[], bytes]]]:
-    """A figure in Matplotlib's own style, and what turns it into PNG bytes once it is drawn."""
+    """A figure in Matplotlib's own style, and what turns it into PNG bytes once it is drawn.
+
+    Texts are drawn as they are: a dollar in a label begins no formula.
+    """
     buffer = BytesIO()
-    with matplotlib.style.context(["default", {"font.size": 9.0, "axes.unicode_minus": True}]):
+    with matplotlib.style.context(["default", {"font.size": 9.0, "text.parse_math": False}]):
         figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure, buffer.getvalue
