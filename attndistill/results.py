@@ -75,16 +75,15 @@ def read_typed(kind: type[_Model], path: Path) -> _Model:
     """A JSON file of one type; a key that is given twice is refused."""
     content = read_bounded(path, _MOST)
     try:
-        json.loads(content.decode("utf-8"), object_pairs_hook=_each_once, parse_constant=_no_constant)
+        json.loads(content.decode("utf-8"), object_pairs_hook=_each_once)
         return kind.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         said = first["msg"].removeprefix("Value error, ")
         where = ".".join(map(str, first["loc"])) or ("file" if said == first["msg"] else kind.__name__)
         where = shown(where, 120)
-        raise ValueError(
-            f"{path}: {where}: {shown(said, 300)} ({shown(reprlib.repr(first['input']), 80)} given)"
-        ) from None
+        given = "" if first["type"] == "missing" else f" ({shown(reprlib.repr(first['input']), 80)} given)"
+        raise ValueError(f"{path}: {where}: {shown(said, 300)}{given}") from None
     except RecursionError:
         raise ValueError(f"{path}: file: nested too deeply; allowed: what its stage writes") from None
     except ValueError as error:
@@ -97,10 +96,6 @@ def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice in one object")
     return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} given, finite numbers allowed")
 
 
 class Measurement(Strict):
@@ -437,11 +432,12 @@ _STUDENTS = ("student_aggregated", "student_heads")
 def _array_shapes(archive: ZipFile) -> dict[str, tuple[int, ...]]:
     """The shape of every array, by its header alone; one that is compressed, or not as long as it says, is refused."""
     names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
-    if sorted(names) not in (sorted(_SHARED), sorted(_SHARED + _STUDENTS)):
-        given = ", ".join(sorted(names)[:20]) or "none"
-        raise ValueError(
-            f"arrays {given} given; allowed: {', '.join(_SHARED)}, of a student also {', '.join(_STUDENTS)}"
-        )
+    wanted = _SHARED + _STUDENTS * bool({*names} & {*_STUDENTS})
+    for name in [*wanted, *names]:
+        if names.count(name) != 1 or name not in wanted:
+            raise ValueError(
+                f"{name}: {names.count(name)} times in the archive; allowed: {', '.join(wanted)}, each once"
+            )
     shapes = {}
     for name, member in zip(names, archive.infolist(), strict=True):
         with archive.open(member) as file:

@@ -142,9 +142,10 @@ def nearest_to_paper(columns: Sequence[Column]) -> Column | None:
 
 def usual_feature(entries: Sequence[Entry], columns: Sequence[Column]) -> str:
     """What most models were judged by; empty where all were judged by the same, which the column names."""
-    if all(column.feature for column in columns if column.evaluation.on != "maps"):
+    features = [entry.feature for entry in entries if entry.probe]
+    if not features or all(column.feature for column in columns if column.evaluation.on != "maps"):
         return ""
-    return Counter(entry.feature for entry in entries if entry.probe).most_common(1)[0][0]
+    return Counter(features).most_common(1)[0][0]
 
 
 def made_by(columns: Sequence[Column]) -> list[str]:

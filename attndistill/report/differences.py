@@ -38,7 +38,7 @@ _NUMBERS = (
     Heading("n", fields=("n",)),
     Heading("p", fields=("p",)),
     Heading("p (Holm)", fields=("p_holm",)),
-    Heading("Power", fields=("detectable",)),
+    Heading("Detectable", fields=("detectable",)),
     Heading("Verdict", left=True, fields=("verdict",)),
 )
 

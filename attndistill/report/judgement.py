@@ -33,8 +33,8 @@ def table_rules(tests: int) -> list[str]:
     """What else must be said of a table with that many tests."""
     return [
         f"p (Holm) is p corrected for the {tests} tests of this table, and decides; p beside it and the 95 % interval "
-        "of the mean are not corrected. Power: the smallest true difference that so many seeds show in 80 % of studies "
-        "(two-sided 5 %, not corrected), taking the sd for the true one."
+        "of the mean are not corrected. Detectable: the smallest true difference that so many seeds show in 80 % of "
+        "studies (two-sided 5 %, not corrected), taking the sd for the true one."
     ]
 
 

@@ -9,6 +9,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from attndistill.config.rows import RowsFile
+from attndistill.report.build import build_report
+from attndistill.results import Measurement
+
 SEEDS = (0, 1, 2, 3, 4)
 LABELS = {
     "teacher": "Teacher (MAE)",
@@ -23,10 +27,7 @@ GRIDS = {"teacher": (8, 4), "scratch": (4, 3), "projector_alignment": (4, 3), "a
 
 
 def measured(protocol, values, seeds):
-    values = [round(float(value), 4) for value in values]
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    mean = float(np.mean(values))
-    return {"protocol": protocol, "values": values, "seeds": list(seeds), "n": len(values), "mean": mean, "sd": sd}
+    return Measurement.of([round(float(value), 4) for value in values], list(seeds), protocol).model_dump(mode="json")
 
 
 def write_json(path: Path, value) -> None:
@@ -38,23 +39,23 @@ def probe_file(model: str, random) -> dict:
     seeds = SEEDS[:1] if model == "teacher" else SEEDS
 
     def around(mean, spread):
-        return mean + spread * random.standard_normal(len(seeds))
+        return np.minimum(100.0, mean + spread * random.standard_normal(len(seeds)))
 
-    by_k = {str(k): measured("knn/dino-v1", around(KNN[model] - 0.02 * k, 0.5), seeds) for k in (10, 20, 100)}
+    sweep = {str(k): measured("knn/dino-v1", around(KNN[model] - 0.02 * k, 0.5), seeds) for k in (10, 20, 100)}
     knn = {
         "top1": measured("knn/dino-v1", around(KNN[model], 0.5), seeds),
         "top5": measured("knn/dino-v1", around(97.5, 0.2), seeds),
-        "by_k": by_k,
-        "selected": {"k": [10] * len(seeds)},
+        "sweep": sweep,
+        "selected": {"k": [20] * len(seeds)},
     }
     logistic = {
         "top1": measured("logistic/standardised-lbfgs-v1", around(LOGISTIC[model], 0.4), seeds),
         "top5": measured("logistic/standardised-lbfgs-v1", around(99.2, 0.1), seeds),
+        "sweep": {},
         "selected": {"C": [1.0] * len(seeds)},
     }
     return {
         "model": model,
-        "label": LABELS[model],
         "parameters": 203_328 if model == "teacher" else 92_880,
         "feature": "cls_token before the projector",
         "class_list_sha256": "ab" * 32,
@@ -128,23 +129,44 @@ def training_file(model: str, random) -> dict:
     return {"name": model, "kind": kind, "unit": "epoch", "curves": curves, "summary": {"loss": 0.3}}
 
 
+def paper(top1, top5):
+    return {"top1": top1, "top5": top5}
+
+
 class Experiment:
     """Paths and rows of a written experiment."""
 
     def __init__(self, root: Path) -> None:
         self.results, self.outputs, self.destination = root / "results", root / "outputs", root / "outputs" / "report"
-        groups = {"teacher": "Teacher", "scratch": "No distillation"}
-        self.rows = [
-            {"name": name, "label": label, "group": groups.get(name, "Distilled from the teacher")}
+        self.pretrained = {name: LABELS[name] for name in ("teacher", "scratch")}
+        self.models = {}
+        self.rows = {
+            name: {"label": label, "group": "Distilled from the teacher", "set": {}}
             for name, label in LABELS.items()
-        ]
+            if name not in self.pretrained
+        }
+        self.pictures, self.claims = None, []
         self.description = {"Commit": "0123abc", "Data": "digits, 32×32", "Experiment": "digits"}
+
+    @property
+    def rows_file(self) -> RowsFile:
+        told = {"models": self.models, "rows": self.rows, "pictures": self.pictures, "claims": self.claims}
+        return RowsFile.model_validate(told)
+
+    def build(self, **changes):
+        told = {"title": "Digits", "rows": self.rows_file, "pretrained": self.pretrained} | changes
+        told = {"description": self.description, "model_folder": lambda name: self.outputs / "weights" / name} | told
+        return build_report(self.results, self.outputs, self.destination, **told)
+
+    @property
+    def page(self) -> str:
+        return (self.destination / "index.html").read_text()
 
     def write(self) -> None:
         random = np.random.default_rng(0)
         for model in LABELS:
             write_json(self.results / "probes" / f"{model}.json", probe_file(model, random))
-            attention = {"model": model}
+            attention = {"model": model, "class_list_sha256": "ab" * 32, "data_digest": "cd" * 32}
             if model != "teacher":
                 values = KL[model] + 0.02 * random.standard_normal(len(SEEDS))
                 attention["kl_to_teacher"] = measured("kl/aag-T4-v1", values, SEEDS)
@@ -180,17 +202,18 @@ class Ablation(Experiment):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        papers = {"teacher": (79.4, 93.6), "scratch": (63.7, 86.2), "attndistill": (79.3, None)}
-        for row in self.rows:
-            row["paper"] = papers.get(row["name"], (77.8, 93.3))
+        self.models = {"teacher": {"paper": paper(79.4, 93.6)}, "scratch": {"paper": paper(63.7, 86.2)}}
+        self.rows["attndistill"]["paper"] = paper(79.3, None)
+        self.rows["projector_alignment"]["paper"] = paper(77.8, 93.3)
+        self.pictures = list(self.rows)
         self.lambdas = {f"lambda-{n}": value for n, value in enumerate((0.005, 0.1, 0.3, 5.0))}
         self.depths = {f"p{depth}": depth for depth in (1, 2, 4, 8)}
         for name, value in self.lambdas.items():
-            told = {"group": "(e) lambda", "settings": {"distill.lambda": value}, "paper": (79.3 - value, 94.1)}
-            self.rows.append({"name": name, "label": f"lambda {value:g}", "pictured": False, **told})
+            told = {"group": "(e) lambda", "set": {"distill.lambda": value}, "paper": paper(79.3 - value, 94.1)}
+            self.rows[name] = {"label": f"lambda {value:g}", **told}
         for name, depth in self.depths.items():
-            told = {"group": "(d) Layers of P, probed after each", "paper": (77.0 + depth / 10, None)}
-            self.rows.append({"name": name, "label": f"P of {depth}, probed after layer 0", "pictured": False, **told})
+            told = {"group": "(d) Layers of P, probed after each", "paper": paper(77.0 + depth / 10, None), "set": {}}
+            self.rows[name] = {"label": f"P of {depth}, probed after layer 0", **told}
         students = ["attndistill", "projector_alignment", "scratch"]
         self.claims = [
             {"claim": "P of 4 layers is best", "better": ["p4"] * 3, "worse": ["p1", "p2", "p8"], "judge": "every"},
@@ -203,7 +226,6 @@ class Ablation(Experiment):
                 "margin": 1.0,
             },
         ]
-        self.told = {"rows": self.rows, "description": self.description, "claims": self.claims}
 
     def write(self) -> None:
         """P of 4 is far ahead of P of 8, and behind P of 1 and of 2."""

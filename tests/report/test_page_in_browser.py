@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attndistill.report.build import build_report
-
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -28,21 +26,14 @@ pytestmark = pytest.mark.drivers
 @pytest.fixture
 def address(experiment):
     experiment.write_curves()
-    build_report(
-        experiment.results,
-        experiment.outputs,
-        experiment.destination,
-        title="Digits",
-        rows=experiment.rows,
-        description=experiment.description,
-    )
+    experiment.build()
     return (experiment.destination / "index.html").as_uri()
 
 
 @pytest.fixture
 def ablation_address(ablation):
     ablation.write_curves()
-    build_report(ablation.results, ablation.outputs, ablation.destination, title="Table 10", **ablation.told)
+    ablation.build()
     return (ablation.destination / "index.html").as_uri()
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from attndistill.figures.search import _best_of_each_place
-from attndistill.report.build import build_report
 
 LAMBDA = {"type": "float", "low": 0.001, "high": 10.0, "scale": "log"}
 DEPTH = {"type": "choice", "choices": [1, 2, 4]}
@@ -54,16 +53,8 @@ def build(experiment, tmp_path):
         for study in found:
             folder.mkdir(exist_ok=True)
             (folder / f"{study['study']}.json").write_text(json.dumps(study))
-        build_report(
-            experiment.results,
-            experiment.outputs,
-            experiment.destination,
-            title="Digits",
-            rows=experiment.rows,
-            description=experiment.description,
-            searches=folder,
-        )
-        return (experiment.destination / "index.html").read_text()
+        experiment.build(searches=folder)
+        return experiment.page
 
     return built
 
@@ -147,5 +138,5 @@ def test_the_same_file_draws_the_same_bytes(build, experiment):
 def test_a_file_that_is_no_outcome_is_refused_by_name(build):
     broken = outcome()
     del broken["trials"]
-    with pytest.raises(ValueError, match=r"default.json is not the outcome of a study: it lacks trials"):
+    with pytest.raises(ValueError, match=r"default.json: trials: Field required$"):
         build(broken)
