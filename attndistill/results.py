@@ -1,12 +1,12 @@
 """The result files of an experiment, each defined once, for the stage that writes it and the report that reads it.
 
-    results/<experiment>/probes/<model>.json          ProbeFile
-    results/<experiment>/attention/<model>.json       AttentionFile
-    results/<experiment>/training/<model>.{json,csv}  TrainingFile
-    results/<experiment>/pretrain_probe/<model>.csv   ProbeCurve
-    results/<experiment>/report/table.json            TableFile
-    results/<experiment>/metrics.json                 MetricsFile
-    outputs/<experiment>/attention/<model>/maps.npz   MapsFile
+    results/probes/<model>.json          ProbeFile
+    results/attention/<model>.json       AttentionFile
+    results/training/<model>.{json,csv}  TrainingFile
+    results/pretrain_probe/<model>.csv   ProbeCurve
+    results/report/table.json            TableFile
+    results/metrics.json                 MetricsFile
+    outputs/attention/<model>/maps.npz   TeacherMaps, StudentMaps
 
 Whatever does not fit is refused in one line that names the file and the field.
 """
@@ -14,26 +14,28 @@ Whatever does not fit is refused in one line that names the file and the field.
 import json
 import math
 import re
-import reprlib
 import statistics
+import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from attndistill.core.artifacts import replacing, write_json, write_text
-from attndistill.core.reading import open_regular, read_bounded
+from attndistill.core.reading import Model, read_bounded, read_model, read_text, regular_file
 from attndistill.core.words import shown
 from attndistill.evaluations import evaluations
 
-# K images, H heads, gh x gw patches, S image side
+# K images of side S, H heads, gh x gw patches
 
-_MOST = 32 * 2**20  # bytes of a JSON or CSV file; the largest of ours have a few
+_MOST = 2**25  # bytes of a JSON or CSV file; the largest of ours have 2**17
+_MOST_ARRAYS = 2**34  # a whole test split, pictured
 
 Name = Annotated[
     str, Field(pattern=r"^[^\x00-\x1f\x7f/\\.][^\x00-\x1f\x7f/\\]*$", max_length=120)
@@ -44,7 +46,6 @@ Number = Annotated[int | float, Field(ge=-1e30, le=1e30)]
 SeedKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,15})$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,128}$")]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Strict(BaseModel):
@@ -71,31 +72,21 @@ class ResultFile(Strict):
         return read_typed(cls, path) if path.exists() or path.is_symlink() else None
 
 
-def read_typed(kind: type[_Model], path: Path) -> _Model:
+def read_typed(kind: type[Model], path: Path) -> Model:
     """A JSON file of one type; a key that is given twice is refused."""
-    content = read_bounded(path, _MOST)
+    found = read_model(path, kind, at_most=_MOST)
     try:
-        json.loads(content.decode("utf-8"), object_pairs_hook=_each_once)
-        return kind.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        said = first["msg"].removeprefix("Value error, ")
-        where = ".".join(map(str, first["loc"])) or ("file" if said == first["msg"] else kind.__name__)
-        where = shown(where, 120)
-        given = "" if first["type"] == "missing" else f" ({shown(reprlib.repr(first['input']), 80)} given)"
-        raise ValueError(f"{path}: {where}: {shown(said, 300)}{given}") from None
-    except RecursionError:
-        raise ValueError(f"{path}: file: nested too deeply; allowed: what its stage writes") from None
+        json.loads(read_bounded(path, at_most=_MOST), object_pairs_hook=_each_once)
     except ValueError as error:
-        raise ValueError(f"{path}: file: no valid JSON: {shown(str(error), 200)}") from None
+        raise ValueError(f"{path}: {shown(error)}") from None
+    return found
 
 
 def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice in one object")
-    return found
+    for name, times in Counter(name for name, _ in pairs).items():
+        if times > 1:
+            raise ValueError(f"{shown(name)}: given {times} times in one object; allowed: once")
+    return dict(pairs)
 
 
 class Measurement(Strict):
@@ -263,15 +254,9 @@ class ProbeCurve:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read and check. Raises ValueError: one line that names the file and the line."""
-        content = read_bounded(path, _MOST)
-        try:
-            head, *lines = content.decode("utf-8").splitlines()
-        except ValueError:  # also of an empty file
-            raise ValueError(
-                f"{path}: file: empty or no UTF-8 given; allowed: lines of {_PROBE_CURVE.strip()}"
-            ) from None
+        text = read_text(path, at_most=_MOST)
         found: dict[int, dict[int, float]] = {}
-        for number, line in enumerate([head, *lines], start=1):
+        for number, line in enumerate(text.splitlines() or [""], start=1):
             match = _PROBE_LINE.fullmatch(line)
             good = line == _PROBE_CURVE.strip() if number == 1 else match and 0 <= float(match[3]) <= 100
             if good and match and int(match[2]) not in found.setdefault(int(match[1]), {}):
@@ -375,119 +360,126 @@ def flat_metrics(table: TableFile) -> MetricsFile:
 
 
 @dataclass(frozen=True)
-class MapsFile:
-    """Class-token attention over the patches of the pictured images, of the teacher and of one student.
+class Arrays:
+    """An archive of plain arrays (npz): what each must be is declared once, by type and axes.
 
     Attributes:
-        images: (K, S, S, 3) uint8, as the models saw them, not normalised.
-        names, classes: (K,) texts; names are distinct.
-        teacher_aggregated, teacher_heads: (K, gh, gw) and (K, H, gh, gw).
-        kl: (K,) from the teacher's aggregated map, nats.
-        featured: (K,) whether the page shows the image.
-        student_aggregated, student_heads: None in the teacher's own file.
+        ARRAYS: name -> (type, axes); a letter is one length wherever it stands, "3" is 3.
     """
 
-    images: NDArray[np.uint8]
-    names: NDArray[np.str_]
-    classes: NDArray[np.str_]
-    teacher_aggregated: NDArray[np.float32]
-    teacher_heads: NDArray[np.float32]
-    kl: NDArray[np.float32]
-    featured: NDArray[np.bool_]
-    student_aggregated: NDArray[np.float32] | None = None
-    student_heads: NDArray[np.float32] | None = None
+    ARRAYS: ClassVar[Mapping[str, tuple[str, str]]]
 
     def write(self, path: Path) -> None:
-        """Write atomically, as an archive of plain arrays."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        """Write atomically."""
         with replacing(path) as beside:
-            np.savez(beside, **{name: array for name, array in arrays.items() if array is not None})
+            np.savez(beside, **{name: getattr(self, name) for name in self.ARRAYS})
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read and check: shapes before any array is held in memory, which is never larger than the file.
+        """Read and check: headers before any array is held in memory, where it takes no more than the file does.
 
         Raises:
             ValueError: one line that names the file and the array.
         """
         try:
-            with open_regular(path) as file, ZipFile(file) as archive:
-                shapes = _array_shapes(archive)
-                _check_shapes(shapes)
-                found = {name: _array(archive, name) for name in shapes}
-            _check_entries(found)
-        except (BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-            raise ValueError(f"{path} is not an archive of plain arrays: {shown(str(error))}") from None
+            with regular_file(path, at_most=_MOST_ARRAYS) as file, ZipFile(file) as archive:
+                cls._check_headers(archive, path.stat().st_size)
+                found = {name: _array(archive, name) for name in cls.ARRAYS}
+        except FileNotFoundError:
+            raise ValueError(f"{path} does not exist: run the stage that makes it first") from None
+        except (BadZipFile, EOFError, NotImplementedError, RuntimeError, KeyError, struct.error) as error:
+            raise ValueError(f"{path}: file: not an archive of plain arrays: {shown(error)}") from None
         except ValueError as error:
-            said = shown(str(error), 300)
-            raise ValueError(said if said.startswith(str(path)) else f"{path}: {said}") from None
+            raise ValueError(
+                str(error) if str(error).startswith(str(path)) else f"{path}: {shown(error, 300)}"
+            ) from None
         return cls(**found)
 
-
-_KINDS = {"images": "u1", "names": "U", "classes": "U", "featured": "b1"}  # all others: f4
-_SHARED = ("images", "names", "classes", "teacher_aggregated", "teacher_heads", "kl", "featured")
-_STUDENTS = ("student_aggregated", "student_heads")
-
-
-def _array_shapes(archive: ZipFile) -> dict[str, tuple[int, ...]]:
-    """The shape of every array, by its header alone; one that is compressed, or not as long as it says, is refused."""
-    names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
-    wanted = _SHARED + _STUDENTS * bool({*names} & {*_STUDENTS})
-    for name in [*wanted, *names]:
-        if names.count(name) != 1 or name not in wanted:
-            raise ValueError(
-                f"{name}: {names.count(name)} times in the archive; allowed: {', '.join(wanted)}, each once"
-            )
-    shapes = {}
-    for name, member in zip(names, archive.infolist(), strict=True):
-        with archive.open(member) as file:
-            version = np.lib.format.read_magic(file)
-            if version != (1, 0):
-                raise ValueError(f"{name}: format {version} given; allowed: 1.0")
-            shape, by_columns, kind = np.lib.format.read_array_header_1_0(file)
-            size = math.prod(shape) * kind.itemsize + file.tell()
-        wanted = np.dtype(_KINDS.get(name, "f4"))
-        fits = kind.kind == wanted.kind if wanted.kind == "U" else kind == wanted
-        if not fits or by_columns or member.compress_type != ZIP_STORED or member.file_size != size:
-            raise ValueError(
-                f"{name}: {kind} of shape {shape} given, not an archive of plain arrays; allowed: {wanted.name}"
-            )
-        shapes[name] = shape
-    return shapes
-
-
-def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    count = shapes["images"][0] if shapes["images"] else 0
-    side = shapes["images"][1:2]
-    wanted = {"images": (count, *side, *side, 3)}
-    for who in ("teacher", "student"):
-        if f"{who}_heads" in shapes:
-            heads, grid = shapes[f"{who}_heads"][1:2], shapes[f"{who}_heads"][2:]
-            grid = grid if len(grid) == 2 else (1, 1)
-            wanted |= {f"{who}_heads": (count, *(heads or (1,)), *grid), f"{who}_aggregated": (count, *grid)}
-    for name, shape in shapes.items():
-        allowed = wanted.get(name, (count,))
-        if shape != allowed or not all(shape):
-            raise ValueError(f"{name}: shape {shape} given; allowed: {allowed}, none of it 0")
+    @classmethod
+    def _check_headers(cls, archive: ZipFile, size: int) -> None:
+        """Every array is there once, not compressed, of its type, as long as it says, its axes as the others'."""
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        for name in [*cls.ARRAYS, *members]:
+            if name not in members or name not in cls.ARRAYS or len(members) < len(archive.infolist()):
+                raise ValueError(
+                    f"{name}: missing, unknown or given twice; allowed: {', '.join(cls.ARRAYS)}, each once"
+                )
+        for name, member in members.items():
+            whole = member.compress_size == member.file_size and sum(one.file_size for one in members.values()) <= size
+            if member.compress_type != ZIP_STORED or not whole:
+                raise ValueError(f"{name}: compressed or cut, not an archive of plain arrays; allowed: stored as it is")
+        lengths: dict[str, int] = {}
+        for name, (wanted, axes) in cls.ARRAYS.items():
+            member = members[name]
+            with archive.open(member) as file:
+                if (version := np.lib.format.read_magic(file)) != (1, 0):
+                    raise ValueError(f"{name}: format {version} given; allowed: 1.0")
+                shape, by_columns, kind = np.lib.format.read_array_header_1_0(file)
+                length = math.prod(shape) * kind.itemsize + file.tell()
+            given = kind.kind if wanted == "U" else f"{kind.kind}{kind.itemsize}"
+            if given != wanted or by_columns or length != member.file_size:
+                raise ValueError(
+                    f"{name}: {kind} {shape} given, not an archive of plain arrays; allowed: {wanted} ({axes})"
+                )
+            letters = axes.split()
+            for letter, length in zip(letters, shape, strict=False):
+                fits = length == int(letter) if letter.isdigit() else length == lengths.setdefault(letter, length)
+                if not fits or not length or len(letters) != len(shape):
+                    told = ", ".join(f"{letter} = {length}" for letter, length in lengths.items())
+                    raise ValueError(f"{name}: shape {shape} given; allowed: ({axes}), where {told}, none of it 0")
 
 
 def _array(archive: ZipFile, name: str) -> NDArray[Any]:
     with archive.open(f"{name}.npy") as file:
         array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        if file.read(1):  # the end: the checksum has been compared
-            raise ValueError(f"{name}: bytes behind the array given; allowed: none")
-    return array
-
-
-def _check_entries(found: Mapping[str, NDArray[Any]]) -> None:
-    for name, array in found.items():
-        if array.dtype.kind == "f" and not (np.isfinite(array).all() and (name == "kl" or (array >= 0).all())):
-            raise ValueError(f"{name}: entries that are negative or not finite given; allowed: probabilities")
-    for name in ("names", "classes"):
+        file.read(1)  # the end, where the checksum is compared
+    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (name == "kl" or (array >= 0).all())):
+        raise ValueError(f"{name}: entries that are negative or not finite given; allowed: probabilities")
+    if array.dtype.kind == "U":
         try:
-            texts = [str(text) for text in found[name]]
+            texts = array.tolist()
             "".join(texts).encode()
         except ValueError:
             raise ValueError(f"{name}: no valid text given; allowed: Unicode") from None
         if name == "names" and len(set(texts)) < len(texts):
             raise ValueError("names: a name given twice; allowed: distinct names")
+    return array
+
+
+@dataclass(frozen=True)
+class TeacherMaps(Arrays):
+    """The pictured images, and the teacher's class-token attention over the patches in each.
+
+    Attributes:
+        images: as the models saw them, not normalised.
+        indices: of the images in the test split.
+        featured: whether the page shows the image.
+        aggregated, heads: probabilities, over all heads and of each.
+    """
+
+    ARRAYS = {  # noqa: RUF012
+        "images": ("u1", "K S S 3"),
+        "names": ("U", "K"),
+        "classes": ("U", "K"),
+        "indices": ("i8", "K"),
+        "featured": ("b1", "K"),
+        "aggregated": ("f4", "K gh gw"),
+        "heads": ("f4", "K H gh gw"),
+    }
+    images: NDArray[np.uint8]
+    names: NDArray[np.str_]
+    classes: NDArray[np.str_]
+    indices: NDArray[np.int64]
+    featured: NDArray[np.bool_]
+    aggregated: NDArray[np.float32]
+    heads: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StudentMaps(Arrays):
+    """A student's attention in the images that its teacher's file holds, and KL from the teacher's there, in nats."""
+
+    ARRAYS = {"aggregated": ("f4", "K gh gw"), "heads": ("f4", "K H gh gw"), "kl": ("f4", "K")}  # noqa: RUF012
+    aggregated: NDArray[np.float32]
+    heads: NDArray[np.float32]
+    kl: NDArray[np.float32]

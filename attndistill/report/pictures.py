@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from attndistill.figures.export import safe_names
 from attndistill.figures.settings import setting_curves
 from attndistill.report.columns import Column
 from attndistill.report.entries import TEACHER, Curve, Entry, aligned
-from attndistill.results import MapsFile
+from attndistill.results import StudentMaps, TeacherMaps
 
 # K images, H heads, gh x gw patches
 
@@ -21,7 +22,6 @@ MOST_TOGETHER = 8  # models that one chart can show; beyond, each group has its 
 _FEWEST_VALUES = 3  # of a setting, to draw a curve
 _TERMS = ("loss", "alignment", "attention", "embedding", "reconstruction")  # never learning rates or timings
 _CURVE = "logistic regression (C fixed), top-1 on test (%)"  # Fig. 7 has a linear probe; stages/pretrain.py has this
-_AGREES = 1e-4  # the teacher's maps of one image, read by two stage runs
 
 
 def charts(entries: Sequence[Entry], columns: Sequence[Column]) -> dict[str, bytes]:
@@ -133,62 +133,36 @@ class Panel:
     draw: Callable[[], NDArray[np.uint8]]
 
 
-@dataclass(frozen=True)
-class _Maps:
-    """One model's maps.npz."""
-
-    entry: Entry
-    file: MapsFile
-    places: dict[str, int]
-
-    def maps(self, who: str, label: str, place: int) -> AttentionMaps:
-        """Of the 'teacher' or the 'student' for one image."""
-        aggregated, heads = (getattr(self.file, f"{who}_{what}")[place] for what in ("aggregated", "heads"))
-        return AttentionMaps(label, aggregated, heads, float(self.file.kl[place]) if who == "student" else None)
-
-
 def comparison_panels(entries: Sequence[Entry]) -> list[Panel]:
-    """One for every image that some pictured model has maps of; models without them have no line.
+    """One for every image that the teacher's file holds; models without maps have no line.
 
     Raises:
-        ValueError: a broken file, or two files that disagree about the teacher's maps.
+        ValueError: a broken or missing file, or a student's of other images.
     """
-    files = []
-    for entry in entries:
-        if entry.maps is not None and entry.pictured:
-            file = MapsFile.read(entry.maps)
-            files.append(_Maps(entry, file, {str(name): place for place, name in enumerate(file.names)}))
+    held = [(entry, entry.maps) for entry in entries if entry.maps is not None and entry.pictured]
+    if not held:
+        return []
+    teacher = TeacherMaps.read(held[0][1].parents[1] / TEACHER / held[0][1].name)
     teacher_label = next((entry.label for entry in entries if entry.name == TEACHER), "Teacher")
-    return [
-        _panel(name, [file for file in files if name in file.places], teacher_label)
-        for name in dict.fromkeys(name for file in files for name in file.places)
-    ]
+    students = {entry.label: StudentMaps.read(path) for entry, path in held if entry.name != TEACHER}
+    for (label, found), path in zip(students.items(), (path for e, path in held if e.name != TEACHER), strict=True):
+        if len(found.kl) != len(teacher.names):
+            raise ValueError(
+                f"{path}: kl: {len(found.kl)} images for {label}; allowed: the teacher's {len(teacher.names)}"
+            )
 
-
-def _panel(name: str, holders: Sequence[_Maps], teacher_label: str) -> Panel:
-    first, place = holders[0], holders[0].places[name]
-    for other in holders[1:]:
-        _agree(first, other, name)
-    kind = str(first.file.classes[place])
-
-    def draw() -> NDArray[np.uint8]:
-        students = [
-            holder.maps("student", holder.entry.label, holder.places[name])
-            for holder in holders
-            if holder.file.student_heads is not None
+    def draw(place: int) -> NDArray[np.uint8]:
+        lines = [
+            AttentionMaps(label, found.aggregated[place], found.heads[place], float(found.kl[place]))
+            for label, found in students.items()
         ]
-        caption = f"{shown(name)} · class {shown(kind)}"
-        return attention_panel(
-            first.file.images[place], first.maps("teacher", teacher_label, place), students, caption=caption
+        first = AttentionMaps(teacher_label, teacher.aggregated[place], teacher.heads[place])
+        caption = f"{shown(teacher.names[place])} · class {shown(teacher.classes[place])}"
+        return attention_panel(teacher.images[place], first, lines, caption=caption)
+
+    return [
+        Panel(str(name), str(kind), bool(featured), partial(draw, place))
+        for place, (name, kind, featured) in enumerate(
+            zip(teacher.names, teacher.classes, teacher.featured, strict=True)
         )
-
-    return Panel(name, kind, bool(first.file.featured[place]), draw)
-
-
-def _agree(one: _Maps, other: _Maps, name: str) -> None:
-    ours, theirs = (holder.file.teacher_heads[holder.places[name]] for holder in (one, other))
-    if ours.shape != theirs.shape or not np.allclose(ours, theirs, atol=_AGREES):
-        raise ValueError(
-            f"{one.entry.maps} and {other.entry.maps} hold different teacher maps of {shown(name)}: one report allows "
-            "one teacher"
-        )
+    ]

@@ -10,7 +10,7 @@ from io import StringIO
 from itertools import groupby
 from typing import Any
 
-from attndistill.core.words import shown
+from attndistill.core.words import cell
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -26,9 +26,6 @@ _TEX = {
     "λ": r"$\lambda$",
 } | {c: f"\\{c}" for c in "&%$#_{}"}
 _MARKDOWN = {c: f"\\{c}" for c in "\\`*_[]<>|"} | {"\n": " "}
-
-
-_FORMULA = tuple("=+-@\t\r")  # a spreadsheet takes such a text for a formula
 
 
 @dataclass(frozen=True)
@@ -94,21 +91,14 @@ def as_csv(sheet: Sheet) -> str:
     names = [name for heading in sheet.headings for name in heading.fields]
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(_guarded, [*names, *sheet.stamps]))
+    writer.writerow(map(cell, [*names, *sheet.stamps]))
     for _, members in sheet.groups:
         for line in members:
             found: list[Any] = []
-            for heading, cell in zip(sheet.headings, line, strict=True):
-                found += [*cell.values, *[None] * (len(heading.fields) - len(cell.values))]
-            writer.writerow(map(_guarded, [*found, *sheet.stamps.values()]))
+            for heading, filled in zip(sheet.headings, line, strict=True):
+                found += [*filled.values, *[None] * (len(heading.fields) - len(filled.values))]
+            writer.writerow(map(cell, [*found, *sheet.stamps.values()]))
     return text.getvalue()
-
-
-def _guarded(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    text = shown(value, 1000)
-    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def as_text(sheet: Sheet, width: int = 100) -> str:
@@ -127,10 +117,14 @@ def as_text(sheet: Sheet, width: int = 100) -> str:
     written = []
     for block in blocks:
         for line in table:
-            cells = [shown(line[0], widths[0]).ljust(widths[0]), *(line[at].rjust(widths[at]) for at in block)]
+            cells = [_short(line[0], widths[0]), *(line[at].rjust(widths[at]) for at in block)]
             written.append("  ".join(cells).rstrip())
         written.append("")
     return "\n".join(written)
+
+
+def _short(text: str, width: int) -> str:
+    return text.ljust(width) if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def as_latex(sheet: Sheet) -> str:

@@ -92,19 +92,18 @@ def attention_arrays(model: str, count: int = 6) -> dict:
         agreed = np.exp(np.log(per_head).mean(axis=1))
         return agreed / agreed.sum(axis=(1, 2), keepdims=True), per_head
 
-    aggregated, heads = maps("teacher")
-    arrays = {
+    aggregated, heads = maps(model)
+    if model != "teacher":
+        return {"aggregated": aggregated, "heads": heads, "kl": np.full(count, KL[model], np.float32)}
+    return {
         "images": np.repeat(images[..., None], 3, axis=-1),
         "names": np.array([f"test-{i:05d}" for i in range(count)]),
         "classes": np.array([str(digits.target[i]) for i in range(count)]),
-        "teacher_aggregated": aggregated,
-        "teacher_heads": heads,
-        "kl": np.full(count, KL[model], np.float32),
+        "indices": np.arange(count),
         "featured": np.ones(count, dtype=bool),
+        "aggregated": aggregated,
+        "heads": heads,
     }
-    if model != "teacher":
-        arrays["student_aggregated"], arrays["student_heads"] = maps(model)
-    return arrays
 
 
 def hash_of(name: str) -> int:
