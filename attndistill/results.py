@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from attndistill.core.artifacts import replacing, write_json, write_text
-from attndistill.core.reading import Model, read_bounded, read_model, read_text, regular_file
+from attndistill.core.reading import Model, machine_fault, read_bounded, read_model, read_text, regular_file
 from attndistill.core.words import shown
 from attndistill.evaluations import evaluations
 
@@ -95,7 +95,7 @@ class Measurement(Strict):
     protocol: Text
     values: tuple[Real, ...]
     seeds: tuple[Whole, ...]
-    n: int
+    n: Whole
     mean: Real
     sd: Real | None
 
@@ -277,7 +277,7 @@ class Summary(Strict):
     """A figure as the table has it."""
 
     mean: Real
-    n: int
+    n: Whole
     protocol: Text
     sd: Real | None = None
 
@@ -307,14 +307,14 @@ class DifferenceSummary(Strict):
         verdict: by p_holm.
     """
 
-    n: int
+    n: Whole
     verdict: Text
     mean: Real | None = None
     sd: Real | None = None
     interval: tuple[Real, Real] | None = None
     p: Real | None = None
     p_holm: Real | None = None
-    tests: int | None = None
+    tests: Whole | None = None
     detectable: Real | None = None
     bound: Real | None = None
     margin: Real | None = None
@@ -387,7 +387,9 @@ class Arrays:
                 found = {name: _array(archive, name) for name in cls.ARRAYS}
         except FileNotFoundError:
             raise ValueError(f"{path} does not exist: run the stage that makes it first") from None
-        except (BadZipFile, EOFError, NotImplementedError, RuntimeError, KeyError, struct.error) as error:
+        except (BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
+            if machine_fault(error):
+                raise
             raise ValueError(f"{path}: file: not an archive of plain arrays: {shown(error)}") from None
         except ValueError as error:
             raise ValueError(
