@@ -7,6 +7,7 @@ software or time, so equal input gives equal bytes.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -15,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+
+from attndistill.figures.fonts import dress_texts, families
 
 # M models, R seeds, E epochs, T places on the horizontal axis
 
@@ -81,7 +84,7 @@ def probe_curve(curves: Mapping[str, Curve], *, ylabel: str, teacher: str | None
             _line(axis, epochs, values, colours[label], f"{label} (n = {len(values)})", marker="o")
         axis.set_xlabel("epoch of pre-training")
         axis.set_ylabel(ylabel)
-        axis.legend(edgecolor="none", framealpha=0.9, loc="lower right")
+        _legend(axis, loc="lower right")
         plain(axis, grid="y")
     return rendered()
 
@@ -115,22 +118,21 @@ def loss_curves(panels: Mapping[str, Mapping[str, Curve]], *, xlabel: str = "epo
             axis.set_title(f"{label} (n = {seeds})", loc="left", fontsize=9, fontweight="bold")
             axis.set_xlabel(xlabel)
             axis.set_ylabel("loss (as trained)")
-            axis.legend(edgecolor="none", framealpha=0.9, fontsize=8)
+            _legend(axis, fontsize=8)
             plain(axis, grid="y")
     return rendered()
 
 
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[tuple[Figure, Callable[[], bytes]]]:
-    """A figure in Matplotlib's own style, and what turns it into PNG bytes once it is drawn.
-
-    Texts are drawn as they are: a dollar in a label begins no formula.
-    """
+    """A figure in Matplotlib's own style, and what turns it into PNG bytes once it is drawn."""
     buffer = BytesIO()
-    with matplotlib.style.context(["default", {"font.size": 9.0, "text.parse_math": False}]):
+    own = {"font.size": 9.0, "axes.unicode_minus": True, "font.family": families()}
+    with matplotlib.style.context(["default", own]):
         figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure, buffer.getvalue
+        dress_texts(figure)
         figure.savefig(buffer, format="png", metadata={"Software": None})
 
 
@@ -224,6 +226,12 @@ def _line(
         squares = np.nansum((values - mean) ** 2, axis=0)
         spread = np.sqrt(squares / np.maximum(seen - 1, 1))
         axis.fill_between(places, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
+
+
+def _legend(axis: Axes, **options: Any) -> None:
+    """Every line's, also where its name begins with an underscore, which Matplotlib leaves out by itself."""
+    lines = axis.get_lines()
+    axis.legend(lines, [str(line.get_label()) for line in lines], edgecolor="none", framealpha=0.9, **options)
 
 
 def _binned(steps: Float[np.ndarray, " T"], values: Float[np.ndarray, "R T"]) -> Curve:

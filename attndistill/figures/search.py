@@ -102,7 +102,6 @@ def trial_curves(seeds: Mapping[str, Mapping[str, Points]]) -> bytes:
                 axis.set_ylabel("top-1 (%)")
             else:
                 axis.set_yscale("log")
-                axis.yaxis.set_major_formatter("{x:g}")
             plain(axis, grid="y")
     return rendered()
 

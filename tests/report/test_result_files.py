@@ -5,12 +5,13 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
-from conftest import Experiment, attention_arrays, probe_file, training_file
-from test_search_section import outcome
+from written_experiment import Experiment, attention_arrays, outcome, probe_file, training_file
 
 from attndistill.report.search import Found, StudyFile
 from attndistill.results import (
@@ -239,7 +240,11 @@ def test_maps_that_are_cut_flipped_or_claim_to_be_endless_are_refused(tmp_path):
         path.write_bytes(bytes(flipped))
         read += refusal(StudentMaps.read, path) is None
     assert read <= 20  # dates and other notes of the archive decide nothing
-    path.write_bytes(whole.replace(b"(2, 3, 4, 4), }          ", b"(2, 3, 4, 4000000000), } "))
+    with ZipFile(BytesIO(whole)) as archive, ZipFile(path, "w") as endless:
+        for name in archive.namelist():
+            content = archive.read(name)
+            longer = content.replace(b"(2, 3, 4, 4), }          ", b"(2, 3, 4, 4000000000), } ")
+            endless.writestr(name, longer)
     assert "heads: float32 (2, 3, 4, 4000000000) given" in refusal(StudentMaps.read, path)
 
 

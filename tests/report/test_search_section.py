@@ -6,44 +6,9 @@ import re
 
 import numpy as np
 import pytest
+from written_experiment import outcome
 
 from attndistill.figures.search import _best_of_each_place
-
-LAMBDA = {"type": "float", "low": 0.001, "high": 10.0, "scale": "log"}
-DEPTH = {"type": "choice", "choices": [1, 2, 4]}
-POINTS = [(0.1, 4, 91.0), (0.01, 1, 90.0), (1.0, 2, 93.25), (5.0, 4, 88.5), (0.3, 2, None)]
-
-
-def outcome(**changes) -> dict:
-    trials = [
-        {
-            "number": number,
-            "state": "complete" if value else "pruned",
-            "settings": {"distill.lambda": weight, "distill.projector_depth": depth},
-            "values": [value] if value else None,
-            "epochs": None if value else 10,
-            "given": number < 2,
-        }
-        for number, (weight, depth, value) in enumerate(POINTS)
-    ]
-    return {
-        "study": "default",
-        "experiment": "digits",
-        "row": "attndistill",
-        "search": {"distill.lambda": LAMBDA, "distill.projector_depth": DEPTH},
-        "seeds": [0, 1],
-        "objectives": ["logistic_top1"],
-        "directions": ["maximize"],
-        "surface": ["distill.lambda", "distill.projector_depth"],
-        "sampler": {"name": "tpe", "seed": 0},
-        "pruner": {"name": "median", "startup_trials": 5, "warmup_epochs": 0},
-        "protocol": "logistic on the validation part of train (0.2 of it)",
-        "trials": trials,
-        "best": [2],
-        "importances": {"logistic_top1": {"distill.lambda": 0.8, "distill.projector_depth": 0.2}},
-        "evaluator": "PED-ANOVA",
-        **changes,
-    }
 
 
 @pytest.fixture

@@ -1,16 +1,16 @@
-"""Names that others gave are shown as text everywhere; a new evaluation has its column; the end is told in a terminal."""
+"""Names that others gave are shown as text; a new evaluation has its column; a terminal shows the end."""
 
 import csv
 import json
 import re
 import subprocess
 import sys
+from io import BytesIO
 
 import numpy as np
 import pytest
-from conftest import LABELS, measured, probe_file
-from test_charts import pixels
-from test_search_section import outcome
+from PIL import Image
+from written_experiment import LABELS, measured, outcome, probe_file
 
 from attndistill.evaluations import EVALUATIONS, evaluations
 from attndistill.figures.charts import accuracy_bars, loss_curves, probe_curve
@@ -18,13 +18,15 @@ from attndistill.figures.search import Setting, importance_bars, slices, trial_c
 from attndistill.report.build import ACCURACIES, LOSSES, curve_columns
 from attndistill.results import MetricsFile, TableFile
 
-HOSTILE = "\x1b[2J$\\frac{$\n=HYPERLINK(\"x\")\u202e<b>"
+HOSTILE = '\x1b[2J$\\frac{$\n=HYPERLINK("x")\u202e<b>'
 DECLARED = '''
 from attndistill.evaluations import EVALUATIONS
 
 
 @EVALUATIONS.register(
-    "calibration", title="Calibration", figures={"ece": ("error", "", "minimize", 3), "kept": ("kept", "%", "maximize", 2)}
+    "calibration",
+    title="Calibration",
+    figures={"ece": ("error", "", "minimize", 3), "kept": ("kept", "%", "maximize", 2)},
 )
 def calibration(data):
     """How far confidence is from accuracy."""
@@ -34,6 +36,10 @@ def calibration(data):
 def knn(data):
     """As ours, under another title."""
 '''
+
+
+def pixels(picture: bytes) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(picture)).convert("RGB"))
 
 
 @pytest.fixture
@@ -119,7 +125,7 @@ def test_a_dollar_in_a_label_is_no_formula_in_any_chart():
     setting = Setting(one, [0.1, 1.0], log=True)
     assert slices([setting], np.array([1.0, 2.0]), objective=one, best=[0])
     assert importance_bars({one: 0.5}, evaluator=one)
-    assert trial_curves({"0": {one: curve}})
+    assert trial_curves({"0": {one: (curve[0], curve[1][0])}})
     for draw in (
         lambda label: accuracy_bars([label], {label: values}),
         lambda label: probe_curve({label: curve}, ylabel=label),
@@ -152,7 +158,9 @@ def test_a_chosen_hyper_parameter_at_the_end_of_its_sweep_is_noted_at_the_end_an
         file["probes"]["knn"]["selected"] = {"k": [100, 20, 100, 20, 20]}
 
     experiment.edit("probes/attndistill.json", at_the_end)
-    note = "k-NN: k = 100, the largest of 3 tried, was chosen for AttnDistill (2 of 5 seeds): a better one may lie beyond."
+    note = (
+        "k-NN: k = 100, the largest of 3 tried, was chosen for AttnDistill (2 of 5 seeds): a better one may lie beyond."
+    )
     assert f"note: {note}" in experiment.build().words
     for name in ("index.html", "table.md", "table.tex"):
         assert note in (experiment.destination / name).read_text()
@@ -198,8 +206,8 @@ def test_dvc_draws_the_curves_of_all_models_on_one_axis(experiment, tmp_path):
 
     dvc("init", "--no-scm")
     shown = json.loads(dvc("plots", "show", "--json"))["data"]
-    assert set(shown) == {f"dvc.yaml::results/{name}" for name in (LOSSES, ACCURACIES)}
+    assert set(shown) == {f"results/{name}" for name in (LOSSES, ACCURACIES)}
     for drawn in shown.values():
-        fields = {json.loads(json.dumps(point))["field"] for point in drawn[0]["anchor_definitions"]["<DVC_METRIC_DATA>"]}
+        fields = {point["field"] for point in drawn[0]["content"]["data"]["values"]}
         assert fields <= set(LABELS)
         assert len(fields) >= 2
