@@ -25,7 +25,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from attndistill.core.artifacts import replacing, write_json, write_text
 from attndistill.core.reading import Model, machine_fault, read_bounded, read_model, read_text, regular_file
@@ -37,9 +37,8 @@ from attndistill.evaluations import evaluations
 _MOST = 2**25  # bytes of a JSON or CSV file; the largest of ours have 2**17
 _MOST_ARRAYS = 2**34  # a whole test split, pictured
 
-Name = Annotated[
-    str, Field(pattern=r"^[^\x00-\x1f\x7f/\\.][^\x00-\x1f\x7f/\\]*$", max_length=120)
-]  # of a file, a folder
+# Of a file or a folder: neither hidden nor elsewhere.
+Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/\\.][^\x00-\x1f\x7f/\\]*$", max_length=120)]
 Real = Annotated[float, Field(ge=-1e30, le=1e30)]  # what can still be squared and drawn
 Whole = Annotated[int, Field(ge=0, le=2**53)]
 Number = Annotated[int | float, Field(ge=-1e30, le=1e30)]
@@ -78,7 +77,7 @@ def read_typed(kind: type[Model], path: Path) -> Model:
     try:
         json.loads(read_bounded(path, at_most=_MOST), object_pairs_hook=_each_once)
     except ValueError as error:
-        raise ValueError(f"{path}: {shown(error)}") from None
+        raise ValueError(f"{shown(path)}: {shown(error)}") from None
     return found
 
 
@@ -182,12 +181,12 @@ class AttentionFile(ResultFile, Measured):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        for name, one in evaluations().items():
-            if one.on == "maps" and self.figures:
-                _check_figures("", name, {key: value for key, value in self.figures.items() if key in one.figures})
-        known = {figure for one in evaluations().values() if one.on == "maps" for figure in one.figures}
-        if unknown := set(self.figures) - known:
-            raise ValueError(f"{sorted(unknown)[0]} given; allowed: {', '.join(sorted(known))}")
+        on_maps = {name: set(one.figures) for name, one in evaluations().items() if one.on == "maps"}
+        for unknown in set(self.figures).difference(*on_maps.values()):
+            raise ValueError(f"{unknown} given; allowed: {', '.join(sorted(set().union(*on_maps.values())))}")
+        for name, figures in on_maps.items():
+            if found := {key: value for key, value in self.figures.items() if key in figures}:
+                _check_figures("", name, found)
         return self
 
 
@@ -263,7 +262,7 @@ class ProbeCurve:
                 found[int(match[1])][int(match[2])] = float(match[3])
             elif not (good and number == 1):
                 raise ValueError(
-                    f"{path}: line {number}: {shown(line, 80)!r} given; allowed: {_PROBE_CURVE.strip()} in the first, "
+                    f"{shown(path)}: line {number}: {shown(line, 80)!r} given; allowed: {_PROBE_CURVE.strip()}, "
                     "then a seed, an epoch that it has once, and a percentage"
                 )
         return cls({seed: sorted(points.items()) for seed, points in found.items()})
@@ -323,26 +322,22 @@ class DifferenceSummary(Strict):
 
 
 class TableFile(ResultFile):
-    """The report's table: models, differences ("left - right", by evaluation and figure), claims by figure's title."""
+    """The report's table: models, differences ("left - right", by evaluation and figure), claims by figure's title.
+
+    `datasets` has the models as they were judged on further data sets.
+    """
 
     models: dict[Name, ModelSummary]
     differences: dict[Text, dict[str, dict[str, DifferenceSummary]]]
     claims: dict[Text, dict[str, DifferenceSummary]] | None = None
+    datasets: dict[Name, dict[Name, ModelSummary]] | None = None
 
 
-class MetricsFile(RootModel[dict[Name, dict[str, Number]]]):
+class MetricsFile(ResultFile):
     """The few figures that `dvc exp show` compares: by model, flat."""
 
-    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
-
-    def write(self, path: Path) -> None:
-        """Write atomically, keys sorted."""
-        write_json(path, self.model_dump(mode="json"))
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read and check. Raises ValueError: one line that names the file and the field."""
-        return read_typed(cls, path)
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, dict[str, Number]] = Field(init=False)
 
 
 def flat_metrics(table: TableFile) -> MetricsFile:
@@ -356,7 +351,7 @@ def flat_metrics(table: TableFile) -> MetricsFile:
                 key, digits = one.key(figure), facts.digits + 2
                 spread = {} if found.sd is None else {f"{key}_sd": round(found.sd, digits)}
                 flat[model] |= {key: round(found.mean, digits), **spread, f"{key}_n": found.n}
-    return MetricsFile(flat)
+    return MetricsFile.model_validate(flat)
 
 
 @dataclass(frozen=True)
@@ -386,15 +381,14 @@ class Arrays:
                 cls._check_headers(archive, path.stat().st_size)
                 found = {name: _array(archive, name) for name in cls.ARRAYS}
         except FileNotFoundError:
-            raise ValueError(f"{path} does not exist: run the stage that makes it first") from None
+            raise ValueError(f"{shown(path)} does not exist: run the stage that makes it first") from None
         except (BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
             if machine_fault(error):
                 raise
-            raise ValueError(f"{path}: file: not an archive of plain arrays: {shown(error)}") from None
+            raise ValueError(f"{shown(path)}: file: not an archive of plain arrays: {shown(error)}") from None
         except ValueError as error:
-            raise ValueError(
-                str(error) if str(error).startswith(str(path)) else f"{path}: {shown(error, 300)}"
-            ) from None
+            said, where = str(error), shown(path)
+            raise ValueError(said if said.startswith(where) else f"{where}: {shown(said, 300)}") from None
         return cls(**found)
 
     @classmethod

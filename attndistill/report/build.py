@@ -61,6 +61,7 @@ def build_report(
     model_folder: Callable[[str], Path],
     searches: Path | None = None,
     data: Mapping[str, str] | None = None,
+    datasets: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Built:
     """Read what the stages wrote and write the report; figures that nobody measured stay empty.
 
@@ -75,6 +76,7 @@ def build_report(
         model_folder: where a model's weights lie.
         searches: holds the outcome of each study, a JSON file; None where nothing was searched.
         data: class_list_sha256 and data_digest of the experiment's data, where figures of others are to be refused.
+        datasets: the same of every further data set that the models are judged on, by name.
 
     Raises:
         ValueError: files that are broken, figures of different data, classes, protocols or teachers, or a destination
@@ -82,7 +84,7 @@ def build_report(
     """
     from attndistill.report import differences, table
     from attndistill.report.columns import columns_of
-    from attndistill.report.entries import read_entries
+    from attndistill.report.entries import on_data_set, read_entries
     from attndistill.report.page import render_page
     from attndistill.report.search import read_searches
     from attndistill.results import TableFile
@@ -93,6 +95,8 @@ def build_report(
     compared = differences.compare(entries, columns)
     claims = differences.judge(rows.claims, entries, columns)
     sheets = {"table": table.table_sheet(entries, columns)}
+    further = {name: on_data_set(entries, results, name, digests) for name, digests in (datasets or {}).items()}
+    sheets |= {f"table@{name}": table.table_sheet(judged, columns_of(judged)) for name, judged in further.items()}
     if compared:
         sheets["differences"] = differences.differences_sheet(compared, entries, columns)
     if claims:
@@ -112,9 +116,11 @@ def build_report(
         for name, sheet in sheets.items():
             _write_sheet(beside / name, sheet, sheet)
     models, paired = table.models_table(entries, columns), differences.differences_table(compared)
-    judged = {"claims": differences.claims_table(claims)} if claims else {}
+    told: dict[str, Any] = {"claims": differences.claims_table(claims)} if claims else {}
+    if further:
+        told["datasets"] = {name: table.models_table(one, columns_of(one)) for name, one in further.items()}
     words = table.closing_words(entries, columns, destination / "index.html", model_folder)
-    return Built(TableFile(models=models, differences=paired, **judged), _curves(entries, list(pretrained)), words)
+    return Built(TableFile(models=models, differences=paired, **told), _curves(entries, list(pretrained)), words)
 
 
 def _check_destination(destination: Path, read: Sequence[Path]) -> None:

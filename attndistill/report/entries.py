@@ -89,6 +89,18 @@ def read_entries(
     return entries
 
 
+def on_data_set(entries: Sequence[Entry], results: Path, name: str, data: Mapping[str, str]) -> list[Entry]:
+    """The same models as they were judged on a further data set of these digests. Raises ValueError as above."""
+    files = [ProbeFile.read_if_any(results / "probes" / f"{entry.name}@{name}.json") for entry in entries]
+    judged = [
+        Entry(one.name, one.label, one.group, settings=one.settings, probe=file)
+        for one, file in zip(entries, files, strict=True)
+    ]
+    for what in DIGESTS:
+        _same(judged, what, data[what])
+    return judged
+
+
 def data_of(entries: Sequence[Entry]) -> dict[str, str]:
     """What all were measured on: class_list_sha256 and data_digest; empty where nobody measured."""
     probe = next((entry.probe for entry in entries if entry.probe), None)

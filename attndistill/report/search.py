@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from attndistill.core.words import shown
 from attndistill.figures.search import Setting, front, importance_bars, slices, surface
@@ -63,12 +63,11 @@ class Trial(Strict):
 
 
 class Chooser(Strict):
-    """A sampler or a pruner: its name and its settings."""
+    """A sampler or a pruner: its name, and whole numbers."""
 
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Whole] = Field(init=False)
     name: Text
-    seed: Whole | None = None
-    startup_trials: Whole | None = None
-    warmup_epochs: Whole | None = None
 
 
 class StudyFile(ResultFile):

@@ -184,7 +184,7 @@ def test_what_a_report_leaves_for_git_is_read_by_its_types(experiment, tmp_path)
         "curves/pretraining.csv",
     ]
     assert TableFile.read(paths[0]) == built.table
-    assert set(MetricsFile.read(paths[1]).root) == set(LABELS)
+    assert set(MetricsFile.read(paths[1]).model_dump()) == set(LABELS)
     for name, columns in curve_columns(experiment.rows_file, list(experiment.pretrained)).items():
         lines = list(csv.DictReader((tmp_path / "kept" / name).open()))
         assert list(lines[0]) == ["epoch", *columns]
@@ -211,3 +211,21 @@ def test_dvc_draws_the_curves_of_all_models_on_one_axis(experiment, tmp_path):
         fields = {point["field"] for point in drawn[0]["content"]["data"]["values"]}
         assert fields <= set(LABELS)
         assert len(fields) >= 2
+
+
+def test_models_judged_on_a_further_data_set_have_a_table_of_their_own(experiment):
+    random = np.random.default_rng(5)
+    digests = {"class_list_sha256": "12" * 32, "data_digest": "34" * 32}
+    for model in ("teacher", "attndistill"):
+        file = experiment.results / "probes" / f"{model}@other.json"
+        file.write_text(json.dumps(probe_file(model, random) | digests))
+    table = experiment.build(datasets={"other": digests}).table
+    found = table.datasets["other"]["attndistill"].evaluations["knn"]["top1"]
+    assert found.mean != table.models["attndistill"].evaluations["knn"]["top1"].mean
+    assert table.datasets["other"]["scratch"].evaluations == {}
+    lines = {line["model"]: line for line in csv.DictReader((experiment.destination / "table@other.csv").open())}
+    assert float(lines["attndistill"]["knn_top1_mean"]) == found.mean
+    assert lines["attndistill"]["data_digest"] == "34" * 32
+    assert "<h3>Judged on other</h3>" in experiment.page
+    with pytest.raises(ValueError, match="data_digest differs"):
+        experiment.build(datasets={"other": digests | {"data_digest": "56" * 32}})
