@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -308,10 +310,13 @@ def test_rows_that_share_a_label_are_refused(experiment):
         experiment.build()
 
 
-def test_importing_the_report_loads_nothing_heavy():
-    import subprocess
-    import sys
-
-    heavy = {"matplotlib", "numpy", "pydantic", "jinja2", "torch"}
-    code = f"import sys, attndistill.report.build; print(sorted({heavy} & set(sys.modules)))"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("attndistill.report.build", {"matplotlib", "numpy", "pydantic", "jinja2", "torch"}),
+        ("attndistill.results", {"matplotlib", "scipy", "sklearn", "torch"}),
+    ],
+)
+def test_importing_the_report_or_its_files_types_loads_nothing_heavy(module, heavy):
+    code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -320,6 +320,13 @@ def test_the_curves_in_git_are_written_again_byte_for_byte(tmp_path):
         assert sorted((tmp_path / "again.csv").read_text().splitlines()) == sorted(wanted)
 
 
+def test_the_outcomes_of_studies_in_git_are_read():
+    found = [Found.read(path) for path in REPOSITORY.rglob("search/found/*.json")]
+    assert found
+    for study in found:
+        assert study.plain["trials"][0]["settings"] == study.file.trials[0].settings
+
+
 def test_training_is_told_by_its_histories(tmp_path):
     history = {"loss": [[1, 0.5], [2, 0.25]], "probe_top1": [[2, 90.0]]}
     file = TrainingFile.of("m", "distill", {0: history, 1: {**history, "loss": [[1, 0.5], [2, 0.75]]}})
