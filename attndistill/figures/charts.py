@@ -7,6 +7,7 @@ software or time, so equal input gives equal bytes.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -83,7 +84,7 @@ def probe_curve(curves: Mapping[str, Curve], *, ylabel: str, teacher: str | None
             _line(axis, epochs, values, colours[label], f"{label} (n = {len(values)})", marker="o")
         axis.set_xlabel("epoch of pre-training")
         axis.set_ylabel(ylabel)
-        axis.legend(edgecolor="none", framealpha=0.9, loc="lower right")
+        _legend(axis, loc="lower right")
         plain(axis, grid="y")
     return rendered()
 
@@ -117,7 +118,7 @@ def loss_curves(panels: Mapping[str, Mapping[str, Curve]], *, xlabel: str = "epo
             axis.set_title(f"{label} (n = {seeds})", loc="left", fontsize=9, fontweight="bold")
             axis.set_xlabel(xlabel)
             axis.set_ylabel("loss (as trained)")
-            axis.legend(edgecolor="none", framealpha=0.9, fontsize=8)
+            _legend(axis, fontsize=8)
             plain(axis, grid="y")
     return rendered()
 
@@ -225,6 +226,12 @@ def _line(
         squares = np.nansum((values - mean) ** 2, axis=0)
         spread = np.sqrt(squares / np.maximum(seen - 1, 1))
         axis.fill_between(places, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
+
+
+def _legend(axis: Axes, **options: Any) -> None:
+    """Every line's, also where its name begins with an underscore, which Matplotlib leaves out by itself."""
+    lines = axis.get_lines()
+    axis.legend(lines, [str(line.get_label()) for line in lines], edgecolor="none", framealpha=0.9, **options)
 
 
 def _binned(steps: Float[np.ndarray, " T"], values: Float[np.ndarray, "R T"]) -> Curve:

@@ -4,22 +4,49 @@ and attn_vis/<class>/*.png.
 The heavy imports (Matplotlib, pydantic, Jinja) happen inside the call: the command line imports this module.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attndistill.core.artifacts import replacing_directory
+from attndistill.core.artifacts import replacing_directory, write_text
 
 if TYPE_CHECKING:
-    from attndistill.report.claims import Claim
+    from attndistill.config.rows import RowsFile
     from attndistill.report.columns import Column
-    from attndistill.report.comparison import Comparison
+    from attndistill.report.entries import Entry
     from attndistill.report.page import Pictures
-    from attndistill.report.results import Row
     from attndistill.report.search import Found
     from attndistill.report.sheet import Sheet
+    from attndistill.results import TableFile
 
 INLINE_PANELS = 12  # the page stays a few megabytes; figures/attention/ holds them all
+TABLE, METRICS, LOSSES, ACCURACIES = "report/table.json", "metrics.json", "curves/loss.csv", "curves/pretraining.csv"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a report has for git and for the terminal.
+
+    Attributes:
+        table: every figure of the report.
+        curves: file name -> CSV, for `dvc plots`.
+        words: the table in a hundred columns, where the report lies, the best student, notes.
+    """
+
+    table: "TableFile"
+    curves: Mapping[str, str]
+    words: str
+
+    def write(self, results: Path) -> list[Path]:
+        """The files for git, below results/<experiment>; gives their paths."""
+        from attndistill.results import flat_metrics
+
+        self.table.write(results / TABLE)
+        flat_metrics(self.table).write(results / METRICS)
+        for name, text in self.curves.items():
+            write_text(results / name, text)
+        return [results / name for name in (TABLE, METRICS, *self.curves)]
 
 
 def build_report(
@@ -28,12 +55,14 @@ def build_report(
     destination: Path,
     *,
     title: str,
-    rows: Sequence[Mapping[str, Any]],
+    rows: "RowsFile",
+    pretrained: Mapping[str, str],
     description: Mapping[str, str],
+    model_folder: Callable[[str], Path],
     searches: Path | None = None,
-    claims: Sequence[Mapping[str, Any]] = (),
     data: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+    datasets: Mapping[str, Mapping[str, str]] | None = None,
+) -> Built:
     """Read what the stages wrote and write the report; figures that nobody measured stay empty.
 
     Args:
@@ -41,43 +70,57 @@ def build_report(
         outputs: holds attention/<model>/maps.npz.
         destination: the report's directory, replaced as a whole once everything is written.
         title: of the page.
-        rows: the table's lines in order, as `read_rows` takes them.
+        rows: of the experiment; its claims are judged by paired tests over seeds.
+        pretrained: name -> label of the pre-trained models, which stand first, where `rows` gives them none.
         description: provenance printed on the page, name -> text.
+        model_folder: where a model's weights lie.
         searches: holds the outcome of each study, a JSON file; None where nothing was searched.
-        claims: of the paper, as `claims.judge` takes them; judged by paired tests over seeds.
         data: class_list_sha256 and data_digest of the experiment's data, where figures of others are to be refused.
-
-    Returns:
-        The table, the paired comparisons and the judged claims as nested numbers, for `dvc metrics`.
+        datasets: the same of every further data set that the models are judged on, by name.
 
     Raises:
         ValueError: files that are broken, figures of different data, classes, protocols or teachers, or a destination
             that would swallow what is read or something that is no report.
     """
-    from attndistill.report.claims import claims_dict, judge
+    from attndistill.report import differences, table
     from attndistill.report.columns import columns_of
-    from attndistill.report.comparison import compare, comparisons_dict
+    from attndistill.report.entries import on_data_set, read_entries
     from attndistill.report.page import render_page
-    from attndistill.report.results import read_rows
     from attndistill.report.search import read_searches
-    from attndistill.report.table import as_dict
+    from attndistill.results import TableFile
 
     _check_destination(destination, (results, outputs))
-    read = read_rows(results, outputs, rows, data=data)
-    columns = columns_of(read)
-    comparisons = compare(read, columns)
-    judged = judge(claims, read, columns)
-    found = read_searches(searches) if searches else []
+    entries = read_entries(results, outputs, rows, pretrained, data)
+    columns = columns_of(entries)
+    compared = differences.compare(entries, columns)
+    claims = differences.judge(rows.claims, entries, columns)
+    sheets = {"table": table.table_sheet(entries, columns)}
+    further = {name: on_data_set(entries, results, name, digests) for name, digests in (datasets or {}).items()}
+    sheets |= {f"table@{name}": table.table_sheet(judged, columns_of(judged)) for name, judged in further.items()}
+    if compared:
+        sheets["differences"] = differences.differences_sheet(compared, entries, columns)
+    if claims:
+        sheets["claims"] = differences.claims_sheet(claims, entries, columns)
+    found = read_searches(searches)
     with replacing_directory(destination) as beside:
-        pictures = _write_figures(beside / "figures", read, columns)
-        sections = _write_searches(beside, found)
+        pictures = _write_figures(beside / "figures", entries, columns)
         page = render_page(
-            read, columns, comparisons, pictures, title=title, description=description, searches=sections, claims=judged
+            {**sheets, "chosen": table.chosen_sheet(entries, columns)},
+            pictures,
+            title=title,
+            headlines=differences.headlines(compared, claims),
+            description=description,
+            searches=_write_searches(beside, found),
         )
         (beside / "index.html").write_text(page, encoding="utf-8")
-        _write_tables(beside, read, columns, comparisons, judged)
-    table = {"models": as_dict(read, columns), "differences": comparisons_dict(comparisons)}
-    return {**table, "claims": claims_dict(judged)} if judged else table
+        for name, sheet in sheets.items():
+            _write_sheet(beside / name, sheet, sheet)
+    models, paired = table.models_table(entries, columns), differences.differences_table(compared)
+    told: dict[str, Any] = {"claims": differences.claims_table(claims)} if claims else {}
+    if further:
+        told["datasets"] = {name: table.models_table(one, columns_of(one)) for name, one in further.items()}
+    words = table.closing_words(entries, columns, destination / "index.html", model_folder)
+    return Built(TableFile(models=models, differences=paired, **told), _curves(entries, list(pretrained)), words)
 
 
 def _check_destination(destination: Path, read: Sequence[Path]) -> None:
@@ -90,37 +133,17 @@ def _check_destination(destination: Path, read: Sequence[Path]) -> None:
         raise ValueError(f"report destination {destination} holds something else, an empty or earlier report allowed")
 
 
-def _write_tables(
-    directory: Path,
-    rows: Sequence["Row"],
-    columns: Sequence["Column"],
-    comparisons: Sequence["Comparison"],
-    claims: Sequence["Claim"],
-) -> None:
-    """The table, and differences and claims where there are any."""
-    from attndistill.report.claims import claims_csv, claims_sheet
-    from attndistill.report.comparison import comparisons_csv, comparisons_sheet
-    from attndistill.report.table import table_csv, table_sheet
+def _write_sheet(path: Path, sheet: "Sheet", figures: "Sheet") -> None:
+    """path.csv (of `figures`), path.tex and path.md."""
+    from attndistill.report.sheet import as_csv, as_latex, as_markdown
 
-    _write_table(directory / "table", table_csv(rows, columns), table_sheet(rows, columns))
-    if comparisons:
-        sheet = comparisons_sheet(comparisons, rows, columns)
-        _write_table(directory / "differences", comparisons_csv(comparisons, rows), sheet)
-    if claims:
-        _write_table(directory / "claims", claims_csv(claims, rows, columns), claims_sheet(claims, rows, columns))
-
-
-def _write_table(path: Path, figures: str, sheet: "Sheet") -> None:
-    """path.csv, path.tex and path.md."""
-    from attndistill.report.sheet import as_latex, as_markdown
-
-    for suffix, text in {"csv": figures, "tex": as_latex(sheet), "md": as_markdown(sheet)}.items():
+    for suffix, text in {"csv": as_csv(figures), "tex": as_latex(sheet), "md": as_markdown(sheet)}.items():
         path.with_name(f"{path.name}.{suffix}").write_text(text, encoding="utf-8")
 
 
 def _write_searches(directory: Path, found: Sequence["Found"]) -> list[dict[str, Any]]:
     """The figures and tables of every study as files; gives what the page says of each."""
-    from attndistill.report.search import figures_of, search_csv, search_sheet, section_of
+    from attndistill.report.search import every_trial, figures_of, section_of
 
     sections = []
     for study in found:
@@ -130,12 +153,37 @@ def _write_searches(directory: Path, found: Sequence["Found"]) -> list[dict[str,
             (directory / "figures" / "search" / study.name / name).write_bytes(picture)
         (directory / "search").mkdir(exist_ok=True)
         section = section_of(study, drawn)
-        _write_table(directory / "search" / study.name, search_csv(study), search_sheet(section))
+        _write_sheet(directory / "search" / study.name, section["sheet"], every_trial(study))
         sections.append(section)
     return sections
 
 
-def _write_figures(directory: Path, rows: Sequence["Row"], columns: Sequence["Column"]) -> "Pictures":
+def curve_columns(rows: "RowsFile", pretrained: Sequence[str]) -> dict[str, list[str]]:
+    """The columns of each file of curves beside `epoch`: what a plot of DVC names."""
+    pictured = [name for name in rows.rows if rows.pictures is None or name in rows.pictures]
+    return {LOSSES: [*pretrained, *pictured], ACCURACIES: list(pretrained)}
+
+
+def _curves(entries: Sequence["Entry"], pretrained: Sequence[str]) -> dict[str, str]:
+    """A line an epoch, a column a model, means over seeds: `dvc plots` draws them on one axis."""
+    import numpy as np
+
+    from attndistill.report.pictures import loss_terms
+
+    shown = [entry for entry in entries if entry.pictured]
+    losses = {entry.name: loss_terms(entry).get("loss") for entry in shown}
+    accuracies = {entry.name: entry.pretraining for entry in entries if entry.name in pretrained}
+    written = {}
+    for file, curves in ((LOSSES, losses), (ACCURACIES, accuracies)):
+        means = {n: dict(zip(c[0], np.nanmean(c[1], axis=0), strict=True)) if c else {} for n, c in curves.items()}
+        lines = [["epoch", *curves]]
+        for epoch in sorted(set().union(*means.values())):
+            lines.append([f"{epoch:g}", *(f"{means[n][epoch]:.9g}" if epoch in means[n] else "" for n in curves)])
+        written[file] = "".join(f"{','.join(line)}\n" for line in lines)
+    return written
+
+
+def _write_figures(directory: Path, entries: Sequence["Entry"], columns: Sequence["Column"]) -> "Pictures":
     """Charts and comparison panels as files; the panels for the page are evenly spaced over all images."""
     from attndistill.figures.attention import png_bytes
     from attndistill.figures.export import export_by_class, safe_names
@@ -143,15 +191,15 @@ def _write_figures(directory: Path, rows: Sequence["Row"], columns: Sequence["Co
     from attndistill.report.pictures import charts, comparison_panels, group_charts
 
     directory.mkdir()
-    drawn = charts(rows, columns)
+    drawn = charts(entries, columns)
     for name, picture in drawn.items():
         (directory / name).write_bytes(picture)
-    grouped = group_charts(rows, columns)
+    grouped = group_charts(entries, columns)
     for pictures in grouped.values():
         (directory / "groups").mkdir(exist_ok=True)
         for name, picture in pictures.items():
             (directory / "groups" / name).write_bytes(picture)
-    compared = comparison_panels(rows)
+    compared = comparison_panels(entries)
     panels = {(panel.name, panel.kind): png_bytes(panel.draw()) for panel in compared if panel.featured}
     if compared:
         kinds, names = [panel.kind for panel in compared], [panel.name for panel in compared]

@@ -1,12 +1,17 @@
-"""The columns of the table: one figure of every model by one protocol, and its gap to the teacher's."""
+"""The columns of the table: one figure of every model by one protocol, and its gap to the teacher's.
 
+Which figures there are, their titles, units, digits and order is what the registry of evaluations declares.
+"""
+
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attndistill.report.results import TEACHER, Measurement, Row
+from attndistill.core.words import shown
+from attndistill.evaluations import Evaluation, Figure, evaluations
+from attndistill.report.entries import TEACHER, Entry
+from attndistill.results import Measurement
 
-METRICS = {"top1": "top-1", "top5": "top-5"}
-_TITLES = {"knn": "k-NN", "logistic": "Logistic regression", "linear": "Linear", "finetune": "Fine-tuning"}
 _NEAREST = ("linear", "logistic")  # to the linear probe of the paper's table, the nearest first
 
 
@@ -15,101 +20,113 @@ class Column:
     """A figure measured for every model by one protocol.
 
     Attributes:
-        probe: its key in the files ('knn'), or 'attention'.
-        metric: 'top1', 'top5' or 'kl_to_teacher'.
+        evaluation, metric: whose figure, and its name in the files.
         protocol: by which every cell was measured.
         feature: what was evaluated; empty where it differs between models or does not apply.
-        cells: one for each row; None where nobody measured.
+        cells: one for each entry; None where nobody measured.
     """
 
-    probe: str
+    evaluation: Evaluation
     metric: str
     protocol: str
     feature: str
     cells: tuple[Measurement | None, ...]
 
     @property
-    def is_accuracy(self) -> bool:
-        return self.metric in METRICS
+    def figure(self) -> Figure:
+        return self.evaluation.figures[self.metric]
 
     @property
-    def group(self) -> str:
-        return _TITLES.get(self.probe, self.probe) if self.is_accuracy else "KL to teacher"
+    def key(self) -> str:
+        """'knn_top1'."""
+        return self.evaluation.key(self.metric)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the evaluation's first figure: the one that is compared, drawn and printed in a terminal."""
+        return self.metric == next(iter(self.evaluation.figures))
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether it is percent, the more the better."""
+        return self.figure.unit == "%" and self.figure.direction == "maximize"
 
     @property
     def heading(self) -> str:
-        return f"{METRICS[self.metric]} (%)" if self.is_accuracy else "nats"
+        """'top-1 (%)', below the evaluation's title."""
+        unit, title = self.figure.unit, self.figure.title
+        return (unit or title) if title == self.evaluation.title else f"{title} ({unit})" if unit else title
 
     @property
     def title(self) -> str:
-        return f"{self.group} {METRICS[self.metric]}" if self.is_accuracy else self.group
-
-    @property
-    def digits(self) -> int:
-        return 1 if self.is_accuracy else 3
+        """'k-NN top-1', standing alone."""
+        title = self.evaluation.title
+        return title if self.figure.title == title else f"{title} {self.figure.title}"
 
     @property
     def means(self) -> list[float | None]:
         return [cell.mean if cell else None for cell in self.cells]
 
-    def best(self, excluded: int | None) -> int | None:
-        """The row of the best mean apart from the row `excluded`; None below two candidates."""
-        means = [(cell.mean, row) for row, cell in enumerate(self.cells) if cell is not None and row != excluded]
+    def best(self, *excluded: int | None) -> int | None:
+        """The entry of the best mean apart from those excluded; None below two candidates."""
+        means = [(mean, place) for place, mean in enumerate(self.means) if mean is not None and place not in excluded]
         if len(means) < 2:
             return None
-        return (max if self.is_accuracy else min)(means, key=lambda entry: entry[0])[1]
+        return (max if self.figure.direction == "maximize" else min)(means, key=lambda found: found[0])[1]
+
+    def text(self, place: int) -> str:
+        """'90.9 ± 0.4'; without sd below two seeds; empty where nobody measured."""
+        cell, digits = self.cells[place], self.figure.digits
+        if cell is None:
+            return ""
+        return f"{cell.mean:.{digits}f}" + ("" if cell.sd is None else f" ± {cell.sd:.{digits}f}")
+
+    def difference(self, mean: float, sd: float | None = None) -> str:
+        """'+1.40 ± 0.55', with a true minus sign; points of percent with one digit more than percentages."""
+        digits = self.figure.digits + (self.figure.unit == "%")
+        return f"{mean:+.{digits}f}".replace("-", "−") + ("" if sd is None else f" ± {sd:.{digits}f}")
+
+    @property
+    def difference_unit(self) -> str:
+        return "points" if self.figure.unit == "%" else self.figure.unit
 
 
-def columns_of(rows: Sequence[Row]) -> list[Column]:
-    """Every column that somebody measured: the probes in their usual order, then KL to the teacher.
+def columns_of(entries: Sequence[Entry]) -> list[Column]:
+    """Every column that somebody measured, in the order of the registry.
 
     Raises:
         ValueError: a column whose cells were measured by different protocols.
     """
-    met = {name for row in rows if row.probe for name in row.probe.probes}
-    order = [*(name for name in _TITLES if name in met), *sorted(met - set(_TITLES))]
     columns = []
-    for probe in order:
-        found = [row.probe.probes.get(probe) if row.probe else None for row in rows]
-        features = {row.probe.feature for row, entry in zip(rows, found, strict=True) if row.probe and entry}
+    for name, evaluation in evaluations().items():
+        on_maps = evaluation.on == "maps"
+        sources = [
+            entry.attention if on_maps else entry.probe.probes.get(name) if entry.probe else None for entry in entries
+        ]
+        features = {entry.feature for entry, found in zip(entries, sources, strict=True) if found and not on_maps}
         feature = features.pop() if len(features) == 1 else ""
-        for metric in METRICS:
-            cells = tuple(getattr(entry, metric) if entry else None for entry in found)
-            columns += _column(rows, probe, metric, feature, cells)
-    kl = tuple(row.attention.kl_to_teacher if row.attention else None for row in rows)
-    return columns + _column(rows, "attention", "kl_to_teacher", "", kl)
+        for metric in evaluation.figures:
+            cells = tuple(found.figures.get(metric) if found else None for found in sources)
+            measured = [(entry.name, cell.protocol) for entry, cell in zip(entries, cells, strict=True) if cell]
+            for other, protocol in measured[1:]:
+                if protocol != measured[0][1]:
+                    raise ValueError(
+                        f"{name} {metric}: {measured[0][0]} was measured by {measured[0][1]}, {other} by {protocol}; "
+                        "a column allows one protocol"
+                    )
+            if measured:
+                columns.append(Column(evaluation, metric, shown(measured[0][1]), feature, cells))
+    return columns
 
 
-def _column(
-    rows: Sequence[Row], probe: str, metric: str, feature: str, cells: tuple[Measurement | None, ...]
-) -> list[Column]:
-    measured = [(row.name, cell.protocol) for row, cell in zip(rows, cells, strict=True) if cell]
-    if not measured:
-        return []
-    first, protocol = measured[0]
-    for name, other in measured[1:]:
-        if other != protocol:
-            raise ValueError(
-                f"{probe} {metric}: {first} was measured by {protocol}, {name} by {other}; a column allows one protocol"
-            )
-    return [Column(probe, metric, protocol, feature, cells)]
+def place_of(entries: Sequence[Entry], name: str = TEACHER) -> int | None:
+    """Which entry has a name; None without it."""
+    return next((place for place, entry in enumerate(entries) if entry.name == name), None)
 
 
-def shown(cell: Measurement | None, digits: int) -> str:
-    """'90.9 ± 0.4'; without sd below two seeds; empty where nobody measured."""
-    if cell is None:
-        return ""
-    return f"{cell.mean:.{digits}f}" + ("" if cell.sd is None else f" ± {cell.sd:.{digits}f}")
-
-
-def teacher_place(rows: Sequence[Row]) -> int | None:
-    """Which row is the teacher's; None without one."""
-    return next((place for place, row in enumerate(rows) if row.name == TEACHER), None)
-
-
-def gaps(rows: Sequence[Row], figures: Sequence[float | None]) -> list[float | None]:
-    """Each row's figure - the teacher's; None for the teacher and where either is missing."""
-    teacher = teacher_place(rows)
+def gaps(entries: Sequence[Entry], figures: Sequence[float | None]) -> list[float | None]:
+    """Each entry's figure - the teacher's; None for the teacher and where either is missing."""
+    teacher = place_of(entries)
     wanted = None if teacher is None else figures[teacher]
     return [
         None if figure is None or wanted is None or place == teacher else figure - wanted
@@ -119,33 +136,19 @@ def gaps(rows: Sequence[Row], figures: Sequence[float | None]) -> list[float | N
 
 def nearest_to_paper(columns: Sequence[Column]) -> Column | None:
     """Our top-1 by the probe that is nearest to the paper's."""
-    ours = {column.probe: column for column in columns if column.metric == "top1"}
+    ours = {column.evaluation.name: column for column in columns if column.is_first}
     return next((ours[probe] for probe in _NEAREST if probe in ours), None)
 
 
-def paper_gaps(rows: Sequence[Row]) -> list[float | None]:
-    """The paper's top-1 of each row - that of its teacher."""
-    return gaps(rows, [row.paper[0] for row in rows])
-
-
-def our_gaps(rows: Sequence[Row], column: Column | None) -> list[float | None]:
-    """The means of a column - the teacher's."""
-    return gaps(rows, column.means) if column else [None] * len(rows)
-
-
-def has_paper(rows: Sequence[Row]) -> bool:
-    """Whether the paper prints a figure of any row."""
-    return any(figure is not None for row in rows for figure in row.paper)
-
-
-def signed(difference: float | None, sd: float | None = None) -> str:
-    """'+1.4 ± 0.6' with a true minus sign; empty where there is nothing."""
-    if difference is None:
+def usual_feature(entries: Sequence[Entry], columns: Sequence[Column]) -> str:
+    """What most models were judged by; empty where all were judged by the same, which the column names."""
+    features = [entry.feature for entry in entries if entry.probe]
+    if not features or all(column.feature for column in columns if column.evaluation.on != "maps"):
         return ""
-    return f"{difference:+.1f}".replace("-", "−") + ("" if sd is None else f" ± {sd:.1f}")
+    return Counter(features).most_common(1)[0][0]
 
 
-def seeds_of(columns: Sequence[Column], row: int) -> str:
-    """The seed count of a row; all counts where its figures differ, empty without figures."""
-    counts = sorted({cell.n for column in columns if (cell := column.cells[row]) is not None})
-    return ", ".join(str(count) for count in counts)
+def made_by(columns: Sequence[Column]) -> list[str]:
+    """'k-NN: knn/dino-v1, on cls_token before the projector.', once for each evaluation and protocol."""
+    made = dict.fromkeys((column.evaluation.title, column.protocol, column.feature) for column in columns)
+    return [f"{title}: {protocol}{', on ' + feature if feature else ''}." for title, protocol, feature in made]

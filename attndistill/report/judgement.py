@@ -1,48 +1,60 @@
-"""When a difference over seeds is said to hold: paired t-tests, their thresholds, and the rules in words.
-
-No p-value is corrected for the number of comparisons; NOT_CORRECTED is printed beside them.
-"""
+"""When a difference over seeds is said to hold: paired t-tests, corrected for how many a table has, and the rules."""
 
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 HOLDS, FAILS, NOISE, FEW, UNMEASURED = "holds", "does not hold", "within noise", "too few seeds", "not measured"
 _DECIDING = (FAILS, UNMEASURED, FEW, NOISE, HOLDS)  # the first that some pair has is the verdict on every pair
 P_HOLDS = 0.05
+POWER = 0.8
 FEWEST_SEEDS = 3
 
 EVERY, MEAN, NO_WORSE = "every", "mean", "no_worse"
+_TEST = f"a two-sided paired t-test over seeds; fewer than {FEWEST_SEEDS} shared seeds are too few"
+DIFFERENCE_RULE = f"Differences are paired by seed: {_TEST}. Corrected p < {P_HOLDS} holds, otherwise within noise."
 PAIR_RULE = (
-    f"A pair: a two-sided paired t-test over seeds; p < {P_HOLDS} with the better row ahead holds, p < {P_HOLDS} with "
-    f"it behind does not hold, otherwise within noise; fewer than {FEWEST_SEEDS} shared seeds are too few."
+    f"A pair: {_TEST}. Corrected p < {P_HOLDS} with the better row ahead holds, with it behind does not hold, "
+    "otherwise within noise."
 )
 RULES = {
-    EVERY: "Every pair: holds if each pair holds, does not hold if one of them does not (an intersection-union test). "
-    "The weakest pair decides and is marked; no mean over pairs is taken.",
+    EVERY: "Every pair: holds if each pair holds, does not hold if one of them does not. The weakest pair decides and "
+    "is marked; no mean over pairs is taken.",
     MEAN: "Mean of the pairs: the same test of the pairs' mean for each seed; a pair alone may go the other way.",
-    NO_WORSE: "No worse: one-sided, against a margin, for every pair: holds if the lower 95 % bound of the mean "
-    "difference (“at least”) is above −margin in each pair, does not hold if the upper 95 % bound is below −margin in "
-    "one of them, otherwise within noise; p is that of a mean at or below −margin. The weakest pair is marked.",
+    NO_WORSE: "No worse: one-sided, against a margin, for every pair: p is that of a mean at or below −margin, and “at "
+    "least” is the lower 95 % bound of the mean. Holds if corrected p < 0.05 in each pair, does not hold if one is as "
+    "surely behind by more than the margin, otherwise within noise. The weakest pair is marked.",
 }
-NOT_CORRECTED = (
-    "p is not corrected for the number of comparisons: of twenty differences that are nothing, "
-    "one would be expected to pass."
-)
+
+
+def table_rules(tests: int) -> list[str]:
+    """What else must be said of a table with that many tests."""
+    return [
+        f"p (Holm) is p corrected for the {tests} tests of this table, and decides; p beside it and the 95 % interval "
+        "of the mean are not corrected. Detectable: the smallest true difference that so many seeds show in 80 % of "
+        "studies (two-sided 5 %, not corrected), taking the sd for the true one."
+    ]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """better - worse in one figure, over the seeds that the rows share.
+    """left - right in one figure, over the seeds that two rows share.
 
     Attributes:
-        differences: points of percent, one a seed; empty where a row was not measured.
-        margin: by how many points `better` may be behind and still be no worse; None where it must be ahead.
+        differences: points of percent or nats, one a seed; empty where a row was not measured.
+        margin: by how many points `left` may be behind and still be no worse; None where it must be ahead.
+        claimed: whether `left` is said to be ahead; otherwise a difference in either direction holds.
+        tests: how many its table has.
+        p_holm: p, corrected for them; None until `corrected` has seen the table.
     """
 
     differences: tuple[float, ...]
     margin: float | None = None
+    claimed: bool = True
+    tests: int = 1
+    p_holm: float | None = None
 
     @property
     def n(self) -> int:
@@ -65,29 +77,51 @@ class Judged:
 
     @property
     def doubt(self) -> float:
-        """One-sided p of `better` being no further ahead than it must be: the larger, the weaker the pair."""
+        """One-sided p of `left` being no further ahead than it must be: the larger, the weaker the pair."""
         return ahead_p(self.differences, over=-(self.margin or 0.0))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % confidence of the mean, two-sided."""
+        return None if self.n < FEWEST_SEEDS else (self._bound(-1, 1 - P_HOLDS / 2), self._bound(1, 1 - P_HOLDS / 2))
 
     @property
     def bound(self) -> float | None:
         """The lower one-sided 95 % bound of the mean, where a margin asks for one."""
-        if self.margin is None or self.n < FEWEST_SEEDS:
-            return None
+        return None if self.margin is None or self.n < FEWEST_SEEDS else self._bound(-1, 1 - P_HOLDS)
+
+    def _bound(self, side: int, confidence: float) -> float:
         from scipy.stats import t
 
-        wide = float(t.ppf(1 - P_HOLDS, self.n - 1)) / math.sqrt(self.n)
-        return statistics.fmean(self.differences) - wide * statistics.stdev(self.differences)
+        wide = float(t.ppf(confidence, self.n - 1)) / math.sqrt(self.n)
+        return statistics.fmean(self.differences) + side * wide * statistics.stdev(self.differences)
+
+    @property
+    def detectable(self) -> float | None:
+        """The smallest true difference that as many seeds show with 80 % power, were this sd the true one."""
+        return None if self.n < FEWEST_SEEDS else (self.sd or 0.0) / math.sqrt(self.n) * _noncentrality(self.n)
 
     @property
     def verdict(self) -> str:
-        """One of the five words above, by PAIR_RULE or against the margin."""
+        """One of the five words above."""
         if self.p is None or self.mean is None:
             return FEW if self.n else UNMEASURED
+        decisive = self.p if self.p_holm is None else self.p_holm
         if self.margin is not None:
-            return HOLDS if self.p < P_HOLDS else FAILS if self.p > 1 - P_HOLDS else NOISE
-        if self.p >= P_HOLDS:
+            return HOLDS if decisive < P_HOLDS else FAILS if (1 - self.p) * self.tests < P_HOLDS else NOISE
+        if decisive >= P_HOLDS:
             return NOISE
-        return HOLDS if self.mean > 0 else FAILS
+        return HOLDS if self.mean > 0 or not self.claimed else FAILS
+
+
+def corrected(judged: Sequence[Judged]) -> list[Judged]:
+    """All tests of one table, each with its p as Holm (1979) corrects it for their number."""
+    tested = sorted((one.p, place) for place, one in enumerate(judged) if one.p is not None)
+    found, largest = list(judged), 0.0
+    for rank, (p, place) in enumerate(tested):
+        largest = max(largest, min(1.0, (len(tested) - rank) * p))
+        found[place] = replace(judged[place], p_holm=largest, tests=len(tested))
+    return found
 
 
 @dataclass(frozen=True)
@@ -137,6 +171,16 @@ def ahead_p(differences: Sequence[float], *, over: float) -> float:
 
 def _constant(differences: Sequence[float]) -> bool:
     return math.isclose(statistics.stdev(differences), 0.0, abs_tol=1e-12)
+
+
+@cache
+def _noncentrality(n: int) -> float:
+    """How many standard errors from zero a mean must truly lie to be found, on its side, with the power asked for."""
+    from scipy.optimize import brentq
+    from scipy.stats import nct, t
+
+    critical = float(t.ppf(1 - P_HOLDS / 2, n - 1))
+    return float(brentq(lambda far: nct.sf(critical, n - 1, far) - POWER, 0.0, 4 * critical))
 
 
 def shown_p(p: float | None) -> str:

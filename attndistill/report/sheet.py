@@ -1,14 +1,16 @@
-"""A table as it is printed, and how it is written as LaTeX and as Markdown; and lines of raw figures as CSV.
+"""A table, laid out once: printed as HTML (page.html.j2), LaTeX, Markdown and plain text, and as CSV at full precision.
 
-What a cell says is decided by the module that fills the sheet; here is only how either language wants it written.
+What a cell says is decided by the module that fills the sheet; here is only how each language wants it written.
 """
 
 import csv
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from io import StringIO
 from itertools import groupby
 from typing import Any
+
+from attndistill.core.words import cell
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -28,39 +30,101 @@ _MARKDOWN = {c: f"\\{c}" for c in "\\`*_[]<>|"} | {"\n": " "}
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, perhaps in bold, perhaps with a remark in small print."""
+    """A text, perhaps in bold, perhaps with a remark in small print; and the values that CSV has for it.
+
+    `values` may be fewer than the fields of its heading: the rest is empty.
+    """
 
     text: str = ""
     bold: bool = False
     small: str = ""
+    values: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
 class Heading:
-    """Of a column; `over` is printed once above the neighbours that share it."""
+    """Of a column.
+
+    Attributes:
+        name: printed; a column without one is for CSV alone.
+        over: printed once above the neighbours that share it.
+        left: how its cells are aligned.
+        small, over_small: small print of the page below the two.
+        fields: names of its values in CSV.
+        brief: whether a terminal shows it.
+    """
 
     name: str
     over: str = ""
     left: bool = False
+    small: str = ""
+    over_small: str = ""
+    fields: tuple[str, ...] = ()
+    brief: bool = True
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Headings, groups of lines with a title each (or an empty one), and what must be said of the figures."""
+    """Headings, groups of lines with a title each (or an empty one), and what must be said of the figures.
+
+    Attributes:
+        stamps: fields of CSV that are the same in every line.
+    """
 
     headings: Sequence[Heading]
     groups: Sequence[tuple[str, Sequence[Sequence[Cell]]]]
     notes: Sequence[str] = ()
+    stamps: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert all(len(line) == len(self.headings) for _, lines in self.groups for line in lines)
 
+    @property
+    def overheads(self) -> list[tuple[str, str, int]]:
+        """Text above the headings, its small print, and how many columns it spans."""
+        shared = groupby(self.headings, key=lambda heading: (heading.over, heading.over_small))
+        return [(over, small, len(list(members))) for (over, small), members in shared]
 
-def as_csv(lines: Iterable[Sequence[Any]]) -> str:
-    """Lines at full precision, the header first; None is an empty field."""
+
+def as_csv(sheet: Sheet) -> str:
+    """A line for each line, at full precision; None is an empty field. No text can be taken for a formula."""
+    names = [name for heading in sheet.headings for name in heading.fields]
     text = StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(cell, [*names, *sheet.stamps]))
+    for _, members in sheet.groups:
+        for line in members:
+            found: list[Any] = []
+            for heading, filled in zip(sheet.headings, line, strict=True):
+                found += [*filled.values, *[None] * (len(heading.fields) - len(filled.values))]
+            writer.writerow(map(cell, [*found, *sheet.stamps.values()]))
     return text.getvalue()
+
+
+def as_text(sheet: Sheet, width: int = 100) -> str:
+    """For a terminal: the brief columns beside each other as far as they fit, the others below; without titles."""
+    places = [place for place, heading in enumerate(sheet.headings) if heading.brief]
+    lines = [[line[place].text for place in places] for _, members in sheet.groups for line in members]
+    heads = [[getattr(sheet.headings[place], part) for place in places] for part in ("over", "name")]
+    table = [*heads, *lines]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    widths[0] = min(widths[0], max(20, width - sum(widths[1:]) - 2 * len(widths[1:])))
+    blocks: list[list[int]] = [[]]
+    for place in range(1, len(places)):
+        if blocks[-1] and widths[0] + sum(widths[at] + 2 for at in [*blocks[-1], place]) > width:
+            blocks.append([])
+        blocks[-1].append(place)
+    written = []
+    for block in blocks:
+        for line in table:
+            cells = [_short(line[0], widths[0]), *(line[at].rjust(widths[at]) for at in block)]
+            written.append("  ".join(cells).rstrip())
+        written.append("")
+    return "\n".join(written)
+
+
+def _short(text: str, width: int) -> str:
+    return text.ljust(width) if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def as_latex(sheet: Sheet) -> str:
@@ -86,8 +150,7 @@ def as_latex(sheet: Sheet) -> str:
 
 def _latex_overheads(sheet: Sheet) -> list[str]:
     heads, rules, at = [], [], 1
-    for over, members in groupby(sheet.headings, key=lambda heading: heading.over):
-        wide = len(list(members))
+    for over, _, wide in sheet.overheads:
         if over:
             heads.append(f"\\multicolumn{{{wide}}}{{c}}{{{tex(over)}}}")
             rules.append(f"\\cmidrule(lr){{{at}-{at + wide - 1}}}")

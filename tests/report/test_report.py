@@ -3,21 +3,14 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from attndistill.report.build import build_report
-
-
-def build(experiment, **changes):
-    options = {"title": "Digits", "rows": experiment.rows, "description": experiment.description} | changes
-    return build_report(experiment.results, experiment.outputs, experiment.destination, **options)
-
-
-def page(experiment) -> str:
-    return (experiment.destination / "index.html").read_text()
+from attndistill.results import Measurement
 
 
 class Cells(HTMLParser):
@@ -54,7 +47,7 @@ def parsed(text: str) -> Cells:
 
 
 def line_of(experiment, label: str) -> list[str]:
-    return next(line for line in parsed(page(experiment)).lines if line[0] == label)
+    return next(line for line in parsed(experiment.page).lines if line[0] == label)
 
 
 def values_of(experiment, model: str, probe: str, metric: str) -> np.ndarray:
@@ -63,18 +56,18 @@ def values_of(experiment, model: str, probe: str, metric: str) -> np.ndarray:
 
 
 def test_the_table_prints_mean_and_sample_sd_over_seeds(experiment):
-    table = build(experiment)
+    models = experiment.build().table.models
     values = values_of(experiment, "attndistill", "knn", "top1")
     printed = f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
     assert line_of(experiment, "AttnDistill")[1:3] == ["92,880", printed]
     assert line_of(experiment, "AttnDistill")[-1] == "5"
-    assert table["models"]["attndistill"]["knn"]["top1"]["mean"] == pytest.approx(values.mean())
-    assert table["models"]["attndistill"]["knn"]["top1"]["sd"] == pytest.approx(values.std(ddof=1))
-    assert "sd" not in table["models"]["teacher"]["knn"]["top1"]  # one seed
+    assert models["attndistill"].evaluations["knn"]["top1"].mean == pytest.approx(values.mean())
+    assert models["attndistill"].evaluations["knn"]["top1"].sd == pytest.approx(values.std(ddof=1))
+    assert models["teacher"].evaluations["knn"]["top1"].sd is None  # one seed
 
 
 def test_page_csv_and_tex_agree(experiment):
-    build(experiment)
+    experiment.build()
     values = values_of(experiment, "scratch", "logistic", "top5")
     with (experiment.destination / "table.csv").open(newline="") as file:
         lines = {line["model"]: line for line in csv.DictReader(file)}
@@ -87,17 +80,20 @@ def test_page_csv_and_tex_agree(experiment):
 
 
 def test_the_best_student_is_bold_and_the_teacher_never_is(experiment):
-    experiment.edit("probes/teacher.json", lambda file: file["probes"]["knn"]["top1"].update(values=[99.9]))
-    experiment.edit("probes/scratch.json", lambda file: file["probes"]["knn"]["top1"].update(values=[95.0] * 5))
-    build(experiment)
+    def top1(*values):
+        return Measurement.of(values, range(len(values)), "knn/dino-v1").model_dump(mode="json")
+
+    experiment.edit("probes/teacher.json", lambda file: file["probes"]["knn"].update(top1=top1(99.9)))
+    experiment.edit("probes/scratch.json", lambda file: file["probes"]["knn"].update(top1=top1(*[95.0] * 5)))
+    experiment.build()
     tex = (experiment.destination / "table.tex").read_text()
     bold = [line.split(" & ")[0] for line in tex.splitlines() if "\\textbf{95.0" in line or "\\textbf{99.9" in line]
     assert bold == ["Student from scratch (MAE)"]
 
 
 def test_protocol_and_feature_stand_beside_the_figures(experiment):
-    build(experiment)
-    head = parsed(page(experiment)).lines[:2]
+    experiment.build()
+    head = parsed(experiment.page).lines[:2]
     assert "k-NNcls_token before the projector" in head[0]
     assert "top-1 (%)knn/dino-v1" in head[1]
     assert "top-1 (%)logistic/standardised-lbfgs-v1" in head[1]
@@ -105,46 +101,47 @@ def test_protocol_and_feature_stand_beside_the_figures(experiment):
 
 def test_a_feature_that_differs_is_named_in_its_line_and_the_usual_one_once(experiment):
     experiment.edit("probes/teacher.json", lambda file: file.update(feature="cls_token of the last block"))
-    build(experiment)
-    lines = [line[0] for line in parsed(page(experiment)).lines]
+    experiment.build()
+    lines = [line[0] for line in parsed(experiment.page).lines]
     assert "Teacher (MAE)cls_token of the last block" in lines
     assert "AttnDistill" in lines
-    assert "Where a line names no feature, it is cls_token before the projector." in page(experiment)
+    assert "Where a line names no feature, it is cls_token before the projector." in experiment.page
 
 
 def test_cells_nobody_measured_are_empty(experiment):
     experiment.edit("probes/projector_alignment.json", lambda file: file["probes"].pop("logistic"))
     (experiment.results / "attention" / "projector_alignment.json").unlink()
-    table = build(experiment)
+    models = experiment.build().table.models
     line = line_of(experiment, "Projector alignment only")
     assert line[2] != ""
     assert line[4:7] == ["", "", ""]
-    assert "logistic" not in table["models"]["projector_alignment"]
-    assert "attention" not in table["models"]["projector_alignment"]
+    assert set(models["projector_alignment"].evaluations) == {"knn"}
     with (experiment.destination / "table.csv").open(newline="") as file:
         lines = {line["model"]: line for line in csv.DictReader(file)}
     assert lines["projector_alignment"]["logistic_top1_mean"] == ""
 
 
 def test_a_report_on_nothing_but_names_has_empty_lines_and_no_sections(experiment, tmp_path):
-    empty = tmp_path / "empty"
-    table = build_report(empty, empty, tmp_path / "report", title="t", rows=experiment.rows, description={})
-    assert table == {"models": {row["name"]: {} for row in experiment.rows}, "differences": {}}
-    text = (tmp_path / "report" / "index.html").read_text()
-    assert "<img" not in text
-    assert [line for line in parsed(text).lines if line[0] == "AttnDistill"] == [["AttnDistill", "", ""]]
+    experiment.results = experiment.outputs = tmp_path / "empty"
+    experiment.destination = tmp_path / "report"
+    built = experiment.build()
+    names = {"teacher", "scratch", "projector_alignment", "attndistill"}
+    assert built.table.model_dump(exclude_unset=True) == {"models": {name: {} for name in names}, "differences": {}}
+    assert "<img" not in experiment.page
+    assert line_of(experiment, "AttnDistill") == ["AttnDistill", "", ""]
 
 
 def test_learning_rates_are_not_drawn_among_the_losses(experiment):
+    from attndistill.report.entries import read_entries
     from attndistill.report.pictures import charts
-    from attndistill.report.results import read_rows
 
     def drop_rates(file):
         for curves in file["curves"].values():
             curves.pop("learning_rate")
 
     def drawn():
-        return charts(read_rows(experiment.results, experiment.outputs, experiment.rows), [])
+        entries = read_entries(experiment.results, experiment.outputs, experiment.rows_file, experiment.pretrained)
+        return charts(entries, [])
 
     experiment.write_curves()
     first = drawn()
@@ -156,20 +153,20 @@ def test_learning_rates_are_not_drawn_among_the_losses(experiment):
 def test_a_model_without_maps_has_no_line_in_the_panels(experiment):
     from PIL import Image
 
-    build(experiment)
+    experiment.build()
     panel = experiment.destination / "figures" / "attention" / "test-00003.png"
     height = Image.open(panel).height
     (experiment.outputs / "attention" / "scratch" / "maps.npz").unlink()
-    build(experiment)
+    experiment.build()
     assert Image.open(panel).height == height - 118
 
 
 def test_every_pictured_image_is_exported_by_class_with_the_methods_side_by_side(experiment):
     from PIL import Image
 
-    for path in experiment.outputs.glob("attention/*/maps.npz"):
-        np.savez(path, **dict(np.load(path)) | {"featured": np.arange(6) == 2})
-    build(experiment)
+    path = experiment.outputs / "attention" / "teacher" / "maps.npz"
+    np.savez(path, **dict(np.load(path)) | {"featured": np.arange(6) == 2})
+    experiment.build()
     destination = experiment.destination
     assert [path.name for path in (destination / "figures" / "attention").iterdir()] == ["test-00002.png"]
     exported = sorted(str(path.relative_to(destination / "attn_vis")) for path in destination.glob("attn_vis/*/*"))
@@ -182,7 +179,7 @@ def test_every_pictured_image_is_exported_by_class_with_the_methods_side_by_side
 def test_models_measured_on_different_data_are_refused(experiment, field):
     experiment.edit("probes/scratch.json", lambda file: file.update({field: "ef" * 32}))
     with pytest.raises(ValueError, match=f"{field} differs: .* for teacher, {'ef' * 32} for scratch"):
-        build(experiment)
+        experiment.build()
     assert not experiment.destination.exists()
 
 
@@ -190,21 +187,21 @@ def test_models_measured_on_different_data_are_refused(experiment, field):
 def test_figures_of_other_data_than_the_experiment_now_holds_are_refused(experiment, field):
     """The report alone was run again after the data was prepared anew."""
     data = {"class_list_sha256": "ab" * 32, "data_digest": "cd" * 32}
-    build(experiment, data=data)
-    with pytest.raises(ValueError, match=f"{field} differs: 99 for the experiment's data, .* for teacher"):
-        build(experiment, data=data | {field: "99"})
+    experiment.build(data=data)
+    with pytest.raises(ValueError, match=f"{field} differs: 9+ for the experiment's data, .* for teacher"):
+        experiment.build(data=data | {field: "99" * 32})
 
 
-def test_attention_of_other_data_is_refused_where_its_file_names_its_data(experiment):
+def test_attention_of_other_data_is_refused(experiment):
     experiment.edit("attention/scratch.json", lambda file: file.update(data_digest="ef" * 32))
     with pytest.raises(ValueError, match=f"data_digest differs: .* for teacher, {'ef' * 32} for scratch"):
-        build(experiment)
+        experiment.build()
 
 
 def test_the_pretraining_curve_is_called_what_it_is(experiment):
     experiment.write_curves()
-    build(experiment)
-    text = page(experiment).partition('id="pretraining"')[2]
+    experiment.build()
+    text = experiment.page.partition('id="pretraining"')[2]
     assert "logistic regression with a fixed C" in text.partition("</figure>")[0]
     assert "Linear-probe accuracy" not in text
 
@@ -215,23 +212,23 @@ def test_two_protocols_in_one_column_are_refused(experiment):
 
     experiment.edit("probes/attndistill.json", other)
     with pytest.raises(ValueError, match=r"knn top1: teacher was measured by knn/dino-v1, attndistill by knn/mugs-v1"):
-        build(experiment)
+        experiment.build()
 
 
-def test_maps_of_two_teachers_are_refused(experiment):
+def test_maps_of_other_images_than_the_teachers_are_refused(experiment):
     path = experiment.outputs / "attention" / "attndistill" / "maps.npz"
-    arrays = dict(np.load(path))
-    arrays["teacher_heads"] = arrays["teacher_heads"][:, ::-1]
-    np.savez(path, **arrays)
-    with pytest.raises(ValueError, match=r"different teacher maps of test-00000"):
-        build(experiment)
+    np.savez(path, **{name: array[:5] for name, array in np.load(path).items()})
+    with pytest.raises(
+        ValueError, match=r"attndistill/maps.npz: kl: 5 images for AttnDistill; allowed: the teacher's 6"
+    ):
+        experiment.build()
 
 
 def test_an_archive_with_objects_is_refused_and_never_unpickled(experiment):
-    path = experiment.outputs / "attention" / "attndistill" / "maps.npz"
-    np.savez(path, images=np.array([print], dtype=object))
-    with pytest.raises(ValueError, match="not an archive of plain arrays"):
-        build(experiment)
+    path = experiment.outputs / "attention" / "teacher" / "maps.npz"
+    np.savez(path, **dict(np.load(path)) | {"names": np.array([print] * 6, dtype=object)})
+    with pytest.raises(ValueError, match=r"teacher/maps.npz: names: object .* not an archive of plain arrays"):
+        experiment.build()
 
 
 @pytest.mark.parametrize(
@@ -245,7 +242,7 @@ def test_an_archive_with_objects_is_refused_and_never_unpickled(experiment):
 def test_a_broken_figure_is_refused_in_one_line_naming_its_file(experiment, change, message):
     experiment.edit("probes/scratch.json", lambda file: file["probes"]["knn"]["top1"].update(change))
     with pytest.raises(ValueError, match=rf"probes/scratch\.json: probes\.knn\.top1.*{message}") as refusal:
-        build(experiment)
+        experiment.build()
     assert "\n" not in str(refusal.value)
 
 
@@ -253,7 +250,7 @@ def test_equal_results_give_equal_files(experiment):
     experiment.write_curves()
 
     def contents():
-        build(experiment)
+        experiment.build()
         files = sorted(path for path in experiment.destination.rglob("*") if path.is_file())
         return {str(path.relative_to(experiment.destination)): path.read_bytes() for path in files}
 
@@ -267,15 +264,16 @@ def test_equal_results_give_equal_files(experiment):
 @pytest.mark.parametrize("destination", ["outputs", ".", "results/probes"])
 def test_a_destination_that_would_destroy_something_is_refused(experiment, destination):
     place = experiment.outputs.parent / destination
+    experiment.destination = place
     with pytest.raises(ValueError, match="report destination"):
-        build_report(experiment.results, experiment.outputs, place, title="t", rows=experiment.rows, description={})
+        experiment.build()
     assert (experiment.results / "probes" / "teacher.json").exists()
 
 
 def test_labels_and_provenance_are_escaped(experiment):
-    experiment.rows[3]["label"] = "<script>alert(1)</script> & 100%_{x}"
-    build(experiment, title="<b>bold</b>", description={"Commit": "<img src=x onerror=alert(1)>"})
-    text = page(experiment)
+    experiment.rows["attndistill"]["label"] = "<script>alert(1)</script> & 100%_{x}"
+    experiment.build(title="<b>bold</b>", description={"Commit": "<img src=x onerror=alert(1)>"})
+    text = experiment.page
     assert "<script" not in text
     assert "<b>" not in text
     assert "<img src=x" not in text
@@ -285,8 +283,8 @@ def test_labels_and_provenance_are_escaped(experiment):
 
 def test_the_page_refers_to_nothing_outside_itself(experiment):
     experiment.write_curves()
-    build(experiment)
-    text = page(experiment)
+    experiment.build()
+    text = experiment.page
     addresses = parsed(text).addresses
     assert len(addresses) >= 9  # three charts and six panels
     assert {address.split(":")[0] for address in addresses} == {"data"}
@@ -299,23 +297,26 @@ def test_the_page_shows_at_most_twelve_panels_spread_over_all_images(experiment)
     path = experiment.outputs / "attention" / "teacher" / "maps.npz"
     arrays = {name: np.concatenate([array] * 5) for name, array in np.load(path).items()}
     np.savez(path, **arrays | {"names": np.array([f"image-{i}" for i in range(30)])})
-    build(experiment)
-    shown = re.findall(r"for image image-(\d+), class", page(experiment))
+    experiment.build()
+    shown = re.findall(r"for image image-(\d+), class", experiment.page)
     assert [int(number) for number in shown] == list(range(0, 30, 3))
-    assert "10 of 30 images are shown here" in page(experiment)
+    assert "10 of 30 images are shown here" in experiment.page
     assert len(list((experiment.destination / "figures" / "attention").iterdir())) == 30
 
 
-@pytest.mark.parametrize("rows", [[], [{"name": "a", "label": "x"}, {"name": "a", "label": "y"}], [{"name": "a"}]])
-def test_rows_without_distinct_names_and_labels_are_refused(experiment, rows):
-    with pytest.raises(ValueError, match="report rows with"):
-        build(experiment, rows=rows)
+def test_rows_that_share_a_label_are_refused(experiment):
+    experiment.rows["attndistill"]["label"] = experiment.pretrained["teacher"]
+    with pytest.raises(ValueError, match="distinct labels allowed"):
+        experiment.build()
 
 
-def test_importing_the_report_loads_nothing_heavy():
-    import subprocess
-    import sys
-
-    heavy = {"matplotlib", "numpy", "pydantic", "jinja2", "torch"}
-    code = f"import sys, attndistill.report.build; print(sorted({heavy} & set(sys.modules)))"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("attndistill.report.build", {"matplotlib", "numpy", "pydantic", "jinja2", "torch"}),
+        ("attndistill.results", {"matplotlib", "scipy", "sklearn", "torch"}),
+    ],
+)
+def test_importing_the_report_or_its_files_types_loads_nothing_heavy(module, heavy):
+    code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

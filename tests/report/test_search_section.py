@@ -6,45 +6,9 @@ import re
 
 import numpy as np
 import pytest
+from written_experiment import outcome
 
 from attndistill.figures.search import _best_of_each_place
-from attndistill.report.build import build_report
-
-LAMBDA = {"type": "float", "low": 0.001, "high": 10.0, "scale": "log"}
-DEPTH = {"type": "choice", "choices": [1, 2, 4]}
-POINTS = [(0.1, 4, 91.0), (0.01, 1, 90.0), (1.0, 2, 93.25), (5.0, 4, 88.5), (0.3, 2, None)]
-
-
-def outcome(**changes) -> dict:
-    trials = [
-        {
-            "number": number,
-            "state": "complete" if value else "pruned",
-            "settings": {"distill.lambda": weight, "distill.projector_depth": depth},
-            "values": [value] if value else None,
-            "epochs": None if value else 10,
-            "given": number < 2,
-        }
-        for number, (weight, depth, value) in enumerate(POINTS)
-    ]
-    return {
-        "study": "default",
-        "experiment": "digits",
-        "row": "attndistill",
-        "search": {"distill.lambda": LAMBDA, "distill.projector_depth": DEPTH},
-        "seeds": [0, 1],
-        "objectives": ["logistic_top1"],
-        "directions": ["maximize"],
-        "surface": ["distill.lambda", "distill.projector_depth"],
-        "sampler": {"name": "tpe", "seed": 0},
-        "pruner": {"name": "median", "startup_trials": 5, "warmup_epochs": 0},
-        "protocol": "logistic on the validation part of train (0.2 of it)",
-        "trials": trials,
-        "best": [2],
-        "importances": {"logistic_top1": {"distill.lambda": 0.8, "distill.projector_depth": 0.2}},
-        "evaluator": "PED-ANOVA",
-        **changes,
-    }
 
 
 @pytest.fixture
@@ -54,16 +18,8 @@ def build(experiment, tmp_path):
         for study in found:
             folder.mkdir(exist_ok=True)
             (folder / f"{study['study']}.json").write_text(json.dumps(study))
-        build_report(
-            experiment.results,
-            experiment.outputs,
-            experiment.destination,
-            title="Digits",
-            rows=experiment.rows,
-            description=experiment.description,
-            searches=folder,
-        )
-        return (experiment.destination / "index.html").read_text()
+        experiment.build(searches=folder)
+        return experiment.page
 
     return built
 
@@ -147,5 +103,5 @@ def test_the_same_file_draws_the_same_bytes(build, experiment):
 def test_a_file_that_is_no_outcome_is_refused_by_name(build):
     broken = outcome()
     del broken["trials"]
-    with pytest.raises(ValueError, match=r"default.json is not the outcome of a study: it lacks trials"):
+    with pytest.raises(ValueError, match=r"default.json: trials: Field required$"):
         build(broken)

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from attndistill.report.build import build_report
 from attndistill.report.sheet import Cell, Heading, Sheet, as_latex, as_markdown, markdown, tex
 
 HEADINGS = [Heading("Method", left=True), Heading("top-1 (%)", "k-NN"), Heading("top-5 (%)", "k-NN"), Heading("n")]
@@ -78,7 +77,7 @@ def test_text_is_escaped_in_both_languages():
 
 
 def test_every_table_of_a_whole_report_is_well_formed(ablation):
-    build_report(ablation.results, ablation.outputs, ablation.destination, title="T", **ablation.told)
+    ablation.build()
     for name in ("table", "differences", "claims"):
         check_latex((ablation.destination / f"{name}.tex").read_text())
         check_markdown((ablation.destination / f"{name}.md").read_text())
@@ -86,7 +85,7 @@ def test_every_table_of_a_whole_report_is_well_formed(ablation):
 
 @pytest.mark.parametrize("name", ["table", "differences", "claims"])
 def test_every_table_names_how_its_figures_were_made(ablation, name):
-    build_report(ablation.results, ablation.outputs, ablation.destination, title="T", **ablation.told)
+    ablation.build()
     for suffix in ("csv", "tex", "md"):
         text = (ablation.destination / f"{name}.{suffix}").read_text().replace("\\", "")
         for told in ("knn/dino-v1", "cls_token before the projector", "ab" * 32, "cd" * 32):
