@@ -124,7 +124,10 @@ probe: {labels: {list_file: lists/labels.txt}}
 def test_a_stage_depends_on_the_files_that_come_from_outside_trees_of_images_left_out(folder):
     stages = derived(project(folder, OUTSIDE, row="{probe.labels.list_file: lists/mine.txt}"))
     found = {name: stage.get("do", stage)["deps"] for name, stage in stages.items() if name != "fetch_dino"}
-    outside = {name: {path for path in deps if path.startswith(("lists/", "outputs/downloads"))} for name, deps in found.items()}
+    outside = {
+        name: {path for path in deps if path.startswith(("lists/", "outputs/downloads"))}
+        for name, deps in found.items()
+    }
     assert {name: paths for name, paths in outside.items() if paths} == {
         "prepare": {"outputs/downloads/images", "lists/classes.txt"},
         "pretrain_teacher": {"outputs/downloads/dino/dino.pth"},

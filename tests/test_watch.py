@@ -150,7 +150,12 @@ def test_words_and_layout_are_no_code(old, new):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("LIMIT = 3", "LIMIT = 4"), ("value * 2", "value * 3"), ("value > LIMIT", "value >= LIMIT"), ("ValueError", "OSError")],
+    [
+        ("LIMIT = 3", "LIMIT = 4"),
+        ("value * 2", "value * 3"),
+        ("value > LIMIT", "value >= LIMIT"),
+        ("ValueError", "OSError"),
+    ],
 )
 def test_what_can_change_a_figure_is_other_code(old, new):
     assert old in SOURCE

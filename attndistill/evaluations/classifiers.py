@@ -62,6 +62,11 @@ class ProbeResult:
     chosen: dict[str, float]
     sweep: dict[str, float]
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """By the names that the evaluation declares."""
+        return {"top1": self.top1, "top5": self.top5}
+
 
 @EVALUATIONS.register("knn", title="k-NN")
 def knn(

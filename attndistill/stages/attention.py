@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from attndistill.data.store import ImageSet
     from attndistill.evaluations.attention import Maps
+    from attndistill.results import StudentMaps, TeacherMaps
     from attndistill.stages.context import Context
 
 TEACHER_ROWS = "log_attention.npy"  # of the whole test split, (N, H, 1+P) float32
@@ -24,33 +25,29 @@ TEACHER_ROWS = "log_attention.npy"  # of the whole test split, (N, H, 1+P) float
 
 def run(context: "Context") -> None:
     """Write outputs/attention/<item> (maps, panels, class folders) and the KL distance over seeds."""
-    from attndistill.core.artifacts import replacing_directory, write_json
-    from attndistill.core.measurement import summarise
+    from attndistill.core.artifacts import replacing_directory
     from attndistill.data.store import read_manifest
     from attndistill.evaluations.attention import attention, protocol
+    from attndistill.results import AttentionFile, Measurement
 
     temperature, test = context.config.attention.temperature, context.images("test")
-    manifest = read_manifest(context.layout.data)
-    value: dict[str, Any] = {"model": context.item.name}
-    value |= {"class_list_sha256": manifest["class_list_sha256"], "data_digest": manifest["digest"]}
-    destination = context.layout.attention(context.item.name)
-    if context.item.name == "teacher":
-        with replacing_directory(destination) as directory:
+    manifest, name = read_manifest(context.layout.data), context.item.name
+    figures: dict[str, Any] = {}
+    with replacing_directory(context.layout.attention(name)) as directory:
+        if name == "teacher":
             write_teacher(context, directory, test, manifest["class_names"])
-    else:
-        teacher = teacher_maps(context.layout.attention("teacher"), context)
-        students = [look_at(context, context.layout.weights(context.item.name, seed), test) for seed in context.seeds]
-        distances = [attention(teacher, student, temperature=temperature) for student in students]
-        with replacing_directory(destination) as directory:
+        else:
+            teacher = teacher_maps(context.layout.attention("teacher"), context)
+            students = [look_at(context, context.layout.weights(name, seed), test) for seed in context.seeds]
+            distances = [attention(teacher, student, temperature=temperature) for student in students]
             write_student(context, directory, students[0], distances[0].numpy())
-        means = [float(distance.double().mean()) for distance in distances]
-        value["kl_to_teacher"] = summarise(means, list(context.seeds), protocol(temperature))
-        for seed, mean in zip(context.seeds, means, strict=True):
-            context.journal.metrics({"kl_to_teacher": mean}, step=seed)
-    path = context.layout.result("attention", f"{context.item.name}.json")
-    write_json(path, value)
+            means = [float(distance.double().mean()) for distance in distances]
+            figures["kl_to_teacher"] = Measurement.of(means, context.seeds, protocol(temperature))
+    path = context.layout.result("attention", f"{name}.json")
+    digests = {key: manifest[key] for key in ("class_list_sha256",)} | {"data_digest": manifest["digest"]}
+    AttentionFile(model=name, **digests, **figures).write(path)
     context.journal.artifact(path, folder="results")
-    context.journal.artifact(destination / "panels", folder="attention")
+    context.journal.artifact(context.layout.attention(name) / "panels", folder="attention")
 
 
 def look_at(context: "Context", weights: Path, images: "ImageSet") -> "Maps":
@@ -90,6 +87,8 @@ def write_teacher(
     """
     import numpy as np
 
+    from attndistill.results import TeacherMaps
+
     featured = featured or context.config.attention.images
     beyond = [index for index in featured if index >= len(test)]
     if beyond:
@@ -100,29 +99,28 @@ def write_teacher(
     np.save(directory / TEACHER_ROWS, maps.heads.numpy())
     by_class = _first_per_class(test.labels, context.config.attention.images_per_class)
     pictured = [*featured, *(index for index in by_class if index not in featured)]
-    arrays = {
-        "images": _pictures(context, test, pictured),
-        "names": np.array([test.names[index] for index in pictured]),
-        "classes": np.array([class_names[test.labels[index]] for index in pictured]),
-        "indices": np.array(pictured, dtype=np.int64),
-        "featured": np.isin(pictured, featured),
+    shown = TeacherMaps(
+        images=_pictures(context, test, pictured),
+        names=np.array([test.names[index] for index in pictured]),
+        classes=np.array([class_names[test.labels[index]] for index in pictured]),
+        indices=np.array(pictured, dtype=np.int64),
+        featured=np.isin(pictured, featured),
         **_arrays(maps.chosen(pictured), context.config.attention.temperature),
-    }
-    np.savez(directory / "maps.npz", **arrays)
-    _draw(context, directory, arrays, None)
+    )
+    shown.write(directory / "maps.npz")
+    _draw(context, directory, shown, None)
 
 
 def write_student(context: "Context", directory: Path, student: "Maps", kl: "NDArray[np.float32]") -> None:
     """A student's maps of the images that the teacher's item pictured, and their pictures."""
-    import numpy as np
+    from attndistill.results import StudentMaps, TeacherMaps
 
-    with np.load(context.layout.attention("teacher") / "maps.npz", allow_pickle=False) as stored:
-        shared = {name: stored[name] for name in stored.files}
-    pictured = shared["indices"].tolist()
-    arrays = _arrays(student.chosen(pictured), context.config.attention.temperature)
-    arrays["kl"] = kl[pictured].astype(np.float32)
-    np.savez(directory / "maps.npz", **arrays)
-    _draw(context, directory, shared, arrays)
+    shared = TeacherMaps.read(context.layout.attention("teacher") / "maps.npz")
+    pictured = shared.indices.tolist()
+    maps = _arrays(student.chosen(pictured), context.config.attention.temperature)
+    own = StudentMaps(**maps, kl=kl[pictured].astype("float32"))
+    own.write(directory / "maps.npz")
+    _draw(context, directory, shared, own)
 
 
 def _arrays(maps: "Maps", temperature: float) -> dict[str, Any]:
@@ -132,7 +130,7 @@ def _arrays(maps: "Maps", temperature: float) -> dict[str, Any]:
     }
 
 
-def _draw(context: "Context", directory: Path, shared: dict[str, Any], student: dict[str, Any] | None) -> None:
+def _draw(context: "Context", directory: Path, shared: "TeacherMaps", student: "StudentMaps | None") -> None:
     """panels/ of the featured images, by_class/ of the first of every class."""
     import numpy as np
 
@@ -140,23 +138,23 @@ def _draw(context: "Context", directory: Path, shared: dict[str, Any], student: 
     from attndistill.figures.attention import AttentionMaps, attention_panel, png_bytes
     from attndistill.figures.export import export_by_class, safe_names
 
-    names, classes = shared["names"].tolist(), shared["classes"].tolist()
+    names, classes = shared.names.tolist(), shared.classes.tolist()
 
     def panel(place: int) -> "NDArray[np.uint8]":
-        teacher = AttentionMaps("teacher", shared["aggregated"][place], shared["heads"][place], None)
-        students = [] if student is None else [_maps_of(context.item.name, student, place)]
-        return attention_panel(shared["images"][place], teacher, students, caption=f"{names[place]} ({classes[place]})")
+        teacher = AttentionMaps("teacher", shared.aggregated[place], shared.heads[place], None)
+        students = []
+        if student is not None:
+            found = (student.aggregated[place], student.heads[place], float(student.kl[place]))
+            students.append(AttentionMaps(context.item.name, *found))
+        return attention_panel(shared.images[place], teacher, students, caption=f"{names[place]} ({classes[place]})")
 
-    def _maps_of(name: str, arrays: dict[str, Any], place: int) -> AttentionMaps:
-        return AttentionMaps(name, arrays["aggregated"][place], arrays["heads"][place], float(arrays["kl"][place]))
-
-    featured = np.flatnonzero(shared["featured"]).tolist()
+    featured = np.flatnonzero(shared.featured).tolist()
     most = context.config.attention.images_per_class
     labels = np.array([sorted(set(classes)).index(kind) for kind in classes])
-    order = np.argsort(shared["indices"], kind="stable")
+    order = np.argsort(shared.indices, kind="stable")
     by_class = sorted(
         (int(place) for kind in set(labels.tolist()) for place in order[labels[order] == kind][:most]),
-        key=lambda place: int(shared["indices"][place]),
+        key=lambda place: int(shared.indices[place]),
     )
     (directory / "panels").mkdir()
     for place, name in zip(featured, safe_names([names[place] for place in featured]), strict=True):

@@ -25,7 +25,7 @@ def run(context: "Context") -> None:
     from attndistill.evaluations.embedding import probe_data
     from attndistill.pretraining import pretrain_encoder
     from attndistill.runs import Execution, Trained, train_seeds
-    from attndistill.stages.storing import store_models, write_probe_curve
+    from attndistill.stages.storing import store_models, store_probe_curve
 
     config, views = context.config, context.views
     section = "teacher" if context.item.name == "teacher" else "student"
@@ -58,7 +58,7 @@ def run(context: "Context") -> None:
 
     trained = train_seeds(context.seeds, config.pretrain.recipe, len(images), context.execution, train_one)
     if context.is_main:
-        write_probe_curve(context, {seed: result.history for seed, result in trained.items()})
+        store_probe_curve(context, trained)
         store_models(context, "pretrain", sizes, trained)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from attndistill.data.store import ImageSet
     from attndistill.evaluations.classifiers import ProbeResult
     from attndistill.evaluations.judged import Judged
+    from attndistill.results import Found
     from attndistill.stages.context import Context
     from attndistill.training.checkpoint import Checkpoint
 
@@ -23,11 +24,11 @@ def run(context: "Context") -> None:
 
     Evaluations on features judge the same ones, computed once; the others follow.
     """
-    from attndistill.core.artifacts import write_json
     from attndistill.core.progress import progress
     from attndistill.data.store import read_manifest
     from attndistill.evaluations import EVALUATIONS, evaluations
     from attndistill.models.vit import count_parameters
+    from attndistill.results import ProbeFile
 
     images, test = context.images("train"), context.images("test")
     manifest, labelled = read_manifest(context.layout.prepared(context.item.data)), _labelled(context, images)
@@ -44,19 +45,17 @@ def run(context: "Context") -> None:
                 given = judged.features if on_features else judged
                 result: ProbeResult = EVALUATIONS.bind(name, options)(given)
                 found[name].append(result)
-                context.journal.metrics({f"{name}_top1": result.top1, f"{name}_top5": result.top5}, step=seed)
             update(done)
     labels = _labels(context, images, labelled)
-    value = {
-        "model": context.item.name,
-        "parameters": parameters,
-        "feature": f"cls_token after projector layer {layer}" if layer else "cls_token before the projector",
-        "class_list_sha256": manifest["class_list_sha256"],
-        "data_digest": manifest["digest"],
-        "probes": {name: _figures(results, context.seeds, labels) for name, results in found.items()},
-    }
     path = context.layout.result("probes", f"{context.item.label}.json")
-    write_json(path, value)
+    ProbeFile(
+        model=context.item.name,
+        parameters=parameters,
+        feature=f"cls_token after projector layer {layer}" if layer else "cls_token before the projector",
+        class_list_sha256=manifest["class_list_sha256"],
+        data_digest=manifest["digest"],
+        probes={name: _found(results, context.seeds, labels) for name, results in found.items()},
+    ).write(path)
     context.journal.artifact(path, folder="results")
     for checkpoint in checkpoints:
         checkpoint.remove()
@@ -144,19 +143,21 @@ def _labels(context: "Context", images: "ImageSet", labelled: "NDArray[np.int64]
     return f", {len(labelled)} labels of list {digest_of([images.names[index] for index in labelled])[:12]}"
 
 
-def _figures(results: "list[ProbeResult]", over: tuple[int, ...], labels: str) -> dict[str, Any]:
-    from attndistill.core.measurement import summarise
+def _found(results: "list[ProbeResult]", seeds: tuple[int, ...], labels: str) -> "Found":
+    """One evaluation's figures over seeds."""
+    from attndistill.results import Found, Measurement
 
-    protocol, order = results[0].protocol + labels, list(over)
+    protocol = results[0].protocol + labels
     assert {result.protocol for result in results} == {results[0].protocol}
-    return {
-        "top1": summarise([result.top1 for result in results], order, protocol),
-        "top5": summarise([result.top5 for result in results], order, protocol),
-        "selected": {name: [result.chosen[name] for result in results] for name in results[0].chosen},
-        "sweep": {
-            key: summarise([result.sweep[key] for result in results], order, protocol) for key in results[0].sweep
-        },
-    }
+
+    def over_seeds(values: list[float]) -> Measurement:
+        return Measurement.of(values, seeds, protocol)
+
+    return Found(
+        selected={name: tuple(result.chosen[name] for result in results) for name in results[0].chosen},
+        sweep={key: over_seeds([result.sweep[key] for result in results]) for key in results[0].sweep},
+        **{name: over_seeds([result.figures[name] for result in results]) for name in results[0].figures},
+    )
 
 
 def _outside(config: "Config", item: Item) -> list[Outside]:

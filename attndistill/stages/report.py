@@ -9,63 +9,40 @@ from attndistill.stages.layout import Layout
 
 if TYPE_CHECKING:
     from attndistill.config import Teacher
-    from attndistill.config.rows import Model, Row
     from attndistill.stages.context import Context
 
 TITLE = "Attention distillation"
 
 
 def run(context: "Context") -> None:
-    """Write outputs/report (the page, its tables, its figures) and the table as metrics."""
-    from attndistill.core.artifacts import write_json
+    """Write outputs/report (the page, its tables, its figures), the table, the metrics and the curves for DVC's plots."""
+    from attndistill.data.store import read_manifest
     from attndistill.report.build import build_report
 
-    layout = context.layout
-    table = build_report(
+    layout, config = context.layout, context.config
+    manifests = {name: read_manifest(layout.prepared(name)) for name in ("", *config.datasets)}
+    digests = {
+        name: {"class_list_sha256": manifest["class_list_sha256"], "data_digest": manifest["digest"]}
+        for name, manifest in manifests.items()
+    }
+    built = build_report(
         layout.results,
         layout.outputs,
         layout.report,
         title=f"{TITLE}: {layout.experiment}",
-        rows=_rows(context),
-        data=_data(context),
+        rows=context.rows,
+        pretrained={"teacher": f"Teacher ({_origin(config.teacher)})", "scratch": "Student from scratch (MAE)"},
+        data=digests.pop(""),
+        datasets=digests,
         description=_description(context),
+        model_folder=layout.model,
         searches=layout.searches / "found",
-        claims=[claim.model_dump() for claim in context.rows.claims],
     )
-    path = layout.result("report", "table.json")
-    write_json(path, table)
     context.journal.artifact(layout.report, folder="report")
-    context.journal.artifact(path, folder="results")
+    for path in built.write(layout.results):
+        context.journal.artifact(path, folder="results")
     context.record_data("test", "evaluation")
-
-
-def _rows(context: "Context") -> list[dict[str, Any]]:
-    """The table's lines: the teacher, the student from scratch, the distilled rows."""
-    from attndistill.config.rows import Model
-
-    file = context.rows
-    usual = {"teacher": f"Teacher ({_origin(context.config.teacher)})", "scratch": "Student from scratch (MAE)"}
-    lines: list[dict[str, Any]] = []
-    for name, label in usual.items():
-        said = file.models.get(name, Model())
-        lines.append({"name": name, "label": said.label or label, "paper": _paper(said)})
-    for name, row in file.rows.items():
-        pictured = file.pictures is None or name in file.pictures
-        told = {"name": name, "label": row.label, "group": row.group, "paper": _paper(row)}
-        lines.append({**told, "settings": row.set, "pictured": pictured})
-    return lines
-
-
-def _paper(said: "Model | Row") -> tuple[float | None, float | None]:
-    return (said.paper.top1, said.paper.top5) if said.paper else (None, None)
-
-
-def _data(context: "Context") -> dict[str, str]:
-    """What every figure must have been measured on."""
-    from attndistill.data.store import read_manifest
-
-    manifest = read_manifest(context.layout.data)
-    return {"class_list_sha256": manifest["class_list_sha256"], "data_digest": manifest["digest"]}
+    print(built.words)
 
 
 def _description(context: "Context") -> dict[str, str]:
@@ -99,9 +76,9 @@ def _teacher(context: "Context") -> str:
     config = context.config
     if config.teacher.source is None:
         return f"{_size(config.teacher.sizes())}, {config.pretrain.recipe.epochs} epochs of masked autoencoding"
-    from attndistill.core.artifacts import read_json
+    from attndistill.results import TrainingFile
 
-    load = read_json(context.layout.result("training", "teacher.json"))["load"]
+    load = TrainingFile.read(context.layout.result("training", "teacher.json")).load or {}
     return f"{_size(load)}, released: {load['file']} ({load['format']}), SHA-256 {load['sha256'] or 'not known'}"
 
 
@@ -128,7 +105,13 @@ STAGE = Stage(
     run,
     lambda item: ("seeds", "views", "teacher", "student", "pretrain", "targets", "distill"),
     _inputs,
-    lambda layout, item: [layout.report, layout.result("report", "table.json")],
+    lambda layout, item: [
+        layout.report,
+        *(
+            layout.results / name
+            for name in ("report/table.json", "metrics.json", "curves/loss.csv", "curves/pretraining.csv")
+        ),
+    ],
     report=True,
     estimate="attndistill.costs.evaluation:report",
 )

@@ -7,6 +7,7 @@ import typing
 import numpy as np
 import pytest
 import torch
+from attndistill.probes.embedding import embed_split
 
 from attndistill.data.loading import Batch
 from attndistill.data.store import ArrayImages
@@ -16,7 +17,6 @@ from attndistill.losses.embedding import Setting
 from attndistill.models.projector import Projector, Student
 from attndistill.models.readout import read_fields
 from attndistill.models.vit import build_vit
-from attndistill.probes.embedding import embed_split
 from attndistill.targets import CachedTargets, LiveTeacher, write_targets
 from attndistill.tasks.distillation import Distillation, Objective
 

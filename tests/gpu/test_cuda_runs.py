@@ -9,11 +9,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from attndistill.stages.table import STAGES
 
 from attndistill.experiments import open_experiment
 from attndistill.pipeline import run_pipeline, run_stage
 from attndistill.stages.layout import Layout
-from attndistill.stages.table import STAGES
 from attndistill.training.checkpoint import Checkpoint
 from attndistill.training.loop import Observers, Plan, fit
 from attndistill.training.optimizers import adamw
