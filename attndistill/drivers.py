@@ -12,8 +12,10 @@ from typing import Any
 
 from attndistill.core.artifacts import write_text
 from attndistill.experiments import ROWS, SETTINGS, Experiment, open_experiment
+from attndistill.report.build import curve_columns
 from attndistill.stages import STAGES, Item, Stage
 from attndistill.stages.code import ROOT, watched_files
+from attndistill.stages.layout import MODELS
 
 _HEADER = """\
 # Derived from the declared stages (attndistill/stages) by `attndistill drivers`; not edited by hand.
@@ -25,6 +27,10 @@ _PROJECT_HEADER = """\
 # given as -P section.key=value, which MLflow appends as --section.key value.
 #   mlflow run . -e distill -P row=attndistill -P distill.recipe.epochs=2 --env-manager local
 """
+
+
+# what each file of curves shows, and in what
+_PLOTS = (("training loss", "loss"), ("pre-training, logistic top-1", "percent"))
 
 
 def write_drivers(folder: Path) -> list[Path]:
@@ -61,7 +67,11 @@ def dvc_file(experiment: Experiment) -> str:
             for data in ("", *config.datasets) if stage.judges else ("",):
                 template = _dvc_stage(experiment, stage, Item("${key}", data), config)
                 stages["_".join(filter(None, (stage.name, data)))] = {"foreach": "${rows}", "do": template}
-    whole = {"vars": [ROWS], "stages": stages, "metrics": ["results/metrics.json"]}
+    plots = [
+        {title: {"x": "epoch", "y": {f"results/{file}": columns}, "title": title, "x_label": "epoch", "y_label": unit}}
+        for (file, columns), (title, unit) in zip(curve_columns(experiment.file, MODELS).items(), _PLOTS, strict=True)
+    ]
+    whole = {"vars": [ROWS], "stages": stages, "metrics": ["results/metrics.json"], "plots": plots}
     return _HEADER + _yaml(whole)
 
 

@@ -12,7 +12,7 @@ import pytest
 from attndistill.stages import STAGES, code
 
 ROOT = Path(__file__).parents[1]
-# what stands around every stage: it resolves, records, checks, draws progress or declares, and is watched where it counts
+# what stands around every stage: it resolves, records, checks, draws progress or declares
 AROUND = ("cli", "__main__", "experiments", "pipeline", "tracking", "stages", "costs")
 
 
@@ -69,7 +69,7 @@ def test_no_module_that_a_run_imports_and_computes_with_can_change_unseen(loaded
 
 
 def _is_registry_of_settings(module: str) -> bool:
-    """Registries' homes that the configuration reads for the names of options: packages, imported, not computed with."""
+    """What the configuration reads for names and options: packages and sections, not computed with."""
     return code._source(module).name == "__init__.py" or module in (
         "attndistill.losses.fields",
         "attndistill.training.recipe",

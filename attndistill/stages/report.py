@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from attndistill.stages.context import Context
 
 TITLE = "Attention distillation"
+RESULTS = ("report/table.json", "metrics.json", "curves/loss.csv", "curves/pretraining.csv")
 
 
 def run(context: "Context") -> None:
-    """Write outputs/report (the page, its tables, its figures), the table, the metrics and the curves for DVC's plots."""
+    """Write outputs/report (page, tables, figures); below results/ the table, DVC's metrics and the curves it plots."""
     from attndistill.data.store import read_manifest
     from attndistill.report.build import build_report
 
@@ -107,10 +108,7 @@ STAGE = Stage(
     _inputs,
     lambda layout, item: [
         layout.report,
-        *(
-            layout.results / name
-            for name in ("report/table.json", "metrics.json", "curves/loss.csv", "curves/pretraining.csv")
-        ),
+        *(layout.results / name for name in RESULTS),
     ],
     report=True,
     estimate="attndistill.costs.evaluation:report",
