@@ -138,6 +138,17 @@ class Found(Measured):
     selected: dict[Text, tuple[Number, ...]]
     sweep: dict[Text, Measurement]
 
+    @classmethod
+    def of(
+        cls,
+        figures: Mapping[str, Measurement],
+        selected: Mapping[str, Sequence[float]],
+        sweep: Mapping[str, Measurement],
+    ) -> Self:
+        """From figures by name."""
+        chosen = {key: tuple(values) for key, values in selected.items()}
+        return cls.model_validate({**figures, "selected": chosen, "sweep": dict(sweep)})
+
 
 def _check_figures(where: str, evaluation: str, figures: Mapping[str, Measurement]) -> None:
     """Exactly the figures that the evaluation declares, percentages between 0 and 100."""

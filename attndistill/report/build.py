@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from attndistill.results import TableFile
 
 INLINE_PANELS = 12  # the page stays a few megabytes; figures/attention/ holds them all
-TABLE, METRICS, LOSSES, ACCURACIES = "report/table.json", "metrics.json", "curves/loss.csv", "curves/pretraining.csv"
+KEPT = ("report/table.json", "metrics.json", "curves/loss.csv", "curves/pretraining.csv")  # below results/, by git
+TABLE, METRICS, LOSSES, ACCURACIES = KEPT
 
 
 @dataclass(frozen=True)
