@@ -33,7 +33,7 @@ _ROOT = Path(__file__).parents[1]
 
 def plain_config() -> Config:
     """The configuration of the embedded default, for what a run fixes before it starts."""
-    return resolve(open_experiment(_ROOT, "experiments/digits").layers)
+    return resolve(open_experiment(_ROOT).layers)
 
 
 def distil(

@@ -167,7 +167,7 @@ def test_a_run_that_fails_says_so_in_one_line_with_exit_code_1(error, message, c
 def project(tmp_path, monkeypatch) -> Path:
     """A project of one experiment, the digits."""
     (tmp_path / "experiments/digits").mkdir(parents=True)
-    for name in ("params.yaml", "experiments/digits/rows.yaml"):
+    for name in ("params.yaml", "rows.yaml"):
         shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.setenv("ATTNDISTILL_ROOT", str(tmp_path))
     return tmp_path
@@ -181,7 +181,7 @@ def test_an_outputs_folder_that_is_a_file_is_named(project, capsys):
 
 @pytest.mark.parametrize("arguments", [["config"], ["prepare"], ["distill", "--row", "attndistill"], ["pipeline"]])
 def test_a_row_that_could_never_run_stops_every_command_before_it_costs(project, arguments, capsys):
-    rows = project / "experiments/digits/rows.yaml"
+    rows = project / "rows.yaml"
     rows.write_text(rows.read_text() + "\n  late:\n    label: Late\n    set: {distill.lamda: 1.0}\n")
     assert cli.main(arguments) == 2
     assert "distill.lamda: unknown key (given 1.0)" in capsys.readouterr().err

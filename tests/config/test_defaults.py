@@ -14,7 +14,7 @@ EXPERIMENTS = sorted(path.parent.name for path in (ROOT / "experiments").glob("*
 def test_params_yaml_sets_every_field_itself():
     """A default that lives in the code alone would be hidden from DVC, which compares params.yaml."""
     written = flat(read_yaml(ROOT / "params.yaml"))
-    resolved = flat(open_experiment(ROOT, "experiments/digits").config("", {}).plain())
+    resolved = flat(open_experiment(ROOT).config("", {}).plain())
     optional = {key for key, value in resolved.items() if value is None and key.startswith("data.set.")}
     assert set(resolved) - set(written) == optional  # variants' own optional files: nothing is a default too
     assert {key: resolved[key] for key in written} == written
@@ -22,7 +22,7 @@ def test_params_yaml_sets_every_field_itself():
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_row_of_every_experiment_resolves_and_changes_only_what_it_sets(name):
-    experiment = open_experiment(ROOT, f"experiments/{name}")
+    experiment = open_experiment(ROOT / f"experiments/{name}")
     base = flat(experiment.config("", {}).plain())
     for item, row in experiment.rows.items():
         changed = flat(experiment.config(item, {}).plain())
@@ -32,7 +32,7 @@ def test_every_row_of_every_experiment_resolves_and_changes_only_what_it_sets(na
 
 
 def test_the_command_line_wins_over_the_row_and_the_row_over_the_experiment():
-    smoke = open_experiment(ROOT, "experiments/smoke")
+    smoke = open_experiment(ROOT / "experiments/smoke")
     assert smoke.config("", {}).student.embed_dim == smoke.layers[1]["student"]["embed_dim"]
     assert smoke.config("projector_alignment", {}).distill.lambda_ == 0
     assert smoke.config("projector_alignment", {"distill.lambda": 0.3}).distill.lambda_ == 0.3
@@ -46,21 +46,21 @@ def test_laying_over_changes_neither_layer():
 
 
 def test_a_digest_changes_with_its_own_sections_alone():
-    experiment = open_experiment(ROOT, "experiments/digits")
+    experiment = open_experiment(ROOT)
     base, other = experiment.config("", {}), experiment.config("", {"student.depth": 7})
     assert base.digest("student") != other.digest("student")
     assert base.digest("teacher", "distill") == other.digest("teacher", "distill")
 
 
 def test_the_peak_learning_rate_is_base_times_batch_over_256():
-    config = open_experiment(ROOT, "experiments/digits").config(
+    config = open_experiment(ROOT).config(
         "", {"distill.recipe.base_learning_rate": 1.5e-4, "distill.recipe.batch_size": 4096}
     )
     assert config.distill.recipe.peak_learning_rate == pytest.approx(2.4e-3)
 
 
 def test_a_preset_stands_for_its_sizes_and_sizes_beside_it_win():
-    experiment = open_experiment(ROOT, "experiments/digits")
+    experiment = open_experiment(ROOT)
     config = experiment.config("", {"student.preset": "vit_tiny", "student.num_heads": 6})
     found = config.student.embed_dim, config.student.depth, config.student.num_heads, config.student.patch_size
     assert found == (192, 12, 6, 8)

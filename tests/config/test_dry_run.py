@@ -53,7 +53,7 @@ def test_the_whole_of_table_10_at_paper_scale_is_in_a_file_of_its_own(bare, caps
 def test_one_stage_names_what_is_not_there_yet_and_who_makes_it(bare, capsys):
     assert main(["distill", "--row", "attndistill", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "not yet 2      outputs/digits/pretrained/teacher, made by pretrain\n" in out
+    assert "not yet 2      outputs/pretrained/teacher, made by pretrain\n" in out
     assert "in all         not known before prepare (or give --images)\n" in out
 
 
@@ -170,6 +170,6 @@ class TestWhatComesFromOutside:
         assert main(words) == 0
 
     def test_what_a_stage_fetches_does_not(self, bare, capsys):
-        fetched = "outputs/digits/downloads/images"
+        fetched = "outputs/downloads/images"
         assert main(["prepare", "--dry-run", "--data.set.name", "idx", "--data.set.root", fetched]) == 0
         assert "missing" not in capsys.readouterr().out

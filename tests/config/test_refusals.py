@@ -22,7 +22,7 @@ SIZES = {
     "distill.recipe": {"epochs": 40, "warmup_epochs": 4},
     "distill.aggregation": {"name": "geometric_mean", "temperature": 4.0},
 }
-DIGITS = open_experiment(ROOT, "experiments/digits")
+DIGITS = open_experiment(ROOT)
 LAYERS = [*DIGITS.layers, *(nested({path: value}) for path, value in SIZES.items())]
 BASE = replace(DIGITS, layers=LAYERS)
 NAN, INFINITY = float("nan"), float("inf")

@@ -28,7 +28,7 @@ AGGREGATIONS = {"yes": "geometric_mean", "no": "none", "max": "max", "min": "min
 
 @pytest.fixture(scope="module", params=[MINIATURE, PAPER_SCALE])
 def experiment(request: pytest.FixtureRequest) -> Experiment:
-    return open_experiment(ROOT, f"experiments/{request.param}")
+    return open_experiment(ROOT / f"experiments/{request.param}")
 
 
 def test_every_line_of_the_table_is_there_in_its_order(experiment):
@@ -81,7 +81,7 @@ def test_the_paper_s_figures_are_those_of_the_table(experiment):
 
 
 def test_the_paper_scale_base_prints_and_claims_what_the_miniature_does():
-    miniature, paper_scale = (open_experiment(ROOT, f"experiments/{name}").file for name in (MINIATURE, PAPER_SCALE))
+    miniature, paper_scale = (open_experiment(ROOT / f"experiments/{name}").file for name in (MINIATURE, PAPER_SCALE))
     ours = {name for name in miniature.rows if name.startswith("g-")}
     printed = [
         {name: (row.label, row.group, row.paper) for name, row in file.rows.items() if name not in ours}
@@ -93,7 +93,7 @@ def test_the_paper_scale_base_prints_and_claims_what_the_miniature_does():
 
 
 def test_the_paper_scale_base_has_the_sizes_of_table_7():
-    experiment = open_experiment(ROOT, f"experiments/{PAPER_SCALE}")
+    experiment = open_experiment(ROOT / f"experiments/{PAPER_SCALE}")
     teacher = experiment.config("", {}).teacher
     assert (teacher.depth, teacher.embed_dim, teacher.num_heads, teacher.patch_size) == (12, 384, 6, 16)
     students = [experiment.config(name, {}).student for name in experiment.rows]

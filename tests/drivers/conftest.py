@@ -81,5 +81,5 @@ def student_of(taught: Path) -> Sequence:
 
 def result(directory: Path) -> tuple[bytes, bytes]:
     """The bytes of the AttnDistill row's weights and curves."""
-    weights = directory / "outputs/digits/distilled/attndistill/seed-0/model.safetensors"
-    return weights.read_bytes(), (directory / "results/digits/training/attndistill.json").read_bytes()
+    weights = directory / "outputs/distilled/attndistill/seed-0/model.safetensors"
+    return weights.read_bytes(), (directory / "results/training/attndistill.json").read_bytes()

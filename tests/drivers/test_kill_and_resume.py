@@ -102,7 +102,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line_and_the_run_starts_anew_wit
 def students(directory: Path, seeds: list[int], *settings: str, **more: str) -> list[bytes]:
     """The weights of a row of several seeds."""
     attndistill(directory, "distill", "--row", "attndistill", "--seeds", str(seeds), *settings, **more)
-    made = directory / "outputs/digits/distilled/attndistill"
+    made = directory / "outputs/distilled/attndistill"
     return [(made / f"seed-{seed}/model.safetensors").read_bytes() for seed in seeds]
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from attndistill.config.sizes import count_parameters as sizes_count
 
 from attndistill.config import PRESETS, describe
-from attndistill.config.sizes import count_parameters as sizes_count
 from attndistill.models.projector import Projector
 from attndistill.models.vit import build_vit, count_parameters
 

@@ -6,9 +6,6 @@ D width, T tokens, N patches, H heads, S side of an image; E the teacher's width
 from pathlib import Path
 
 import pytest
-
-from attndistill.config import Config
-from attndistill.experiments import open_experiment
 from attndistill.stages.costs import (
     backbone_reading,
     cache_bytes,
@@ -19,8 +16,11 @@ from attndistill.stages.costs import (
     teacher_reading,
 )
 
+from attndistill.config import Config
+from attndistill.experiments import open_experiment
+
 ROOT = Path(__file__).parents[2]
-EXPERIMENT = open_experiment(ROOT, "experiments/imagenet_subset")
+EXPERIMENT = open_experiment(ROOT / "experiments/imagenet_subset")
 D, T, H, E, S = 192, 197, 6, 384, 224  # of the table's first student
 DEPTH = 12
 PLAIN = "a-heads-6-pa"

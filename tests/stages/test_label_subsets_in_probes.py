@@ -9,8 +9,8 @@ import pytest
 from attndistill.data.store import open_split
 from attndistill.experiments import open_experiment
 from attndistill.pipeline import run_stage
+from attndistill.stages import STAGES, Item
 from attndistill.stages.layout import Layout
-from attndistill.stages.table import STAGES
 
 ROOT = Path(__file__).parents[2]
 QUIET = {"runtime.tracking": False, "runtime.processes": 1, "seeds": [0]}
@@ -24,8 +24,10 @@ def root(untaught: Callable[[dict], Path]) -> Path:
 
 def probed(root: Path, **labels: object) -> dict:
     settings = QUIET | {f"probe.labels.{key}": value for key, value in labels.items()}
-    run_stage(open_experiment(root, "experiments/smoke"), STAGES["probe"], "teacher", settings)
-    return json.loads(Layout(root, "smoke").result("probes", "teacher.json").read_text())["probes"]
+    run_stage(open_experiment(root / "experiments/smoke"), STAGES["probe"], Item("teacher"), settings)
+    return json.loads(Layout(root / "experiments/smoke", "smoke").result("probes", "teacher.json").read_text())[
+        "probes"
+    ]
 
 
 def test_a_share_of_labels_gives_other_figures_under_another_protocol(root):
@@ -37,7 +39,7 @@ def test_a_share_of_labels_gives_other_figures_under_another_protocol(root):
 
 
 def test_a_list_of_all_names_gives_the_figures_of_all_labels(root):
-    names = open_split(Layout(root, "smoke").data, "train").names
+    names = open_split(Layout(root / "experiments/smoke", "smoke").data, "train").names
     (root / "all.txt").write_text("".join(f"{name}.JPEG\n" for name in names))
     listed, whole = probed(root, list_file="all.txt")["logistic"]["top1"], probed(root)["logistic"]["top1"]
     assert f"{len(names)} labels of list " in listed["protocol"]

@@ -8,8 +8,8 @@ import pytest
 
 from attndistill.experiments import open_experiment
 from attndistill.pipeline import run_stage
+from attndistill.stages import STAGES, Item
 from attndistill.stages.layout import Layout
-from attndistill.stages.table import STAGES
 
 ROOT = Path(__file__).parents[2]
 RECIPE = {
@@ -31,8 +31,10 @@ def root(untaught: Callable[[dict], Path]) -> Path:
 
 
 def probed(root: Path, **settings: object) -> dict:
-    run_stage(open_experiment(root, "experiments/smoke"), STAGES["probe"], "teacher", SETTINGS | settings)
-    return json.loads(Layout(root, "smoke").result("probes", "teacher.json").read_text())["probes"]
+    run_stage(open_experiment(root / "experiments/smoke"), STAGES["probe"], Item("teacher"), SETTINGS | settings)
+    return json.loads(Layout(root / "experiments/smoke", "smoke").result("probes", "teacher.json").read_text())[
+        "probes"
+    ]
 
 
 def test_a_linear_probe_stands_beside_the_others_and_leaves_them_as_they_are(root):

@@ -81,10 +81,10 @@ def run(capsys: pytest.CaptureFixture[str], name: str, settings: dict[str, objec
 
 def check_two_steps(project: Path, name: str, row: str) -> None:
     """A student is there, and each of its two epochs of one step has figures of both losses."""
-    curves = json.loads((project / f"results/{name}/training/{row}.json").read_text())["curves"]["0"]
+    curves = json.loads((project / f"experiments/{name}/results/training/{row}.json").read_text())["curves"]["0"]
     assert [epoch for epoch, _ in curves["loss"]] == [1, 2]
     assert all(np.isfinite(value) and value > 0 for _, value in (*curves["alignment"], *curves["attention"]))
-    assert (project / f"outputs/{name}/distilled/{row}/seed-0/model.safetensors").exists()
+    assert (project / f"experiments/{name}/outputs/distilled/{row}/seed-0/model.safetensors").exists()
 
 
 @pytest.mark.slow
@@ -108,11 +108,11 @@ def test_table_10_at_full_size_goes_from_images_to_its_report(project, capsys):
     run(capsys, name, settings, "report")
     check_two_steps(project, name, largest)
     check_two_steps(project, name, smallest)
-    table = json.loads((project / f"results/{name}/report/table.json").read_text())["models"]
+    table = json.loads((project / f"experiments/{name}/results/report/table.json").read_text())["models"]
     assert {"teacher", "scratch", largest, smallest} <= set(table)
-    probes = json.loads((project / f"results/{name}/probes/{smallest}.json").read_text())
+    probes = json.loads((project / f"experiments/{name}/results/probes/{smallest}.json").read_text())
     assert set(probes["probes"]) == {"knn", "logistic", "linear"}
     assert probes["parameters"] == 4_159_104  # 8 layers of width 192, patches of 32 pixels
-    maps = np.load(project / f"outputs/{name}/attention/{smallest}/maps.npz")
+    maps = np.load(project / f"experiments/{name}/outputs/attention/{smallest}/maps.npz")
     assert maps["student_heads"].shape == (2, 3, 7, 7)  # pictures, heads, the grid of 224 / 32
     assert maps["teacher_heads"].shape == (2, 6, 14, 14)

@@ -14,8 +14,8 @@ from timm.models.vision_transformer import VisionTransformer
 from attndistill.experiments import open_experiment
 from attndistill.models.storage import load_model
 from attndistill.pipeline import run_stage
+from attndistill.stages import STAGES, Item
 from attndistill.stages.layout import Layout
-from attndistill.stages.table import STAGES
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"teacher.embed_dim": 64, "teacher.depth": 2, "teacher.num_heads": 1, "teacher.patch_size": 8}
@@ -36,8 +36,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stage(root: Path, name: str, item: str = "", **settings: object) -> Layout:
-    run_stage(open_experiment(root, "experiments/smoke"), STAGES[name], item, QUIET | settings)
-    return Layout(root, "smoke")
+    run_stage(open_experiment(root / "experiments/smoke"), STAGES[name], Item(item), QUIET | settings)
+    return Layout(root / "experiments/smoke", "smoke")
 
 
 def take(root: Path, **more: object) -> Layout:
@@ -69,10 +69,10 @@ def test_a_checkpoint_becomes_the_teacher_that_later_stages_use(root, capsys):
 def test_a_teacher_below_the_floor_stops_the_run_and_nothing_is_stored(root):
     with pytest.raises(ValueError, match=r"self-check: k-NN of the class token .* Usual causes: views.mean"):
         take(root)
-    shutil.rmtree(Layout(root, "smoke").model("teacher"), ignore_errors=True)
+    shutil.rmtree(Layout(root / "experiments/smoke", "smoke").model("teacher"), ignore_errors=True)
     with pytest.raises(ValueError, match=r"99.0 % recorded .*at least 94.0 % is asked for"):
         take(root, **{"teacher.check_floor": 0.0, "teacher.check_reference": 99.0})
-    assert not Layout(root, "smoke").model("teacher").exists()
+    assert not Layout(root / "experiments/smoke", "smoke").model("teacher").exists()
     assert take(root, **{"teacher.check": "off"}).model("teacher").exists()
 
 

@@ -62,8 +62,8 @@ def test_another_version_of_torch_is_other_code(sources, monkeypatch):
 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
-    experiment = open_experiment(PACKAGE.parent, "experiments/smoke")
-    config, layout = experiment.config("attndistill", {}), Layout(tmp_path, "smoke")
+    experiment = open_experiment(PACKAGE.parent / "experiments/smoke")
+    config, layout = experiment.config("attndistill", {}), Layout(tmp_path / "experiments/smoke", "smoke")
     return Context(config, layout, "distill", "attndistill", experiment.file, Recorder(None), code="0123456789")
 
 

@@ -39,7 +39,7 @@ def test_a_run_names_the_very_images_and_classes_it_is_about(taught, stage, name
     (journal,) = (taught / ".work/tracking").glob("*/journal.jsonl")
     events = map(json.loads, journal.read_text().splitlines())
     tags = {event["key"]: event["value"] for event in events if event["kind"] == "tag"}
-    manifest = json.loads((taught / "outputs/smoke/data/manifest.json").read_text())
+    manifest = json.loads((taught / "experiments/smoke/outputs/data/manifest.json").read_text())
     assert (tags["data_digest"], tags["class_list_sha256"]) == (manifest["digest"], manifest["class_list_sha256"])
 
 

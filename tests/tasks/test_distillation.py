@@ -43,7 +43,7 @@ def batch_of(number: int) -> Batch:
 
 def make_task(embedding: str | None = None, **options: object) -> Distillation:
     student = Student(build_vit(16, 0, patch_size=8, **VIT), Projector(16, 12, 2, seed=0))
-    defaults = resolve(open_experiment(ROOT, "experiments/digits").layers).distill
+    defaults = resolve(open_experiment(ROOT).layers).distill
     objective = Objective(
         1.0,
         0.1,
