@@ -51,12 +51,15 @@ class Delivery:
 
     def begin(self, *, wait: float = 0) -> bool:
         """Take the spool; False where another process has it, or has sent it meanwhile."""
-        with contextlib.suppress(Timeout, FileNotFoundError):
-            self._lock.acquire(timeout=wait)
+        with contextlib.suppress(Timeout, OSError):
+            if self.spool.exists():
+                self._lock.acquire(timeout=wait)
             if self.spool.exists():
                 self._progress = self.spool.reached()
                 return True
             self.release()
+            self.spool.lock.unlink()  # taking the lock of what was sent this moment has made its folder again
+            self.spool.folder.rmdir()
         return False
 
     def release(self) -> None:

@@ -67,19 +67,20 @@ class _Task:
 
     def _watch(self) -> None:
         unread = b""
-        # a forked worker may hold the pipe open long after its parent was killed
-        while self._parent is None or os.getppid() == self._parent:
-            ready, _, _ = select.select([sys.stdin.fileno()], [], [], CADENCE)
-            if not ready:
-                continue
-            read = os.read(sys.stdin.fileno(), 65536)
-            if not read:
-                break
-            *lines, unread = (unread + read).split(b"\n")
-            for line in lines:
-                self._announced.put(Path(json.loads(line)))
-        self._after.start()
-        self.is_over.set()
+        try:
+            # a forked worker may hold the pipe open long after its parent was killed
+            while self._parent is None or os.getppid() == self._parent:
+                if not select.select([sys.stdin.fileno()], [], [], CADENCE)[0]:
+                    continue
+                read = os.read(sys.stdin.fileno(), 65536)
+                if not read:
+                    return
+                *lines, unread = (unread + read).split(b"\n")
+                for line in lines:
+                    self._announced.put(Path(json.loads(line)))
+        finally:
+            self._after.start()
+            self.is_over.set()
 
 
 class _Follower:

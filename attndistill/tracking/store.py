@@ -253,7 +253,8 @@ class Store:
         self._named(launcher, name)
         place = f"#/experiments/{run.info.experiment_id}/runs/{run_id}"
         text = f"Started [{name}]({place}), which is recorded in experiment {told.experiment}."
-        self.log_tags(launcher.info.run_id, {**_first_tags(told), "attndistill.run": run_id, NOTE: text})
+        tags = _first_tags(told) if told.call is None else {}
+        self.log_tags(launcher.info.run_id, {**tags, "attndistill.run": run_id, NOTE: text})
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException

@@ -146,3 +146,20 @@ def test_the_lock_of_a_run_is_its_own_experiments(project, git, dvc, runs):
     assert ["lineage/dvc.lock" in names for names in kept] == [False, True]  # nothing of `prepare` was in a lock yet
     text = client.download_artifacts(distill.info.run_id, "lineage/dvc.lock", str(project.root))
     assert "prepare-out" in Path(text).read_text()
+
+
+def test_stages_that_one_dvc_runs_at_once_have_one_parent(project, runs):
+    (project.root / "stage.py").write_text(STAGE)
+    (project.root / "dvc").write_text(
+        "import subprocess, sys\n"
+        "started = [subprocess.Popen([sys.executable, 'stage.py', name]) for name in ('a', 'b', 'c')]\n"
+        "sys.exit(any([process.wait() for process in started]))\n"
+    )
+    environment = project.environment | {"DVC_STAGE": "a"}
+    command = [sys.executable, "dvc", "repro", "--password", "s3cret"]
+    subprocess.run(command, cwd=project.root, env=environment, check=True, timeout=180)
+    (call,) = calls(runs(project.store))
+    found = stages(runs(project.store))
+    assert {run.data.tags["mlflow.parentRunId"] for run in found} == {call.info.run_id}
+    assert (len(found), call.info.status) == (3, "FINISHED")
+    assert call.data.tags["attndistill.command"] == "dvc repro --password ***"
