@@ -7,6 +7,7 @@ carries the journal to MLflow while the stage runs; `sync` carries later what co
 import os
 from pathlib import Path
 
+from attndistill.tracking.address import tracking_uri
 from attndistill.tracking.recorder import Recorder
 from attndistill.tracking.spool import Delivered, spools_folder
 
@@ -15,7 +16,7 @@ def sync(root: Path) -> list[Delivered]:
     """Send every recording that is still waiting under `root`; sending twice adds nothing twice. Imports mlflow."""
     from attndistill.tracking.delivery import deliver_all
 
-    return deliver_all(spools_folder(root), redirect=os.environ.get("MLFLOW_TRACKING_URI"))
+    return deliver_all(spools_folder(root), redirect=tracking_uri() if os.environ.get("MLFLOW_TRACKING_URI") else None)
 
 
 def print_sync(root: Path) -> int:

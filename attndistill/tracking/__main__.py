@@ -1,10 +1,13 @@
 """`python -m attndistill.tracking follow SPOOL` (started by the recorder) and `... sync` (for people)."""
 
 import argparse
+import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from attndistill.tracking import print_sync
 
@@ -26,7 +29,19 @@ def main(argv: Sequence[str]) -> int:
     return print_sync(given.root)
 
 
+def leave(argv: Sequence[str]) -> NoReturn:
+    """Run one of the two and end the process: mlflow leaves threads behind that would be waited for."""
+    code = 1
+    try:
+        code = main(argv)
+    except SystemExit as refused:
+        code = 2 if refused.code else 0
+    except BaseException:
+        traceback.print_exc()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    os._exit(code)  # mlflow leaves threads behind that would be waited for
+    leave(sys.argv[1:])

@@ -2,8 +2,8 @@
 
 It is started with the first recording of a process and shared by all of them (importing mlflow takes seconds). It
 lives in a session of its own, so that Ctrl-C ends the training and not the telling; it watches the training through a
-pipe and through its parent's number, so that a training killed outright is still told as killed and no companion
-outlives its task.
+pipe and through its parent's number, so that a training killed outright is still reported as killed and no companion
+outlives its task by more than `DEADLINE`.
 """
 
 import contextlib
@@ -15,6 +15,14 @@ from pathlib import Path
 
 import attndistill
 from attndistill.tracking.spool import Spool
+
+DEADLINE = 30.0  # seconds that a companion may outlive its task; longer where the end of a run waits longer
+# The package's folder is on the path while the package is found, and not while mlflow is: a folder named mlflow beside
+# it is not the library. As a word, not in PYTHONPATH: a path may hold a colon.
+_START = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from attndistill.tracking.__main__ import leave; "
+    "sys.path.pop(0); leave(sys.argv[1:])"
+)
 
 
 class Companion:
@@ -31,29 +39,10 @@ class Companion:
     @staticmethod
     def _started(first: Path) -> "subprocess.Popen[bytes]":
         package = str(Path(attndistill.__file__).parent.parent)
-        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        # -P: a folder named mlflow in the working directory is not the library
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "attndistill.tracking",
-            "follow",
-            str(first),
-            "--parent",
-            str(os.getpid()),
-        ]
-        with (first / "companion.log").open(
-            "ab"
-        ) as log:  # never our stderr: who reads that to its end would wait for us
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,
-            )
+        words = [sys.executable, "-P", "-c", _START, package, "follow", str(first), "--parent", str(os.getpid())]
+        with (first / "companion.log").open("ab") as log:
+            # never our stderr: who reads that to its end would wait for us
+            return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
 
     @classmethod
     def follow(cls, spool: Path) -> None:
@@ -95,18 +84,21 @@ class Companion:
         if not waiting or (sending and patience() == 0):
             return
         names = ", ".join(_name(spool) for spool in waiting)
+        state = f"{'still being sent to' if sending else 'not in'} MLflow{_reason(waiting[0])}"
         where = waiting[0].folder.parent
-        state = "still being sent to MLflow" if sending else f"not in MLflow{_reason(waiting[0])}"
-        print(
-            f"tracking: {state}: {names}; kept in {where}, sent again by: python -m attndistill tracking sync",
-            file=sys.stderr,
-        )
+        say(f"tracking: {state}: {names}; kept in {where}, sent again by: python -m attndistill tracking sync")
+
+
+def say(line: str) -> None:
+    """A line on stderr; where nobody holds its other end, or the disk under it is full, it is lost."""
+    with contextlib.suppress(Exception):
+        print(line, file=sys.stderr, flush=True)
 
 
 def patience() -> float:
     """Seconds that the end of a run waits for MLflow: $ATTNDISTILL_TRACKING_WAIT, 20 by default; 0 never waits."""
     try:
-        return max(0.0, float(os.environ.get("ATTNDISTILL_TRACKING_WAIT", "")))
+        return min(max(0.0, float(os.environ.get("ATTNDISTILL_TRACKING_WAIT", ""))), 1e6)
     except ValueError:
         return 20.0
 
@@ -121,5 +113,5 @@ def _name(spool: Spool) -> str:
 def _reason(spool: Spool) -> str:
     try:
         return f" ({(spool.folder / 'last_error').read_text().strip()})"
-    except OSError:
+    except (OSError, ValueError):
         return ""

@@ -1,15 +1,24 @@
-"""Following: the loop of the companion process. It sends while the run runs, and ends soon after its task ends."""
+"""Following: the loop of the companion process. It sends while the run runs, and ends soon after its task ends.
 
+The task is watched by a thread of its own: a server that sends a byte every two seconds holds the sending for as long
+as it likes, and must hold neither the end nor the deadline after it.
+"""
+
+import contextlib
 import json
 import os
+import queue
 import select
 import sys
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from attndistill.core.artifacts import write_text
-from attndistill.tracking.delivery import Delivery, Stores, reason
+from attndistill.tracking.companion import DEADLINE, patience, say
+from attndistill.tracking.delivery import Delivery, reason
 from attndistill.tracking.spool import Spool
 
 CADENCE = 1.0  # seconds between two looks into the journals
@@ -23,13 +32,15 @@ def follow(first: Path, parent: int | None) -> int:
     Returns 0 when all is sent, 1 when something must be sent later.
     """
     os.nice(5)  # importing mlflow is seconds of work, which the training shall not feel
-    task = _Task(parent)
     follower = _Follower()
+    task = _Task(parent, max(DEADLINE, patience()), follower.give_up)
     follower.take(first)
-    while not task.is_over:
+    while not task.is_over.is_set():
         for spool in task.new_spools(CADENCE):
             follower.take(spool)
         follower.pump(recorder_is_gone=False)
+    for spool in task.new_spools(0):
+        follower.take(spool)
     follower.finish_reading()
     for _ in range(LAST_TRIES):
         if not follower.pump(recorder_is_gone=True):
@@ -41,27 +52,39 @@ def follow(first: Path, parent: int | None) -> int:
 class _Task:
     """The process that records, seen through the pipe that it holds and through our parent's number."""
 
-    def __init__(self, parent: int | None) -> None:
+    def __init__(self, parent: int | None, deadline: float, give_up: Callable[[float], None]) -> None:
         self._parent = parent
-        self._unread = b""
-        self.is_over = False
+        self._announced: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        self.is_over = threading.Event()
+        self._after = threading.Timer(deadline, give_up, [deadline])
+        self._after.daemon = True
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def new_spools(self, seconds: float) -> list[Path]:
-        """Spools announced within `seconds`; the end of the pipe, or of the parent, ends the task at once."""
-        ready, _, _ = select.select([sys.stdin.fileno()], [], [], seconds)
-        if ready:
-            read = os.read(sys.stdin.fileno(), 65536)
-            self.is_over = not read
-            self._unread += read
-        if self._parent is not None and os.getppid() != self._parent:
-            self.is_over = True  # a forked worker may hold the pipe open long after its parent was killed
-        *lines, self._unread = self._unread.split(b"\n")
-        return [Path(json.loads(line)) for line in lines]
+        """Spools announced meanwhile; the end of the task ends the waiting at once."""
+        self.is_over.wait(seconds)
+        return [self._announced.get() for _ in range(self._announced.qsize())]
+
+    def _watch(self) -> None:
+        unread = b""
+        try:
+            # a forked worker may hold the pipe open long after its parent was killed
+            while self._parent is None or os.getppid() == self._parent:
+                if not select.select([sys.stdin.fileno()], [], [], CADENCE)[0]:
+                    continue
+                read = os.read(sys.stdin.fileno(), 65536)
+                if not read:
+                    return
+                *lines, unread = (unread + read).split(b"\n")
+                for line in lines:
+                    self._announced.put(Path(json.loads(line)))
+        finally:
+            self._after.start()
+            self.is_over.set()
 
 
 class _Follower:
     def __init__(self) -> None:
-        self._stores = Stores()
         self._reader = ThreadPoolExecutor(max_workers=1)
         self._reading: list[Future[None]] = []
         self._taken: list[Delivery] = []
@@ -71,37 +94,52 @@ class _Follower:
 
     def take(self, spool: Path) -> None:
         """Begin with a spool: its inputs are read, beside all else, as long as they are what the run reads."""
-        delivery = Delivery(Spool(spool), self._stores)
-        if not delivery.begin():
-            self._untaken.append(delivery)
+        try:
+            delivery = Delivery(Spool(spool))
+        except ValueError as error:  # damaged, or sent by somebody else
+            say(reason(error))
             return
-        self._taken.append(delivery)
+        self._untaken.append(delivery)
         self._reading.append(self._reader.submit(self._capture, delivery))
 
     def pump(self, *, recorder_is_gone: bool) -> bool:
         """Send what is new of every spool; True where something is left to do."""
         if time.monotonic() < self._next_try and not recorder_is_gone:
             return True
-        for delivery in [delivery for delivery in self._untaken if delivery.begin()]:
-            self._untaken.remove(delivery)
-            self._taken.append(delivery)
         failed = False
+        for delivery in list(self._untaken):
+            if delivery.begin():
+                self._taken.append(delivery)
+            elif delivery.spool.exists():
+                self._failed(delivery, TimeoutError(f"another process holds {delivery.spool.lock}"))
+                continue
+            self._untaken.remove(delivery)
         for delivery in list(self._taken):
             try:
-                if delivery.pump(recorder_is_gone=recorder_is_gone):
+                if delivery.pump(recorder_is_gone=recorder_is_gone, follows=True):
                     self._taken.remove(delivery)
                     delivery.release()
             except Exception as error:
                 self._failed(delivery, error)
                 failed = True
-                break  # the others would wait for the same store
+                if not isinstance(
+                    error, (ValueError, LookupError, FileNotFoundError)
+                ):  # not this recording's own fault
+                    break  # the others would wait for the same store
         self._pause = min(max(2 * self._pause, CADENCE), LONGEST_PAUSE) if failed else 0.0
         self._next_try = time.monotonic() + self._pause
-        return bool(self._taken)
+        return bool(self._taken or self._untaken)
 
     def finish_reading(self) -> None:
         """Wait for the lineage that is still being read."""
         wait(self._reading)
+
+    def give_up(self, seconds: float) -> None:
+        """The task has ended, and not all is sent in time: `sync` will send it."""
+        for delivery in [*self._taken, *self._untaken]:
+            if not (delivery.spool.folder / "last_error").exists():
+                self._failed(delivery, TimeoutError(f"MLflow did not take it within {seconds:g} s of the run's end"))
+        os._exit(1)
 
     def _capture(self, delivery: Delivery) -> None:
         try:
@@ -110,6 +148,7 @@ class _Follower:
             self._failed(delivery, error)
 
     def _failed(self, delivery: Delivery, error: Exception) -> None:
-        print(f"{delivery.spool.folder.name}: {reason(error)}", flush=True)  # companion.log
-        if delivery.spool.folder.exists():
-            write_text(delivery.spool.folder / "last_error", reason(error))
+        say(f"{delivery.spool.folder.name}: {reason(error)}")  # companion.log
+        with contextlib.suppress(OSError):  # a full disk
+            if delivery.spool.exists():
+                write_text(delivery.spool.folder / "last_error", reason(error))

@@ -1,49 +1,68 @@
 """The spool: one folder per recording, holding everything MLflow has to be told about it.
 
-run.json        who recorded what, where and why (written once, before anything else)
-journal.jsonl   what happened, a line an event, appended only
+run.json        who recorded what, where and why (written once, before anything else): `Description`
+journal.jsonl   what happened, a line an `Event`, appended only
 lineage/        what led to the run: patch.diff, config.json, ...
 files/          artifacts, kept safe from later changes of the originals
-progress.json   how much of the journal MLflow has, and under which run id (replaced atomically by the sender)
+progress.json   how much of the journal MLflow has, and under which run id (replaced by the sender): `Progress`
 lock            held by the process that is sending
+
+The classes are those of writer and reader alike. A damaged line costs itself, a damaged run.json its own recording, and
+a damaged progress.json nothing: sending again adds nothing twice.
 """
 
-import contextlib
-import json
 import os
 import shutil
 import socket
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from attndistill.core.artifacts import read_json, write_json
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
+
+from attndistill.core.artifacts import write_text
+from attndistill.tracking.address import work_folder as work_folder
+from attndistill.tracking.call import Call
+from attndistill.tracking.call import process_started as process_started
 
 COPY_AT_MOST = 16 * 2**20  # bytes; larger files are hard-linked, which is safe as long as nobody rewrites them in place
 
 
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """What is known of a recording when it begins (`run.json`)."""
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, ser_json_inf_nan="constants")
+
+
+class Description(_Record):
+    """What is known of a recording when it begins (`run.json`). Addresses and words hold no secrets any more."""
 
     id: str
     command: str
     name: str
     experiment: str
-    config: Mapping[str, Any]
+    config: dict[str, Any]
+    changes: dict[str, Any] | None = None  # what MLflow shows as params; None: the whole configuration
+    seeds: list[int] = []
     argv: list[str]
     inputs: list[str]
+    outputs: list[str] = []
+    accounts: list[str] = []
     root: str
+    own_uri: str  # of the project's own database, when it was recorded
     tracking_uri: str
     started_ms: int
     pid: int
     process_started: str
     host: str
     user: str
-    tags: dict[str, str] = field(default_factory=dict)
     launcher_run_id: str | None = None  # MLFLOW_RUN_ID, set by `mlflow run`
     enclosing: str | None = None  # the recording inside which this one was opened, in the same process
+    call: Call | None = None  # of DVC
+    dvc_experiment: str | None = None
+
+    @property
+    def item(self) -> str:
+        """What the stage works on: of "distill@attndistill", the row."""
+        return self.name.partition("@")[2]
 
     def recorder_is_alive(self) -> bool:
         """Whether the recording process may still write. On another machine nobody can tell, so: yes."""
@@ -52,9 +71,79 @@ class Description:
         return process_started(self.pid) == self.process_started
 
 
+class Progress(_Record):
+    """How far a recording is in MLflow (`progress.json`)."""
+
+    offset: NonNegativeInt = 0
+    run_id: str | None = None
+    uri: str | None = None
+    lineage: bool = False
+
+
+class Metrics(_Record):
+    """Points of curves at one step."""
+
+    kind: Literal["metrics"] = "metrics"
+    time: int
+    step: int
+    values: dict[str, float]
+
+
+class Figures(_Record):
+    """Figures of an item: name -> seed -> value."""
+
+    kind: Literal["figures"] = "figures"
+    time: int
+    item: str
+    values: dict[str, dict[int, float]]
+
+
+class Dataset(_Record):
+    """A data set that the run used."""
+
+    kind: Literal["dataset"] = "dataset"
+    time: int
+    name: str
+    digest: str
+    context: str
+    source: str
+    profile: dict[str, Any]
+
+
+class Artifact(_Record):
+    """A file or directory in the spool, for the run's `folder`."""
+
+    kind: Literal["artifact"] = "artifact"
+    time: int
+    path: str
+    folder: str
+
+
+class Tag(_Record):
+    """A tag of the run."""
+
+    kind: Literal["tag"] = "tag"
+    time: int
+    key: str
+    value: str
+
+
+class Close(_Record):
+    """The end of the run."""
+
+    kind: Literal["close"] = "close"
+    time: int
+    status: Literal["FINISHED", "FAILED", "KILLED"]
+    error: str
+
+
+Event = Annotated[Metrics | Figures | Dataset | Artifact | Tag | Close, Field(discriminator="kind")]
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
 @dataclass(frozen=True)
 class Delivered:
-    """How it went with one recording: `sent` is None where another process is still recording or sending it."""
+    """How it went with one recording: `sent` is None where it is still being recorded."""
 
     name: str
     spool: Path
@@ -78,32 +167,64 @@ class Spool:
         self.lock = folder / "lock"
 
     def describe(self, description: Description) -> None:
-        """Begin the spool. A private folder: a tracking address may hold a password."""
-        self.folder.mkdir(parents=True, mode=0o700)
-        self.lineage.mkdir()
-        write_json(self.folder / "run.json", asdict(description))
+        """Begin the spool: whole, or not there. For the owner alone: configurations may be private."""
+        beside = self.folder.with_name(f".new-{self.folder.name}")
+        (beside / "lineage").mkdir(parents=True)
+        beside.chmod(0o700)
+        write_text(beside / "run.json", description.model_dump_json(indent=2))
+        beside.rename(self.folder)
 
     def description(self) -> Description:
-        return Description(**read_json(self.folder / "run.json"))
+        """Who recorded what. Raises ValueError for a file that does not say so."""
+        path = self.folder / "run.json"
+        try:
+            return Description.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{path} is damaged: {place}{': ' if place else ''}{first['msg']}") from None
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
 
     def exists(self) -> bool:
         return (self.folder / "run.json").exists()
 
-    def events(self, offset: int) -> list[tuple[dict[str, Any], int]]:
-        """Whole events after byte `offset`, each with the offset behind it; a line torn by a kill is not an event."""
+    def waits(self) -> bool:
+        """Whether the recording is here and can be sent."""
+        try:
+            return bool(self.description())
+        except ValueError:
+            return False
+
+    def reached(self) -> Progress:
+        """How far it is sent; where nobody knows, it is sent from the beginning."""
+        try:
+            found = Progress.model_validate_json(self.progress.read_bytes())
+            return found if found.offset <= self.journal.stat().st_size or not found.offset else Progress()
+        except (OSError, ValueError):
+            return Progress()
+
+    def events(self, offset: int) -> list[tuple[Event | None, int]]:
+        """Whole lines after byte `offset`, each with the offset behind it; None for a line that is no event.
+
+        A last line without its end was torn by a kill, or is being written: it is not given.
+        """
         if not self.journal.exists():
             return []
         with self.journal.open("rb") as file:
             file.seek(offset)
-            lines = file.read().splitlines(keepends=True)
-        found = []
+            lines = file.read().split(b"\n")[:-1]
+        found: list[tuple[Event | None, int]] = []
         for line in lines:
-            if not line.endswith(b"\n"):
-                break
-            offset += len(line)
-            with contextlib.suppress(ValueError):  # torn, and another process's line behind it
-                found.append((json.loads(line), offset))
+            offset += len(line) + 1
+            try:
+                found.append((_EVENT.validate_json(line), offset))
+            except ValidationError:  # a line torn by a kill and another process's behind it, or damage
+                found.append((None, offset))
         return found
+
+    def is_closed(self) -> bool:
+        return any(isinstance(event, Close) for event, _ in self.events(0))
 
     def keep(self, source: Path, number: int) -> Path:
         """Take `source` (a file or a directory) into the spool; gives its path relative to the spool."""
@@ -125,25 +246,6 @@ class Spool:
 def spools_folder(root: Path) -> Path:
     """Where recordings of the project at `root` wait: beside the original repository inside a `dvc exp run --temp`."""
     return work_folder(root) / "tracking"
-
-
-def work_folder(root: Path) -> Path:
-    """`.work` of $DVC_ROOT, else of $ATTNDISTILL_ROOT, else of `root`."""
-    return Path(os.environ.get("DVC_ROOT") or os.environ.get("ATTNDISTILL_ROOT") or root).absolute() / ".work"
-
-
-def process_started(pid: int) -> str:
-    """A word that tells this process from a later one with the same number; empty where there is no such process."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if fields[0] == "Z" else fields[19]  # a zombie writes nothing any more
-    except (OSError, IndexError):
-        pass
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return ""
-    return "alive"  # a system without /proc
 
 
 def _copy_or_link(source: str, target: str) -> str:

@@ -1,5 +1,12 @@
 """The MLflow side: which run a recording belongs to, and how its events get there. Only this module imports mlflow.
 
+What belongs together is found together. Each stage has a run of its own, below one parent for each `dvc repro`,
+pipeline, `mlflow run` or study, whose metrics are that call's table (`attndistill.knn_top1`). What is measured of a row
+later (k-NN, attention) is also logged to the run that made the row's model, found by the md5 of what it made: so
+MLflow's table filtered by `tags.stage = 'distill'`, and its compare page, show settings, losses and accuracies of a row
+in one line, also when DVC took half of the stages from its cache. A parent for each row would lose just that: its
+stages come from several calls, and metrics of children do not count among a parent's.
+
 MlflowClient alone, never the fluent API: that one keeps a process-wide active run, reads MLFLOW_RUN_ID by itself, and
 ends runs at exit, which a run opened by `mlflow run` must not have done to it.
 """
@@ -7,15 +14,27 @@ ends runs at exit, which a run opened by `mlflow run` must not have done to it.
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from attndistill.core.artifacts import digest_of
+from attndistill.core.secrets import hidden
 from attndistill.tracking.address import sqlite_file
-from attndistill.tracking.spool import Description
+from attndistill.tracking.call import Call
+from attndistill.tracking.moved import check_database, follow_a_move, place_of
+from attndistill.tracking.note import note_of
+from attndistill.tracking.spool import Dataset as DatasetEvent
+from attndistill.tracking.spool import Description, Figures
 
+DEFAULT = "0"  # the id of MLflow's experiment "Default"
+PARENT, NOTE, NOTED = "mlflow.parentRunId", "mlflow.note.content", "attndistill.note"
+COMMIT = "mlflow.source.git.commit"  # MLflow's column "Version"
+_BY_CHANCE = re.compile(r"[a-z]+-[a-z]+-\d+")  # MLflow's names: dapper-fox-12
 RECORDING = "attndistill.recording"  # the tag by which a run is found again if its id was lost in a crash
 PARAM_AT_MOST, TAG_AT_MOST, KEY_AT_MOST, DIGEST_AT_MOST = 6000, 8000, 250, 36  # characters, MLflow's limits
 PARAMS_A_BATCH, METRICS_A_BATCH = 100, 1000
@@ -46,31 +65,42 @@ class Store:
         self.database.parent.mkdir(parents=True, exist_ok=True)
         # the client's constructor already creates the tables: of four at once on a missing database, three would die
         with FileLock(f"{self.database}.lock"):
+            check_database(self.database)
             self.client = MlflowClient(tracking_uri=uri)
+            follow_a_move(self.database)
 
-    def open_run(self, description: Description, *, parent_waits: bool) -> str:
-        """The id of the recording's run: the one it already has, the launcher's, or a new one.
+    def open_run(self, told: Description, *, parent_waits: bool, lock: Path) -> str:
+        """The id of the recording's run: the one it already has, the launcher's, or a new one, with its first words.
 
         Args:
+            told: by the recording.
             parent_waits: whether the enclosing recording has yet to be sent. Raises LookupError if so and it is needed.
+            lock: held while the parent of a call of DVC is looked for and made.
         """
-        found = self._recorded(description.id)
-        if found is not None:
-            return str(found.info.run_id)
-        parent, attach = None, False
-        if description.enclosing:
-            parent = self._recorded(description.enclosing)
-            if parent is None and parent_waits:
+        launcher = self._run(told.launcher_run_id) if told.launcher_run_id and not told.enclosing else None
+        # `mlflow run` without --experiment-name, and no run can move: ours lies with the others, each names the other
+        lost = launcher is not None and launcher.info.experiment_id == DEFAULT and told.experiment != "Default"
+        run = self._recorded(told.id)
+        parent = None
+        if told.enclosing:
+            parent = self._recorded(told.enclosing)
+            if run is None and parent is None and parent_waits:
                 raise LookupError("its enclosing run is not in MLflow yet")
-        elif description.launcher_run_id:
-            parent = self._run(description.launcher_run_id)
-            attach = parent is not None and _launched_for(parent, description)
-        if parent is not None and attach:
-            run_id = str(parent.info.run_id)
-            self.client.set_tag(run_id, RECORDING, description.id)
-            self.client.set_tag(run_id, "attndistill.attached", "yes")
-            return run_id
-        return self._create(description, parent)
+        elif launcher is not None and not lost:
+            if run is None and _launched_for(launcher, told):
+                self.log_tags(launcher.info.run_id, {RECORDING: told.id, "attndistill.attached": "yes"})
+                run = self._named(launcher, told.name)
+            parent = launcher
+        elif told.call is not None:
+            parent = self._call(told, told.call, lock)
+        if run is None:
+            run = self._create(told, parent)
+        run_id = str(run.info.run_id)
+        self.log_tags(run_id, _first_tags(told))
+        self.log_params(run_id, told.config if told.changes is None else told.changes)
+        if lost and launcher is not None:
+            self._link(launcher, run if told.call is None else parent, told)
+        return run_id
 
     def log_params(self, run_id: str, config: Mapping[str, Any]) -> None:
         """Add the configuration. Params are immutable: what the launcher has already logged stays as it is."""
@@ -97,17 +127,42 @@ class Store:
         for start in range(0, len(entities), METRICS_A_BATCH):
             self.client.log_batch(run_id, metrics=entities[start : start + METRICS_A_BATCH])
 
-    def log_dataset(self, run_id: str, event: Mapping[str, Any]) -> None:
+    def log_figures(self, run_id: str, told: Description, figures: Figures) -> None:
+        """Add figures: plain to a run of their own item, under the item's name to the parent's table."""
+        own = figures.item == told.item
+        self.log_metrics(run_id, _points(figures, "" if own else f"{figures.item}.", seeds=own))
+        parent = self.active(self.client.get_run(run_id).data.tags.get(PARENT))
+        if parent is not None and figures.item:
+            self.log_metrics(parent.info.run_id, _points(figures, f"{figures.item}.", seeds=False))
+
+    def log_producers(self, run_id: str, inputs: Mapping[str, str]) -> None:
+        """Name, for each input (path -> md5), the latest run that made it."""
+        found = {path: self._found(f"output.{path}", md5) for path, md5 in inputs.items()}
+        self.log_tags(run_id, {f"input_run.{path}": run.info.run_id for path, run in found.items() if run})
+
+    def log_to_model(self, run_id: str, told: Description, figures: Sequence[Figures]) -> None:
+        """Add figures of the run's own item to the run that made the model, beside its losses."""
+        tags = self.client.get_run(run_id).data.tags
+        for key, producer in tags.items():
+            run = self.active(producer) if key.startswith("input_run.") else None
+            if run is None or not told.item or run.data.tags.get("row") != told.item:
+                continue
+            for event in figures:
+                if event.item == told.item:
+                    self.log_metrics(producer, _points(event, "", seeds=True))
+            self.describe(producer)
+
+    def log_dataset(self, run_id: str, event: DatasetEvent) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
-            name=event["name"],
-            digest=event["digest"][:DIGEST_AT_MOST],
+            name=event.name,
+            digest=event.digest[:DIGEST_AT_MOST],
             source_type="local",
-            source=json.dumps({"uri": event["source"]}),
-            profile=json.dumps(event["profile"]) if event["profile"] else None,
+            source=json.dumps({"uri": event.source}),
+            profile=json.dumps(event.profile) if event.profile else None,
         )
-        tags = [InputTag("mlflow.data.context", event["context"])]
+        tags = [InputTag("mlflow.data.context", event.context)]
         self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
 
     def log_artifact(self, run_id: str, path: Path, folder: str) -> None:
@@ -117,27 +172,89 @@ class Store:
         else:
             self.client.log_artifact(run_id, str(path), folder or None)
 
-    def end(self, run_id: str, status: str, time: int) -> None:
-        """End the run. One that was attached to is left to its launcher, unless its process was killed."""
+    def describe(self, run_id: str) -> None:
+        """Write the run's description, unless somebody has written another one."""
+        run = self.client.get_run(run_id)
+        tags, text = run.data.tags, shortened(note_of(run), TAG_AT_MOST)
+        if NOTE not in tags or tags.get(NOTED) == digest_of(tags[NOTE]):
+            self.log_tags(run_id, {NOTE: text, NOTED: digest_of(text)})
+
+    def end(self, run_id: str, told: Description, status: str, time: int) -> None:
+        """End the run. One that was attached to is left to its launcher, unless its process was killed.
+
+        The parent of a call of DVC, of which nobody hears when it ends, has ended with the last of its runs.
+        """
         run = self.client.get_run(run_id)
         attached = run.data.tags.get("attndistill.attached") == "yes"
         if run.info.status == "RUNNING" and (not attached or status == "KILLED"):
             self.client.set_terminated(run_id, status=status, end_time=time)
+        self.describe(run_id)
+        parent = self.active(run.data.tags.get(PARENT))
+        if parent is None:
+            return
+        if told.call is not None and parent.data.tags.get(RECORDING) == _key(told, told.call):
+            self.log_tags(parent.info.run_id, {key: run.data.tags[key] for key in (COMMIT,) if key in run.data.tags})
+            children = self.client.search_runs(
+                [parent.info.experiment_id], f"tags.`{PARENT}` = '{parent.info.run_id}'", max_results=1000
+            )
+            states = {child.info.status for child in children}
+            if "RUNNING" not in states:
+                ended = "FAILED" if states & {"FAILED", "KILLED"} else "FINISHED"
+                self.client.set_terminated(parent.info.run_id, status=ended, end_time=time)
+        self.describe(parent.info.run_id)
 
-    def _create(self, description: Description, parent: Any) -> str:
-        experiment = parent.info.experiment_id if parent is not None else self._experiment(description.experiment)
+    def active(self, run_id: str | None) -> Any:
+        """A run that takes metrics and tags; None for a deleted one or none."""
+        run = self._run(run_id) if run_id else None
+        return run if run is not None and run.info.lifecycle_stage == "active" else None
+
+    def _create(self, told: Description, parent: Any) -> Any:
         tags = {
-            RECORDING: description.id,
-            "mlflow.user": description.user,
-            "mlflow.source.name": f"attndistill {description.command}",
+            RECORDING: told.id,
+            "mlflow.user": told.user,
+            "mlflow.source.name": f"attndistill {told.command}",
             "mlflow.source.type": "LOCAL",
         }
+        experiment = self._experiment(told.experiment) if parent is None else parent.info.experiment_id
         if parent is not None:
-            tags["mlflow.parentRunId"] = parent.info.run_id
-        run = self.client.create_run(
-            experiment, start_time=description.started_ms, tags=tags, run_name=description.name
-        )
-        return str(run.info.run_id)
+            tags[PARENT] = parent.info.run_id
+        return self.client.create_run(experiment, start_time=told.started_ms, tags=tags, run_name=told.name)
+
+    def _call(self, told: Description, call: Call, lock: Path) -> Any:
+        """The parent of a call of DVC, made by whichever of its stages comes first; it runs as long as one of them."""
+        key = _key(told, call)
+        with FileLock(lock):
+            run = self._recorded(key)
+            if run is None:
+                tags = {
+                    RECORDING: key,
+                    "mlflow.user": told.user,
+                    "mlflow.source.name": call.command,
+                    "mlflow.source.type": "LOCAL",
+                    "attndistill.command": call.command,
+                    "stage": "dvc",
+                    **({"dvc.experiment": told.dvc_experiment} if told.dvc_experiment else {}),
+                }
+                experiment = self._experiment(told.experiment)
+                run = self.client.create_run(experiment, start_time=told.started_ms, tags=tags, run_name=call.name)
+            elif run.info.status != "RUNNING":
+                self.client.update_run(run.info.run_id, status="RUNNING")
+        return run
+
+    def _named(self, launcher: Any, name: str) -> Any:
+        """A launcher's run under our name, where MLflow gave it one by chance."""
+        if _BY_CHANCE.fullmatch(launcher.info.run_name or ""):
+            self.client.update_run(launcher.info.run_id, name=name)
+        return launcher
+
+    def _link(self, launcher: Any, run: Any, told: Description) -> None:
+        run_id, name = run.info.run_id, run.info.run_name
+        self.log_tags(run_id, {"attndistill.launcher": launcher.info.run_id})
+        self._named(launcher, name)
+        place = f"#/experiments/{run.info.experiment_id}/runs/{run_id}"
+        text = f"Started [{name}]({place}), which is recorded in experiment {told.experiment}."
+        tags = _first_tags(told) if told.call is None else {}
+        self.log_tags(launcher.info.run_id, {**tags, "attndistill.run": run_id, NOTE: text})
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -145,9 +262,9 @@ class Store:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             if found.lifecycle_stage != "active":
-                raise ValueError(f"experiment {name!r} is deleted in {self.uri}: restore it, or name another")
+                raise ValueError(f"experiment {name!r} is deleted in {hidden(self.uri)}: restore it, or name another")
             return str(found.experiment_id)
-        place = None if self.database is None else (self.database.parent / "mlartifacts" / name).as_uri()
+        place = None if self.database is None else place_of(self.database, name)
         try:
             return str(self.client.create_experiment(name, artifact_location=place))
         except MlflowException as error:
@@ -156,8 +273,13 @@ class Store:
             return str(self.client.get_experiment_by_name(name).experiment_id)  # another process was quicker
 
     def _recorded(self, recording: str) -> Any:
+        return self._found(RECORDING, recording)
+
+    def _found(self, tag: str, value: str) -> Any:
+        """The latest run with a tag of that value, in any experiment."""
         experiments = [experiment.experiment_id for experiment in self.client.search_experiments(max_results=1000)]
-        runs = self.client.search_runs(experiments, f"tags.`{RECORDING}` = '{recording}'", max_results=1)
+        asked = f"tags.`{allowed_key(tag)}` = '{value}'"
+        runs = self.client.search_runs(experiments, asked, max_results=1, order_by=["attributes.start_time DESC"])
         return runs[0] if runs else None
 
     def _run(self, run_id: str) -> Any:
@@ -191,6 +313,37 @@ def allowed_key(key: str) -> str:
 def shortened(value: str, length: int) -> str:
     """`value`, cut with an ellipsis where it is longer than `length` characters."""
     return value if len(value) <= length else value[: length - 1] + "…"
+
+
+def _first_tags(told: Description) -> dict[str, str]:
+    tags = {
+        "attndistill.command": told.command,
+        "attndistill.params": "all" if told.changes is None else "changes",
+        "stage": told.command,
+        "row": told.item,
+        "seeds": ", ".join(map(str, told.seeds)),
+        "dvc.experiment": told.dvc_experiment or "",
+    }
+    return {key: value for key, value in tags.items() if value}
+
+
+def _key(told: Description, call: Call) -> str:
+    """One call of DVC may run stages of several experiments: a parent for each."""
+    return f"{call.key}-{digest_of(told.experiment)[:8]}"
+
+
+def _points(figures: Figures, prefix: str, *, seeds: bool) -> list[tuple[str, float, int, int]]:
+    """Mean, sample deviation (of two seeds or more) and n of each figure, and each seed's beside them."""
+    found: dict[str, float] = {}
+    for name, by_seed in figures.values.items():
+        values = list(by_seed.values())
+        if values:
+            found |= {f"{prefix}{name}": statistics.fmean(values), f"{prefix}{name}_n": float(len(values))}
+        if len(values) > 1:
+            found[f"{prefix}{name}_sd"] = statistics.stdev(values)
+        if seeds:
+            found |= {f"seed-{seed}/{name}": value for seed, value in by_seed.items()}
+    return [(key, value, figures.time, 0) for key, value in found.items()]
 
 
 def _launched_for(run: Any, description: Description) -> bool:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from attndistill.tracking.address import sqlite_uri
+
 VARIABLES = (
     "MLFLOW_TRACKING_URI",
     "MLFLOW_RUN_ID",
     "MLFLOW_EXPERIMENT_ID",
     "DVC_ROOT",
     "DVC_STAGE",
+    "DVC_EXP_NAME",
     "ATTNDISTILL_ROOT",
 )
 OPEN = """
@@ -19,10 +22,10 @@ import os, signal, sys, time
 from pathlib import Path
 from attndistill.tracking import Recorder
 
-def recording(command="distill", name="distill@attndistill", inputs=()):
+def recording(command="distill", name="distill@attndistill", **more):
     config = {"distill": {"epochs": 3, "row": "attndistill"}, "data": {"classes": [0, 1]}}
-    return Recorder.open(root=Path.cwd(), command=command, name=name, experiment="digits", config=config,
-                         argv=[command, "--row", "attndistill"], inputs=[Path(path) for path in inputs])
+    common = {"experiment": "digits", "config": config, "argv": [command, "--row", "attndistill"]}
+    return Recorder.open(root=Path.cwd(), command=command, name=name, **{**common, **more})
 """
 
 
@@ -37,7 +40,7 @@ class Project:
 
     @property
     def store(self) -> str:
-        return f"sqlite:///{self.root}/mlflow.db"
+        return sqlite_uri(self.root / "mlflow.db")
 
     @property
     def spools(self) -> list[Path]:
@@ -73,8 +76,9 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    root = tmp_path / "project"
+def project(request: pytest.FixtureRequest, tmp_path: Path) -> Project:
+    """In a folder called "project", or as the test's parameter says."""
+    root = tmp_path / getattr(request, "param", "project")
     root.mkdir()
     (root / "params.yaml").write_text("a: 1\n")
     return Project(root)

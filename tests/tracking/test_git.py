@@ -87,3 +87,34 @@ def test_a_big_untracked_file_is_data_and_is_named(project, git, monkeypatch: py
     state, _ = code_state(project.root)
     assert state["left_out"] == ["big.npy"]
     assert "1 untracked files above 10 bytes left out" in str(state["patch"])
+
+
+def test_files_whose_names_say_secret_are_named_and_left_out(project, git):
+    (project.root / "tracked.pem").write_text("old\n")
+    git("add", "-f", "tracked.pem")
+    git("commit", "-qm", "a key")
+    for name in (".env", "id_rsa", "tracked.pem", "keys/deploy.key"):
+        (project.root / name).parent.mkdir(exist_ok=True)
+        (project.root / name).write_text("s3cret\n")
+    (project.root / "code.py").write_text("url = 'https://me:s3cret@h/f?token=s3cret'\nf(token=cls_token)\n")
+    state, patch = code_state(project.root)
+    assert state["left_out"] == [".env", "id_rsa", "keys/deploy.key", "tracked.pem"]
+    assert "left out since their names say secret: .env, id_rsa, keys/deploy.key, tracked.pem" in state["patch"]
+    assert b"s3cret" not in patch
+    assert b"+url = 'https://me:***@h/f?token=***'\n+f(token=cls_token)" in patch
+    assert "passwords or tokens in it are hidden" in state["patch"]
+
+
+@pytest.mark.parametrize("name", ["a:b", 'a"b', "a\\b", "a%20b?c#d", "a b\tc", "ü"])
+def test_the_commit_is_known_whatever_the_folder_is_called(tmp_path, name):
+    import subprocess
+
+    root = tmp_path / name
+    root.mkdir()
+    (root / "code.py").write_text("one\n")
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=b", "commit", "-qm", "c"]):
+        subprocess.run(["git", *words], cwd=root, check=True)
+    (root / "code.py").write_text("two\n")
+    state, patch = code_state(root)
+    assert len(state["commit"]) == 40
+    assert b"+two" in patch

@@ -27,12 +27,11 @@ def record(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder, "Companion", Silent)
     for name in ("DVC_ROOT", "ATTNDISTILL_ROOT", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
-    return lambda **more: Recorder.open(
-        root=tmp_path, command="distill", name="d", experiment="digits", config={}, argv=[], **more
-    )
+    common = {"root": tmp_path, "command": "distill", "name": "d", "experiment": "digits", "config": {}, "argv": []}
+    return lambda **more: Recorder.open(**{**common, **more})
 
 
-def journal(run: Recorder) -> list[dict]:
+def journal(run: Recorder) -> list:
     return [event for event, _ in Spool(run.spool.folder).events(0)]
 
 
@@ -45,8 +44,8 @@ def test_events_are_in_the_journal_as_soon_as_they_are_said(record):
     with record() as run:
         run.metrics({"loss": 0.5}, step=3)
         (event,) = journal(run)
-        assert (event["kind"], event["values"], event["step"]) == ("metrics", {"loss": 0.5}, 3)
-    assert journal(run)[-1]["status"] == "FINISHED"
+        assert (event.kind, event.values, event.step) == ("metrics", {"loss": 0.5}, 3)
+    assert journal(run)[-1].status == "FINISHED"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,7 @@ def test_events_are_in_the_journal_as_soon_as_they_are_said(record):
 def test_an_exception_ends_the_run_and_goes_on_its_way(record, problem, status):
     with pytest.raises(type(problem)), record() as run:
         raise problem
-    assert journal(run)[-1]["status"] == status
+    assert journal(run)[-1].status == status
 
 
 def test_a_kept_artifact_does_not_change_with_its_original(record, tmp_path):
@@ -70,7 +69,7 @@ def test_a_kept_artifact_does_not_change_with_its_original(record, tmp_path):
     with record() as run:
         run.artifact(picture, folder="attention")
         picture.write_text("after")
-    kept = run.spool.folder / next(event for event in journal(run) if event["kind"] == "artifact")["path"]
+    kept = run.spool.folder / next(event for event in journal(run) if event.kind == "artifact").path
     assert kept.read_text() == "before"
     assert kept.name == "picture.txt"
 
@@ -123,7 +122,7 @@ def test_a_line_torn_by_a_kill_costs_the_next_line_and_no_more(record):
             file.write('{"kind": "metr')  # a child was killed
         run.tag("c", "d")
         run.tag("e", "f")
-        assert [event["key"] for event in journal(run)] == ["a", "e"]
+        assert [event and event.key for event in journal(run)] == ["a", None, "e"]
 
 
 def test_a_forked_child_tells_its_curves_and_nothing_else_of_the_run(record):
@@ -136,7 +135,7 @@ def test_a_forked_child_tells_its_curves_and_nothing_else_of_the_run(record):
         process.start()
         process.join()
         (event,) = journal(run)
-    assert event["values"] == {"seed-7/loss": 0.5}
+    assert event.values == {"seed-7/loss": 0.5}
 
 
 def test_an_inner_recording_names_the_outer_one(record):
@@ -149,3 +148,45 @@ def test_a_copy_made_by_dvc_keeps_its_spool_in_the_original_repository(record, t
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "original"))
     with record() as run:
         assert run.spool.folder.parent == tmp_path / "original" / ".work" / "tracking"
+
+
+def test_a_figure_is_kept_by_seed_of_the_runs_own_item_or_of_another(record, tmp_path):
+    with record(name="probe@attndistill") as run:
+        run.figures({"knn_top1": {0: 51.0, 7: float("nan")}})
+        run.figures({"knn_top1": {0: 88}}, item="teacher")
+        own, other = journal(run)
+    assert (own.item, own.values["knn_top1"][0], list(own.values["knn_top1"])) == ("attndistill", 51.0, [0, 7])
+    assert (other.item, other.values) == ("teacher", {"knn_top1": {0: 88.0}})
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full", "2>&1 >/dev/null | true"])
+def test_a_stderr_that_takes_no_words_ends_no_training(tmp_path, stderr):
+    (tmp_path / ".work").write_text("no folder can be made here")
+    body = (
+        "import sys, time; from pathlib import Path; from attndistill.tracking import Recorder; time.sleep(0.5)\n"
+        "with Recorder.open(root=Path.cwd(), command='a', name='a', experiment='a', config={}, argv=[]) as run:\n"
+        "    run.metrics({'loss': 1.0}, step=0); run.metrics({'loss': None}, step=0); run.figures({'a': None})\n"
+        "Path('done').touch()"
+    )
+    subprocess.run(["sh", "-c", f'"$0" -c "$1" {stderr}', sys.executable, body], cwd=tmp_path, timeout=60)
+    assert (tmp_path / "done").exists()
+
+
+def test_a_disk_that_fills_in_the_middle_of_a_line_costs_that_line(record, monkeypatch):
+    write = recorder.os.write
+    with record() as run:
+        monkeypatch.setattr(recorder.os, "write", lambda handle, line: write(handle, line[:9]))
+        run.tag("a", "b")
+        monkeypatch.setattr(recorder.os, "write", write)
+        run.tag("c", "d")
+        assert [event and event.key for event in journal(run)] == [None, "c"]
+
+
+def test_a_stage_of_an_experiment_that_is_a_dvc_project_of_its_own_keeps_its_state_with_the_others(
+    record, tmp_path, monkeypatch
+):
+    (tmp_path / "params.yaml").touch()
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "experiments" / "mine"))
+    with record() as run:
+        assert run.spool.folder.parent == tmp_path / ".work" / "tracking"
+        assert run.spool.description().tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
