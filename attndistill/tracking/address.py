@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 _SQLITE = "sqlite:///"
 
@@ -11,13 +12,18 @@ def tracking_uri() -> str:
     given = os.environ.get("MLFLOW_TRACKING_URI")
     if not given:
         root = os.environ.get("ATTNDISTILL_ROOT") or os.environ.get("DVC_ROOT") or "."
-        return f"{_SQLITE}{(Path(root).absolute() / 'mlflow.db').resolve()}"
+        return sqlite_address((Path(root).absolute() / "mlflow.db").resolve())
     database = sqlite_file(given)
-    return given if database is None else f"{_SQLITE}{database}"
+    return given if database is None else sqlite_address(database)
 
 
 def sqlite_file(uri: str) -> Path | None:
     """The database file of a sqlite address, absolute; None for another kind of store."""
     if not uri.startswith(_SQLITE) or uri == f"{_SQLITE}:memory:":
         return None
-    return Path(uri.removeprefix(_SQLITE)).absolute()
+    return Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0])).absolute()
+
+
+def sqlite_address(path: Path) -> str:
+    """The address of a database file: SQLAlchemy unquotes it, so that `?`, `#`, `%` and `:` stay parts of the path."""
+    return f"{_SQLITE}{quote(str(path.absolute()))}"

@@ -17,10 +17,9 @@ from attndistill.stages import runs
 from attndistill.study import lost
 from attndistill.study.commands import run_studies
 from attndistill.study.lost import heartbeat, reclaim, sign
-from attndistill.study.plan import read_plan
-from attndistill.study.search import Search
-from attndistill.study.storage import GRACE, Place
-from attndistill.study.worker import load_study, prepare_study
+from attndistill.study.search import read_search
+from attndistill.study.storage import GRACE
+from attndistill.study.studies import load_study, prepare_study
 
 pytestmark = pytest.mark.drivers
 
@@ -29,8 +28,7 @@ OVERRIDES = {"runtime.checkpoint_seconds": 0, "distill.recipe.epochs": 12}
 
 
 def study_of(project, path: Path, address: str | None, overrides: dict | None = None):
-    plan = read_plan(path, project.experiment(), overrides or {})
-    search = Search.of(plan, Place.of(project.root, address, None))
+    search = read_search(path, project.experiment(), overrides or {}, address)
     return search, load_study(search)
 
 
@@ -134,7 +132,7 @@ def begun(project, monkeypatch):
     """A trial that somebody on another machine has begun: its study, storage and number in the storage."""
 
     def begin(address: str | None):
-        search = Search.of(read_plan(project.write(), project.experiment(), {}), Place.of(project.root, address, None))
+        search = read_search(project.write(), project.experiment(), {}, address)
         study = prepare_study(search)
         trial = study.ask()
         sign(trial)

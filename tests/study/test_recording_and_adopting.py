@@ -14,7 +14,7 @@ from attndistill.config import read_yaml
 from attndistill.experiments import open_experiment
 from attndistill.study.adopt import adopting, show_best
 from attndistill.study.commands import run_studies
-from attndistill.study.plan import read_plan
+from attndistill.study.search import read_search
 
 
 def best(project, path, **more) -> int:
@@ -96,33 +96,33 @@ def test_the_study_entry_point_runs_a_study_with_its_trial_below_the_launchers_r
 
 def test_the_winners_command_sets_params_yaml_and_names_what_it_cannot_reach(tmp_path):
     experiment = open_experiment(ROOT, "experiments/digits")
-    plan = read_plan(ROOT / "experiments/search/default.yaml", experiment, {"runtime.workers": 1})
+    search = read_search(ROOT / "experiments/search/default.yaml", experiment, {"runtime.workers": 1})
     point = {"distill.lambda": 0.05, "distill.projector_depth": 2}
-    assert adopting(plan, point) == [
+    assert adopting(search, point) == [
         *("dvc", "exp", "run", "-S", "params.yaml:distill.lambda=0.05", "-S", "params.yaml:distill.projector_depth=2")
     ]
-    smoke = read_plan(ROOT / "experiments/smoke/search.yaml", open_experiment(ROOT, "experiments/smoke"), {})
+    smoke = read_search(ROOT / "experiments/smoke/search.yaml", open_experiment(ROOT, "experiments/smoke"), {})
     assert adopting(smoke, {"distill.lambda": 0.5})[1:] == [
         *("-m", "attndistill", "pipeline", "--experiment", "experiments/smoke", "--distill.lambda", "0.5")
     ]
-    assert adopting(plan, {"distill.embedding_loss": None})[-1] == "params.yaml:distill.embedding_loss=null"
+    assert adopting(search, {"distill.embedding_loss": None})[-1] == "params.yaml:distill.embedding_loss=null"
     experiment.rows["attndistill"].set["distill.lambda"] = 0.2
     with pytest.raises(ValueError, match=r"distill.lambda is set by row attndistill in experiments/digits/rows.yaml"):
-        adopting(plan, point)
+        adopting(search, point)
 
 
 def test_the_winner_of_an_experiment_with_stages_of_its_own_goes_into_its_own_params_yaml(tmp_path):
     experiment = open_experiment(ROOT, "experiments/table10")
     path = tmp_path / "mine.yaml"
     YAML().dump({**read_yaml(ROOT / "experiments/search/default.yaml"), "row": "f-attndistill"}, path)
-    plan = read_plan(path, experiment, {})
+    search = read_search(path, experiment, {})
     place = "experiments/table10/params.yaml"
-    assert adopting(plan, {"distill.recipe.epochs": 20, "distill.projector_depth": 2}) == [
+    assert adopting(search, {"distill.recipe.epochs": 20, "distill.projector_depth": 2}) == [
         *("dvc", "exp", "run", "experiments/table10/dvc.yaml", "-S", f"{place}:distill.recipe.epochs=20"),
         *("-S", f"{place}:+distill.projector_depth=2"),  # a plus where the overlay does not have it yet
     ]
     with pytest.raises(ValueError, match=r"probe.projector_layer: .* has no section probe, so no stage watches it"):
-        adopting(plan, {"probe.projector_layer": 1})
+        adopting(search, {"probe.projector_layer": 1})
 
 
 @pytest.mark.drivers
@@ -137,10 +137,10 @@ def test_dvc_takes_the_command_for_an_experiment_with_stages_of_its_own(tmp_path
         "    params: [distill, experiments/mine/params.yaml: [distill]]\n    outs: [seen.yaml]\n"
     )
     (tmp_path / ".gitignore").write_text("/seen.yaml\n")
-    plan = read_plan(ROOT / "experiments/search/default.yaml", open_experiment(tmp_path, "experiments/mine"), {})
+    search = read_search(ROOT / "experiments/search/default.yaml", open_experiment(tmp_path, "experiments/mine"), {})
     in_a_repository(tmp_path)
     point = {"distill.recipe.epochs": 7, "distill.aggregation.temperature": 5.0, "distill.embedding_loss": None}
-    subprocess.run(adopting(plan, point), cwd=tmp_path, check=True, env=with_this_python())
+    subprocess.run(adopting(search, point), cwd=tmp_path, check=True, env=with_this_python())
     for path in (mine / "params.yaml", tmp_path / "seen.yaml"):
         assert "# why" in path.read_text()
         found = {"recipe": {"epochs": 7}, "aggregation": {"temperature": 5.0}, "embedding_loss": None}

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from attndistill.study.address import without_passwords
 from attndistill.study.storage import Place
 
 ROOT = Path(__file__).parents[2]
@@ -92,8 +91,3 @@ def test_several_processes_may_open_a_database_that_is_not_there_yet(tmp_path):
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
-
-
-def test_a_recorded_command_line_hides_passwords_and_nothing_else():
-    words = ["study", "a.yaml", "--storage=mysql://me:se:cret@host:3306/x", "sqlite:////tmp/a@b.db", "http://host:80/"]
-    assert without_passwords(words) == ["study", "a.yaml", "--storage=mysql://me:***@host:3306/x", *words[3:]]

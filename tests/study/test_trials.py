@@ -15,17 +15,15 @@ from attndistill.pipeline import run_stage
 from attndistill.stages.context import Context
 from attndistill.stages.layout import Layout
 from attndistill.stages.table import STAGES
-from attndistill.study import trial as trials
-from attndistill.study import worker
+from attndistill.study import studies, validation, worker
 from attndistill.study.commands import run_studies
+from attndistill.study.lost import RETRIES, give_back
 from attndistill.study.outcome import importances, outcome_of
-from attndistill.study.plan import read_plan
-from attndistill.study.retry import RETRIES, give_back
-from attndistill.study.search import Search
+from attndistill.study.search import Search, read_search
 from attndistill.study.storage import Place
+from attndistill.study.studies import load_study
 from attndistill.study.trial import TrialJournal
 from attndistill.study.validation import ValidationContext
-from attndistill.study.worker import load_study
 from attndistill.tracking import Recorder
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +34,7 @@ def searched(project, overrides=None, **changes) -> tuple[Search, optuna.Study]:
     """Run a study to its end in this process."""
     path, overrides = project.write(**changes), overrides or {}
     run_studies([str(path)], project.experiment(), overrides, storage=None, artifacts=None, workers=1)
-    search = Search.of(read_plan(path, project.experiment(), overrides), Place.of(project.root, None, None))
+    search = read_search(path, project.experiment(), overrides)
     return search, load_study(search)
 
 
@@ -54,7 +52,7 @@ def test_the_objective_is_the_pipelines_student_judged_on_the_validation_part_an
     context = ValidationContext(config, layout, "study", "attndistill", rows, Recorder(None))
     student, _ = load_model(layout.weights("attndistill", 0))
     everything = Context(config, layout, "study", "attndistill", rows, Recorder(None)).images("train")
-    assert context.judge_backbone(student, everything, "knn").top1 == first.value
+    assert context.judge(student, everything, ["knn_top1"]) == {"knn_top1": first.value}
     assert set(context.images("test").names).isdisjoint(context.images("train").names)
     assert len(context.images("test")) + len(context.images("train")) == len(everything)
     assert first.intermediate_values[2] == first.value  # of the last epoch
@@ -130,7 +128,7 @@ def test_settings_that_do_not_fit_together_are_pruned_with_the_reason_and_equal_
 
 
 def test_a_pruned_trial_ends_after_its_first_figure_and_leaves_no_folder(project, monkeypatch):
-    monkeypatch.setattr(worker, "pruner_of", lambda _: optuna.pruners.ThresholdPruner(lower=100.5))
+    monkeypatch.setattr(studies, "pruner_of", lambda _: optuna.pruners.ThresholdPruner(lower=100.5))
     search, study = searched(project, trials=2)
     assert [trial.state for trial in study.trials] == [PRUNED, PRUNED]
     assert [list(trial.intermediate_values) for trial in study.trials] == [[1], [1]]
@@ -165,9 +163,8 @@ def test_importances_name_the_setting_that_the_best_trials_share():
 
 def test_another_configuration_is_another_study_unless_the_searched_or_runtime_settings_differ(project):
     path = project.write()
-    place = Place.of(project.root, None, None)
     names = [
-        Search.of(read_plan(path, project.experiment(), overrides), place).name
+        read_search(path, project.experiment(), overrides).stored_name
         for overrides in ({}, {"distill.alignment_weight": 2.0}, {"runtime.workers": 1})
     ]
     assert names[0] != names[1]
@@ -175,27 +172,27 @@ def test_another_configuration_is_another_study_unless_the_searched_or_runtime_s
     text = (project.root / "params.yaml").read_text()
     assert text.count("lambda: 0.1\n") == 1
     (project.root / "params.yaml").write_text(text.replace("lambda: 0.1\n", "lambda: 0.7\n"))
-    assert Search.of(read_plan(path, project.experiment(), {}), place).name == names[0]
+    assert read_search(path, project.experiment(), {}).stored_name == names[0]
 
 
 @pytest.mark.parametrize("changes", [{"probe.linear": None}, {"probe.knn.temperature": 0.2}], ids=["null", "unused"])
 def test_a_setting_that_is_null_or_of_a_probe_that_does_not_judge_renames_no_study(tmp_path, changes):
-    plans = [
-        read_plan(ROOT / "experiments/search/default.yaml", open_experiment(ROOT, "experiments/digits"), overrides)
+    searches = [
+        read_search(ROOT / "experiments/search/default.yaml", open_experiment(ROOT, "experiments/digits"), overrides)
         for overrides in ({}, changes)
     ]
-    assert plans[0].configuration == plans[1].configuration
+    assert searches[0].configuration == searches[1].configuration
 
 
 def test_a_trial_too_large_for_the_device_fails_alone_with_the_reason_in_its_note(project, monkeypatch):
-    distill = trials.distill
+    distill = validation.distill
 
     def small_memory(context):
         if context.config.distill.projector_depth == 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return distill(context)
 
-    monkeypatch.setattr(trials, "distill", small_memory)
+    monkeypatch.setattr(validation, "distill", small_memory)
     given = [{"distill.lambda": 0.1, "distill.projector_depth": depth} for depth in (1, 2)]
     _, study = searched(project, enqueue=given, trials=2)
     assert [trial.state for trial in study.trials] == [FAIL, COMPLETE]
@@ -241,7 +238,7 @@ def test_a_study_that_has_not_ended_does_not_replace_one_with_more_trials(projec
     before = tracked.read_bytes()
     assert read_json(tracked)["state"] == "finished"
     shutil.rmtree(project.root / ".work/study")
-    distill, calls = trials.distill, []
+    distill, calls = validation.distill, []
 
     def interrupted(context):
         calls.append(context)
@@ -249,7 +246,7 @@ def test_a_study_that_has_not_ended_does_not_replace_one_with_more_trials(projec
             raise KeyboardInterrupt
         return distill(context)
 
-    monkeypatch.setattr(trials, "distill", interrupted)
+    monkeypatch.setattr(validation, "distill", interrupted)
     with pytest.raises(KeyboardInterrupt):
         searched(project, trials=2)
     assert tracked.read_bytes() == before
