@@ -1,7 +1,7 @@
 """A study file: what is varied, what is judged, how long. Strict, and light to read: neither optuna nor torch.
 
-An objective is a figure of an evaluation that may be one (`attndistill.evaluations`), measured on the validation part of
-train, or the number of parameters. There is no way to name a figure on test: what is chosen by a figure must not be
+An objective is a figure of an evaluation that a study may aim at (`attndistill.evaluations`), measured on the validation
+part of train, or the number of parameters. There is no way to name a figure on test: what is chosen by a figure must not be
 reported by it.
 """
 

@@ -4,8 +4,8 @@ outputs/<experiment>/study/<name>/{found.json,*.png}   as it stands: numbers alo
 experiments/search/found/<experiment>/<name>.json      the same file for git and the report
 
 `Outcome` is the file's one definition, for writer and reader; neither optuna nor torch is imported to read it. A study
-under other settings than the files' has a folder of its own, <name>-<digest>, and no file for git. Nor does a study that
-has not ended take the place of one with more trials.
+under other settings than the files' has a folder of its own, <name>-<digest>, and no file for git. Nor does a study
+that has not ended take the place of one with more trials.
 """
 
 import warnings

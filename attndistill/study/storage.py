@@ -87,7 +87,9 @@ class Place:
         """
         import optuna
 
-        logging.getLogger("optuna").setLevel(logging.ERROR)  # a failed trial's traceback is a warning there, a line here
+        logging.getLogger("optuna").setLevel(
+            logging.ERROR
+        )  # a failed trial's traceback is a warning there, a line here
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         file = self._file

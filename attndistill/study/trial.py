@@ -145,7 +145,7 @@ def _recorded(search: Search, trial: optuna.Trial, point: Mapping[str, Value], c
 
 
 def _is_the_trials(error: Exception) -> bool:
-    """Whether the settings are at fault: they overflow, or ask for more memory than there is (torch says so in words)."""
+    """Whether the settings are at fault: they overflow, or ask for too much memory (torch says so in words)."""
     known = isinstance(error, ArithmeticError | MemoryError | torch.OutOfMemoryError)
     return known or _TOO_LARGE.search(str(error)) is not None
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -88,16 +87,27 @@ class ValidationContext(Context):
         Args:
             backbone: of a student.
             images: all of train.
-            objectives: figures of evaluations that are given features.
+            objectives: figures of evaluations that are given features; without any, features are checked alone.
 
         Raises:
-            FloatingPointError: weights or features are not finite, or too large to be compared.
+            FloatingPointError: features are not finite, or too large to be compared.
         """
-        if not all(bool(torch.isfinite(weights).all()) for weights in backbone.parameters()):
-            raise FloatingPointError("a step has made weights of the student infinite or NaN")
+        found = embed_split(
+            backbone,
+            images,
+            self.recipe,
+            crop_share=self.config.views.evaluation_crop,
+            batch_size=self.config.runtime.evaluation_batch_size,
+            device=self.device,
+            indices=None if objectives else self.held_out,
+        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.square(found.features).sum(axis=1)  # in single precision, as a probe computes them
+        if not np.isfinite(lengths).all():
+            raise FloatingPointError("features of the student are infinite, NaN, or too large for their lengths")
         if not objectives:
             return {}
-        data = self._features(backbone, images)
+        data = self._held_out_data(found)
         chosen = [judged()[name] for name in objectives]
         names = {evaluation.name for evaluation, _ in chosen}
         results = {name: EVALUATIONS.bind(name, self._options(name))(data) for name in names}
@@ -111,19 +121,8 @@ class ValidationContext(Context):
         section = getattr(self.config.probe, evaluation, None)
         return {} if section is None else section.options()
 
-    def _features(self, backbone: nn.Module, images: ImageSet) -> ProbeData:
-        found = embed_split(
-            backbone,
-            images,
-            self.recipe,
-            crop_share=self.config.views.evaluation_crop,
-            batch_size=self.config.runtime.evaluation_batch_size,
-            device=self.device,
-        )
-        with np.errstate(over="ignore", invalid="ignore"):
-            if not np.isfinite(np.square(found.features).sum()):  # a probe compares lengths
-                raise FloatingPointError("features of the student are infinite, NaN, or too large for their lengths")
-        rest = self._rest(len(images))
+    def _held_out_data(self, found: LabelledFeatures) -> ProbeData:
+        rest = self._rest(len(found.labels))
         train, asked = (LabelledFeatures(found.features[part], found.labels[part]) for part in (rest, self.held_out))
         options = self.config.data
         inner = stratified_subset(
@@ -175,12 +174,7 @@ class TrialStudent:
         Raises:
             FloatingPointError: one is not finite.
         """
-        try:
-            attention(self._judge)
-        except ValueError as error:
-            if "JSON" not in str(error):  # which has no NaN
-                raise
-            raise FloatingPointError("the attention of the student is infinite or NaN") from None
+        attention(self._judge)
         last = read_json(self.layout.result("training", "trial.json"))["summary"]  # means over seeds
         maps = read_json(self.layout.result("attention", "trial.json"))
         found = {name: float(last[f"validation_{name}"]) for name in self.definition.curves}

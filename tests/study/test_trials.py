@@ -1,6 +1,7 @@
 """Trials in this process, on toy data: what they measure, what they leave, and how they end."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import optuna
@@ -8,6 +9,8 @@ import pytest
 import torch
 from toy_project import note_of
 
+from attndistill import evaluations
+from attndistill.core import registry
 from attndistill.core.artifacts import read_json
 from attndistill.experiments import open_experiment
 from attndistill.models.storage import load_model
@@ -18,7 +21,7 @@ from attndistill.stages.table import STAGES
 from attndistill.study import studies, validation, worker
 from attndistill.study.commands import run_studies
 from attndistill.study.lost import RETRIES, give_back
-from attndistill.study.outcome import importances, outcome_of
+from attndistill.study.outcome import importances, outcome_of, read_outcome
 from attndistill.study.search import Search, read_search
 from attndistill.study.storage import Place
 from attndistill.study.studies import load_study
@@ -83,6 +86,46 @@ def test_a_trial_leaves_its_curves_and_panels_as_artifacts_in_its_note_and_the_s
     assert path.read_bytes() == before
 
 
+def test_an_evaluation_that_is_registered_is_an_objective_without_another_edit(project, tmp_path, monkeypatch):
+    (tmp_path / "centroid.py").write_text(
+        "from types import SimpleNamespace\n"
+        "from attndistill.evaluations import EVALUATIONS\n"
+        '@EVALUATIONS.register("width", title="Width", figures={"dimensions": ("width", "", "minimize", 0)})\n'
+        "def width(data, *, factor: float = 2.0):\n"
+        "    return SimpleNamespace(dimensions=factor * data.train.features.shape[1])\n"
+    )
+    sources = registry._sources
+    monkeypatch.setattr(
+        registry,
+        "_sources",
+        lambda home: sources(home) + [("centroid", tmp_path / "centroid.py")] * (home == "attndistill.evaluations"),
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._declared.cache_clear()
+    evaluations.evaluations.cache_clear()
+    try:
+        _, study = searched(project, objectives=["width_dimensions", "kl_to_teacher"], trials=1)
+        found = read_outcome(project.root / "experiments/search/found/digits/toy.json")
+    finally:
+        registry._declared.cache_clear()
+        evaluations.evaluations.cache_clear()
+        evaluations.EVALUATIONS._entries.pop("width", None)
+        sys.modules.pop("centroid", None)
+    width = project.experiment().config("attndistill", {}).student.embed_dim
+    assert study.trials[0].values[0] == 2.0 * width
+    assert found.directions == ["minimize", "minimize"]
+    assert found.protocol.startswith("width on the validation part of train")
+
+
+@pytest.mark.parametrize("objectives", [["kl_to_teacher"], ["knn_top5", "logistic_top1"], ["parameters", "knn_top1"]])
+def test_every_figure_of_an_evaluation_is_an_objective_alone_or_beside_another(project, objectives):
+    _, study = searched(project, objectives=objectives, trials=1)
+    assert [trial.state for trial in study.trials] == [COMPLETE]
+    assert all(value > 0 for value in study.trials[0].values)
+    directions = {"kl_to_teacher": "MINIMIZE", "parameters": "MINIMIZE"}
+    assert [direction.name for direction in study.directions] == [directions.get(n, "MAXIMIZE") for n in objectives]
+
+
 def test_two_objectives_give_a_front_and_an_importance_for_each(project):
     _, study = searched(project, objectives=["knn_top1", "kl_to_teacher"], trials=4)
     found = read_json(project.root / "experiments/search/found/digits/toy.json")
@@ -109,6 +152,23 @@ def test_a_trial_without_finite_losses_fails_alone(project):
     assert note_of(study, study.trials[0]).startswith("**Trial 0** failed: FloatingPointError: ")
     found = read_json(project.root / "experiments/search/found/digits/toy.json")
     assert [trial["state"] for trial in found["trials"]] == ["fail", "complete"]
+
+
+def test_a_rate_at_which_the_only_step_ends_infinite_fails_its_trial_alone_with_a_line(project, capfd):
+    rates = [1e10, 1e19, 1e30, 1e38, 1e39, 1e300, 1e308, 1e-3]
+    space = {"distill.recipe.base_learning_rate": {"type": "float", "low": 1e-3, "high": 1e308, "scale": "log"}}
+    given = [{"distill.recipe.base_learning_rate": rate} for rate in rates]
+    one_step = {"distill.recipe.epochs": 1, "distill.recipe.batch_size": 700, "distill.recipe.warmup_epochs": 0}
+    for objectives in (["logistic_top1"], ["kl_to_teacher"]):
+        _, study = searched(project, one_step, search=space, enqueue=given, trials=len(given), objectives=objectives)
+        assert study.trials[-1].state == COMPLETE
+        failed = [trial for trial in study.trials if trial.state == FAIL]
+        assert len(failed) >= 5
+        assert all(trial.state == COMPLETE for trial in study.trials if trial not in failed)
+        assert all(trial.user_attrs["error"].isprintable() for trial in failed)
+    printed = capfd.readouterr()
+    assert printed.out.count("fail FloatingPointError: ") + printed.out.count("fail RuntimeError: ") >= 10
+    assert "Traceback" not in printed.err
 
 
 def test_settings_that_do_not_fit_together_are_pruned_with_the_reason_and_equal_ones_are_not_trained_twice(project):
