@@ -1,8 +1,8 @@
 """A study file: what is varied, what is judged, how long. Strict, and light to read: neither optuna nor torch.
 
-An objective is a figure of an evaluation that a study may aim at (`attndistill.evaluations`), measured on the validation
-part of train, or the number of parameters. There is no way to name a figure on test: what is chosen by a figure must not be
-reported by it.
+An objective is a figure of an evaluation that a study may aim at (`attndistill.evaluations`), measured on the
+validation part of train, or the number of parameters. There is no way to name a figure on test: what is chosen by a
+figure must not be reported by it.
 """
 
 import re

@@ -5,13 +5,11 @@ number of workers on any number of machines do exactly as many as the file says.
 """
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from attndistill.core.randomness import derived_seed
 from attndistill.study.definition import Pruner, Sampler
@@ -21,47 +19,31 @@ from attndistill.study.search import Search
 SURPLUS = "surplus"  # attribute of a trial that the file does not ask for
 _FILLED = "filled"  # attribute of a study whose trials are queued
 _PATIENCE, _LOOK = 30.0, 1.0  # seconds that a machine waits for another one to queue the trials, between its looks
-_SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
-    "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed, scramble=True),
-    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
+_SAMPLERS: dict[str, type[BaseSampler]] = {
+    "tpe": optuna.samplers.TPESampler,
+    "random": optuna.samplers.RandomSampler,
+    "gp": optuna.samplers.GPSampler,
+    "nsga2": optuna.samplers.NSGAIISampler,
 }
 _SEEDS = 2**32  # numpy takes no larger seed
-_ONE_SEQUENCE = ("qmc",)  # a low-discrepancy sequence is one sequence: its points must share a seed
 
 
-class SeededByTrial(BaseSampler):
-    """A sampler drawn anew for every trial, from the study's seed and the trial's number.
+def sampler_of(chosen: Sampler) -> BaseSampler:
+    """The sampler that a study file names, drawn anew for every trial, from the study's seed and the trial's number.
 
-    A sampler seeded once would repeat its first draws after each restart, and in every worker.
+    A sampler seeded once would repeat its first draws after each restart, and in every worker. A low-discrepancy
+    sequence is one sequence: its points must share a seed.
     """
+    if chosen.name == "qmc":
+        return optuna.samplers.QMCSampler(seed=chosen.seed, scramble=True)
+    kind = _SAMPLERS[chosen.name]
 
-    def __init__(self, chosen: Sampler) -> None:
-        self.name, self.seed = chosen.name, chosen.seed
-        self.inner = _SAMPLERS[self.name](self.seed)
+    def before_trial(self: Any, study: optuna.Study, trial: FrozenTrial) -> None:
+        kind.__init__(self, seed=derived_seed(chosen.seed, f"trial {trial.number}") % _SEEDS)  # type: ignore[call-arg]
+        kind.before_trial(self, study, trial)
 
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        if self.name not in _ONE_SEQUENCE:
-            self.inner = _SAMPLERS[self.name](derived_seed(self.seed, f"trial {trial.number}") % _SEEDS)
-        self.inner.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self.inner.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self.inner.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self.inner.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
-        self.inner.after_trial(study, trial, state, values)
+    seeded: BaseSampler = type(kind.__name__, (kind,), {"before_trial": before_trial})(seed=chosen.seed)
+    return seeded
 
 
 def pruner_of(options: Pruner) -> optuna.pruners.BasePruner:
@@ -107,7 +89,7 @@ def load_study(search: Search, storage: optuna.storages.BaseStorage | None = Non
     return optuna.load_study(
         study_name=search.stored_name,
         storage=storage or search.place.open(),
-        sampler=SeededByTrial(search.definition.sampler),
+        sampler=sampler_of(search.definition.sampler),
         pruner=pruner_of(search.definition.pruner),
     )
 

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 import optuna
 import torch
@@ -79,7 +78,7 @@ def _one(search: Search, study: optuna.Study) -> None:
 
 
 def _report(search: Search) -> Callable[[optuna.Study, FrozenTrial], None]:
-    """After a trial: forget its working folder, say a line."""
+    """After a trial: forget its working folder, print a line."""
     names = search.definition.objectives
 
     def report(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -96,15 +95,6 @@ def _report(search: Search) -> Callable[[optuna.Study, FrozenTrial], None]:
 
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else shown(value)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    kind: str
-    message: str
-
-
-_KINDS: dict[str, type[BaseException]] = {error.__name__: error for error in (ValueError, KeyboardInterrupt)}
 
 
 @contextmanager
@@ -128,7 +118,7 @@ def work_side_by_side(search: Search, workers: int, until: float | None, look: C
 
     Raises:
         ValueError, KeyboardInterrupt: what a worker raised; the others are ended.
-        RuntimeError: too many workers died.
+        ChildProcessError: too many workers died.
     """
     if workers == 1:
         work(search, until, look)
@@ -144,7 +134,7 @@ def work_side_by_side(search: Search, workers: int, until: float | None, look: C
         try:
             work(search, until)
         except (ValueError, KeyboardInterrupt) as error:
-            failures.put(_Failure(type(error).__name__, str(error)))
+            failures.put(ValueError(str(error)) if isinstance(error, ValueError) else error)  # some cannot be sent
 
     def started() -> multiprocessing.process.BaseProcess:
         process = fork.Process(target=child)
@@ -157,14 +147,13 @@ def work_side_by_side(search: Search, workers: int, until: float | None, look: C
             multiprocessing.connection.wait([process.sentinel for process in running], _LOOK)
             look()
             if not failures.empty():
-                failure = failures.get()
-                raise _KINDS[failure.kind](failure.message)
+                raise failures.get()
             ended = [process for process in running if not process.is_alive()]
             running = [process for process in running if process.is_alive()]
             died = [process for process in ended if process.exitcode]
             deaths += len(died)
             if deaths > _DEATHS:
-                raise RuntimeError(f"{deaths} workers died, the last with {died[-1].exitcode}")
+                raise ChildProcessError(f"{deaths} workers died, the last with {died[-1].exitcode}")
             running += [started() for _ in died]
     finally:
         _send_away(running)

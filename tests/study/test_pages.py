@@ -136,15 +136,15 @@ def test_a_tracking_server_elsewhere_is_named_and_the_dashboard_alone_is_started
 def test_the_address_of_mlflows_database_is_not_in_the_list_of_processes(tmp_path, monkeypatch):
     asked = {}
 
-    class Refused(Exception):
+    class RefusedError(Exception):
         pass
 
     def popen(command, *, env, **_):
         asked.update(command=command, env=env)
-        raise Refused
+        raise RefusedError
 
     monkeypatch.setattr(subprocess, "Popen", popen)
-    with pytest.raises(Refused), ui._mlflow("postgresql://me:secret@host/mlflow", 5000, tmp_path / "log"):
+    with pytest.raises(RefusedError), ui._mlflow("postgresql://me:secret@host/mlflow", 5000, tmp_path / "log"):
         pass
     assert "secret" not in " ".join(asked["command"])
     assert asked["env"]["MLFLOW_BACKEND_STORE_URI"] == "postgresql://me:secret@host/mlflow"
