@@ -1,6 +1,23 @@
 """attndistill: attention distillation of self-supervised vision transformers, with figures that can be rebuilt.
 
-Nothing heavy is imported here: `attndistill --help` must answer at once.
+Nothing heavy is imported here: `attndistill --help` must answer at once. The library's functions
+(`attndistill.library`) are imported when they are first used.
 """
 
+from typing import Any
+
 __version__ = "0.1.0"
+
+_LIBRARY = ("array_images", "build_objective", "configure", "distil", "embed", "evaluate", "load_teacher")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LIBRARY:
+        raise AttributeError(f"module 'attndistill' has no attribute {name!r}")
+    from attndistill import library
+
+    return getattr(library, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_LIBRARY]

@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 from attndistill import __version__
 
-_ITEM_OPTIONS = {"pretrained": "--model", "model": "--model", "row": "--row", "download": "--name"}
 _TFLOPS = 100.0  # a third of the bf16 peak of a common data-centre GPU
 _SETTINGS = """\
 Any setting of params.yaml can be given as --section.key value (or --section.key=value), for example
@@ -60,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    from attndistill.stages.table import STAGES
+    from attndistill.stages import STAGES
 
     parser = _Parser(
         prog="attndistill",
@@ -75,11 +74,15 @@ def _parser() -> argparse.ArgumentParser:
         command = _command(commands, stage.name, stage.summary, _run_stage)
         command.set_defaults(stage=stage)
         _add_dry_run(command)
-        if stage.item:
-            command.add_argument(_ITEM_OPTIONS[stage.item], dest="item", required=True, metavar="NAME")
+        if stage.option:
+            command.add_argument(f"--{stage.option}", dest="item", required=True, metavar="NAME")
+        if stage.judges:
+            command.add_argument("--data", default="", metavar="NAME", help="a further data set; default: the own one")
     whole = "every stage, in this process (dvc repro runs only what must run)"
     _add_dry_run(_command(commands, "pipeline", whole, _run_pipeline))
-    _command(commands, "dvc-file", "write an experiment's own dvc.yaml from the one at the top", _write_dvc_file)
+    _command(commands, "drivers", "write an experiment's dvc.yaml and MLproject from the stages", _write_drivers)
+    relock = "keep dvc.lock over changes of code that change no figure (docstrings, comments, messages), proved"
+    _command(commands, "relock", relock, _relock)
     _command(commands, "sizes", "parameters and tokens of the teacher, the student and the named sizes", _show_sizes)
     show = _command(commands, "config", "print the resolved configuration", _show_config)
     show.add_argument("--row", dest="item", default="", metavar="NAME")
@@ -121,8 +124,8 @@ def _command(commands: Any, name: str, summary: str, handle: Any) -> argparse.Ar
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    command.add_argument("--experiment", default="experiments/digits", metavar="FOLDER", help="default: %(default)s")
-    command.set_defaults(handle=handle, item="")
+    command.add_argument("--experiment", default=".", metavar="FOLDER", help="default: this one")
+    command.set_defaults(handle=handle, item="", data="")
     return command
 
 
@@ -155,7 +158,7 @@ def _count(text: str) -> int:
 
 
 def _dry_run(options: argparse.Namespace, overrides: dict[str, Any], chosen: Any) -> int:
-    from attndistill.dry_run import Plan, dry_run
+    from attndistill.costs.dry_run import Plan, dry_run
 
     plan = Plan(options.images, options.test_images, options.classes, options.tflops)
     return dry_run(_open(options), chosen, overrides, plan)
@@ -192,26 +195,29 @@ def _yaml_value(name: str, text: str) -> Any:
 
 
 def _open(options: argparse.Namespace) -> Any:
-    from attndistill.experiments import open_experiment
-    from attndistill.pipeline import project_root
+    from pathlib import Path
 
-    return open_experiment(project_root(), options.experiment)
+    from attndistill.experiments import open_experiment
+
+    return open_experiment(Path(options.experiment))
 
 
 def _run_stage(options: argparse.Namespace, overrides: dict[str, Any]) -> int | None:
     from attndistill.pipeline import check_item, run_stage
+    from attndistill.stages import Item
 
-    _tell_unread(options, overrides)
+    item = Item(options.item, options.data)
+    _note_unread(options, item, overrides)
     if options.dry_run:
-        check_item(_open(options), options.stage, options.item, overrides)
-        return _dry_run(options, overrides, [(options.stage, options.item)])
-    run_stage(_open(options), options.stage, options.item, overrides)
+        check_item(_open(options), options.stage, item, overrides)
+        return _dry_run(options, overrides, [(options.stage, item)])
+    run_stage(_open(options), options.stage, item, overrides)
     return None
 
 
-def _tell_unread(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+def _note_unread(options: argparse.Namespace, item: Any, overrides: dict[str, Any]) -> None:
     """A setting that changes nothing here is no error (the whole configuration must fit together), but no secret."""
-    read = (*options.stage.sections(options.item), "runtime")
+    read = (*options.stage.sections(item), "runtime")
     for key in overrides:
         if not any(key == section or key.startswith(f"{section}.") for section in read):
             text = f"--{key} changes nothing here: {options.stage.name} reads {', '.join(read)}"
@@ -259,14 +265,13 @@ def _run_study(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
 def _show_pages(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
     if overrides:
         raise ValueError("ui takes no settings")
-    from attndistill.pipeline import project_root
     from attndistill.study.ui import show_pages
 
-    return show_pages(project_root(), options.storage, options.artifacts)
+    return show_pages(_project(), options.storage, options.artifacts)
 
 
 def _show_sizes(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    from attndistill.config import PRESETS, describe
+    from attndistill.models.sizes import PRESETS, describe
 
     config = _open(options).config("", overrides)
     named = {name: {**sizes, "patch_size": 16, "position": "learnable"} for name, sizes in PRESETS.items()}
@@ -291,14 +296,25 @@ def _inspect(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     print("\n".join(loaded.report.lines()))
 
 
-def _write_dvc_file(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    from attndistill.dvc_pipeline import write_dvc_file
+def _write_drivers(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from attndistill.drivers import write_drivers
 
     if overrides:
-        raise ValueError("dvc-file takes no settings: they belong into the experiment's params.yaml")
-    experiment = _open(options)
-    path = write_dvc_file(experiment.root, experiment.name)
-    print(f"{path.relative_to(experiment.root)} written; run it with: dvc repro {path.relative_to(experiment.root)}")
+        raise ValueError("drivers takes no settings: they belong into the experiment's params.yaml")
+    for path in write_drivers(Path(options.experiment)):
+        print(f"{os.path.relpath(path)} is as the stages declare it")
+
+
+def _relock(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from pathlib import Path
+
+    from attndistill.relock import relock
+
+    if overrides:
+        raise ValueError("relock takes no settings")
+    return relock(Path(options.experiment))
 
 
 def _show_config(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
@@ -315,7 +331,15 @@ def _show_config(options: argparse.Namespace, overrides: dict[str, Any]) -> None
 def _sync(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
     if overrides:
         raise ValueError("tracking sync takes no settings")
-    from attndistill.pipeline import project_root
     from attndistill.tracking import print_sync
 
-    return print_sync(project_root())
+    return print_sync(_project())
+
+
+def _project() -> Any:
+    """The folder with the tracking store: of the experiment here, else this one."""
+    from pathlib import Path
+
+    from attndistill.stages.layout import project_folder
+
+    return project_folder(Path.cwd())

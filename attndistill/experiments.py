@@ -1,4 +1,4 @@
-"""An experiment: a folder with an overlay of params.yaml (if any) and a rows file.
+"""An experiment: a folder that stands alone, with a rows file and what differs from the defaults in a params.yaml.
 
 A row's `set` is what runs; labels, groups, the paper's figures and its claims are what the report prints.
 """
@@ -13,14 +13,16 @@ from pydantic import ValidationError
 
 from attndistill.config import Config, flat, nested, read_yaml, resolve
 from attndistill.config.rows import Row, RowsFile
-from attndistill.stages.layout import MODELS
+from attndistill.stages.layout import MODELS, Layout, project_folder
 
-BASE = "params.yaml"
+SETTINGS, ROWS = "params.yaml", "rows.yaml"
+DEFAULTS = Path(__file__).with_name(SETTINGS)  # the params.yaml at the top of the repository, also when installed
 # made once for all rows, by stages that no row reaches, or of the machine; targets.cache is a row's own
 SHARED = (
     "downloads",
     "data",
     "views",
+    "datasets",
     "teacher",
     "teacher_seed",
     "pretrain",
@@ -33,12 +35,29 @@ SHARED = (
 
 @dataclass(frozen=True)
 class Experiment:
-    """A folder's rows and configuration, not yet overlaid by a row or the command line."""
+    """A folder's rows and configuration, not yet overlaid by a row or the command line.
 
-    root: Path
+    Attributes:
+        folder: where params.yaml, rows.yaml, outputs/ and results/ are.
+        name: of the rows file, else the folder's.
+        file: rows and what the report prints of them.
+        layers: settings, the defaults first.
+    """
+
+    folder: Path
     name: str
     file: RowsFile
     layers: Sequence[Mapping[str, Any]]
+
+    @property
+    def layout(self) -> Layout:
+        """Where its files lie."""
+        return Layout(self.folder, self.name)
+
+    @property
+    def project(self) -> Path:
+        """The folder with the tracking store, which experiments of a repository share."""
+        return project_folder(self.folder)
 
     @property
     def rows(self) -> Mapping[str, Row]:
@@ -65,16 +84,18 @@ class Experiment:
                     raise ValueError(f"rows.{name}: {error}") from None
 
 
-def open_experiment(root: Path, folder: str) -> Experiment:
-    """Read an experiment. Raises ValueError for what is missing or wrong, one line."""
-    if not (root / BASE).exists():
-        raise ValueError(f"{root} has no {BASE}: run this in the repository, or set ATTNDISTILL_ROOT to it")
-    directory = root / folder
-    if not directory.is_dir():
-        raise ValueError(f"experiment {folder!r}: no such folder under {root}")
-    overlay_file = directory / BASE
-    layers = [read_yaml(root / BASE), *([read_yaml(overlay_file)] if overlay_file.exists() else [])]
-    return Experiment(root, directory.name, _read_rows(directory / "rows.yaml"), layers)
+def open_experiment(folder: Path) -> Experiment:
+    """Read an experiment. Raises ValueError for what is missing or wrong, one line.
+
+    Args:
+        folder: holds a rows.yaml; relative to the working directory.
+    """
+    place = folder.resolve()
+    if not (place / ROWS).is_file():
+        raise ValueError(f"{folder} has no {ROWS}: run this in an experiment's folder, or name one by --experiment")
+    own = [read_yaml(place / SETTINGS)] if (place / SETTINGS).exists() else []
+    file = _read_rows(place / ROWS)
+    return Experiment(place, file.name or place.name, file, [read_yaml(DEFAULTS), *own])
 
 
 def _read_rows(path: Path) -> RowsFile:

@@ -3,25 +3,25 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 from attndistill.config import Config
 from attndistill.core.artifacts import read_json
 from attndistill.experiments import Experiment
+from attndistill.stages import STAGES, Item, Stage
 from attndistill.stages.code import code_digest
-from attndistill.stages.layout import Layout
-from attndistill.stages.table import STAGES, Stage
 from attndistill.tracking import Recorder
 
 
-def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mapping[str, Any]) -> None:
-    """Run one stage on one item.
+def run_stage(experiment: Experiment, stage: Stage, item: Item, overrides: Mapping[str, Any]) -> None:
+    """Run one stage on one item, in the experiment's folder.
 
     Args:
         experiment: configuration and rows.
-        stage: from the table of stages.
-        item: the model or row; "" for stages without one.
+        stage: one of the declared stages.
+        item: the model, row or download, and the data set.
         overrides: dotted key -> value, from the command line.
 
     Raises:
@@ -31,50 +31,79 @@ def run_stage(experiment: Experiment, stage: Stage, item: str, overrides: Mappin
     if not (is_main or stage.distributed):
         return
     config = check_item(experiment, stage, item, overrides)
-    layout = Layout(experiment.root, experiment.name)
-    inputs = stage.inputs(layout, item)
-    _check_inputs(stage, layout, inputs, config)
-    with Recorder.open(
-        root=experiment.root,
-        command=stage.name,
-        name=f"{stage.name}@{item}" if item else stage.name,
-        experiment=experiment.name,
-        config=config.plain(),
-        argv=sys.argv,
-        inputs=inputs,
-        enabled=is_main and config.runtime.tracking,
-    ) as recorder:
+    inputs = stage.inputs(experiment.layout, item)
+    _check_inputs(experiment, stage, inputs, config)
+    with (
+        chdir(experiment.folder),
+        Recorder.open(
+            root=experiment.project,
+            command=stage.name,
+            name=f"{stage.name}@{item.label}" if item.label else stage.name,
+            experiment=experiment.name,
+            config=config.plain(),
+            argv=sys.argv,
+            inputs=inputs,
+            enabled=is_main and config.runtime.tracking,
+        ) as recorder,
+    ):
         make_deterministic(config)
         from attndistill.stages.context import Context
 
         code = code_digest(stage.module)
-        context = Context(config, layout, stage.name, item, experiment.file, recorder, is_main, code)
+        context = Context(config, experiment.layout, stage.name, item, experiment.file, recorder, is_main, code)
         if is_main:
-            _tell_imitated(config, stage.name, context.device.type)
+            _note_imitated(config, stage.name)
         stage.run(context)
 
 
-def check_item(experiment: Experiment, stage: Stage, item: str, overrides: Mapping[str, Any]) -> Config:
+def check_item(experiment: Experiment, stage: Stage, item: Item, overrides: Mapping[str, Any]) -> Config:
     """The configuration of an item.
 
     Raises:
         ValueError: the stage has no such item; its configuration, or another row's, is refused.
     """
-    config = experiment.config(item, overrides)
+    config = experiment.config(item.name, overrides)
     experiment.check_rows(overrides)
-    allowed = stage.items(tuple(experiment.rows), tuple(config.downloads))
-    if item not in allowed:
-        kind = stage.item if stage.item in ("row", "download") else "model"
-        raise ValueError(f"{stage.name}: unknown {kind} {item!r}; allowed: {', '.join(allowed) or 'none here'}")
+    allowed = stage.names(tuple(experiment.rows), tuple(config.downloads))
+    if item.name not in allowed:
+        kind = stage.over if stage.over in ("row", "download") else "model"
+        raise ValueError(f"{stage.name}: unknown {kind} {item.name!r}; allowed: {', '.join(allowed) or 'none here'}")
+    if item.data and not (stage.judges and item.data in config.datasets):
+        raise ValueError(
+            f"{stage.name}: unknown data set {item.data!r}; allowed: {', '.join(config.datasets) or 'none here'} "
+            "(the section `datasets`)"
+        )
     return config
 
 
-def _check_inputs(stage: Stage, layout: Layout, inputs: Sequence[Path], config: Config) -> None:
+def maker_of(experiment: Experiment, path: Path) -> str | None:
+    """The command that makes a file or folder; None where no stage does."""
+    rows, config = tuple(experiment.rows), experiment.config("", {})
+    for stage in STAGES.values():
+        for item in stage.items(rows, tuple(config.downloads), tuple(config.datasets)):
+            if any(path == made or path in made.parents for made in stage.outputs(experiment.layout, item)):
+                return command_of(stage, item)
+    return None
+
+
+def command_of(stage: Stage, item: Item) -> str:
+    """What to type to run a stage on an item."""
+    words = ["attndistill", stage.name, *([f"--{stage.option}", item.name] if stage.option else [])]
+    return " ".join([*words, *(["--data", item.data] if item.data else [])])
+
+
+def missing_input(experiment: Experiment, path: Path) -> str:
+    """What is missing and how to make it, as a sentence."""
+    command = maker_of(experiment, path)
+    return f"{path.relative_to(experiment.folder)} does not exist" + (f": run `{command}`" if command else "")
+
+
+def _check_inputs(experiment: Experiment, stage: Stage, inputs: Sequence[Path], config: Config) -> None:
     """Before torch is imported: everything is there, and models take images of the configured size."""
     for path in inputs:
-        name = path.relative_to(layout.root)
         if not path.exists():
-            raise ValueError(f"{stage.name}: {name} does not exist: run the stage that makes it first")
+            raise ValueError(f"{stage.name}: {missing_input(experiment, path)}")
+        name = path.relative_to(experiment.folder)
         for description in path.glob("seed-*/model.json"):
             found, wanted = read_json(description), config.views.image_size
             if isinstance(found, dict) and found.get("image_size", wanted) != wanted:
@@ -84,19 +113,23 @@ def _check_inputs(stage: Stage, layout: Layout, inputs: Sequence[Path], config: 
                 )
 
 
-def every_stage(experiment: Experiment, overrides: Mapping[str, Any]) -> list[tuple[Stage, str]]:
+def every_stage(experiment: Experiment, overrides: Mapping[str, Any]) -> list[tuple[Stage, Item]]:
     """Every stage on every item, in order."""
-    rows, downloads = tuple(experiment.rows), tuple(experiment.config("", overrides).downloads)
-    return [(stage, item) for stage in STAGES.values() for item in stage.items(rows, downloads)]
+    rows, config = tuple(experiment.rows), experiment.config("", overrides)
+    return [
+        (stage, item)
+        for stage in STAGES.values()
+        for item in stage.items(rows, tuple(config.downloads), tuple(config.datasets))
+    ]
 
 
 def run_pipeline(experiment: Experiment, overrides: Mapping[str, Any]) -> None:
     """Run every stage on every item, in order, in this process; DVC's bookkeeping is left alone."""
-    for item in experiment.rows:
-        experiment.config(item, overrides)  # refuse a bad row before the first stage costs anything
+    for row in experiment.rows:
+        experiment.config(row, overrides)  # refuse a bad row before the first stage costs anything
     config = experiment.config("", overrides)
     with Recorder.open(
-        root=experiment.root,
+        root=experiment.project,
         command="pipeline",
         name="pipeline",
         experiment=experiment.name,
@@ -121,19 +154,16 @@ def make_deterministic(config: Config) -> None:
         torch.set_num_threads(config.runtime.threads)
 
 
-def _tell_imitated(config: Config, stage: str, device: str) -> None:
+def _note_imitated(config: Config, stage: str) -> None:
     """A processor without bf16 instructions imitates them: its products take 3 to 5 times as long as in fp32."""
     recipe = getattr(getattr(config, stage, None), "recipe", None)
-    if device != "cpu" or getattr(recipe, "precision", "fp32") == "fp32":
+    if getattr(recipe, "precision", "fp32") == "fp32":
         return
     import torch
 
+    if config.runtime.device not in ("auto", "cpu") or torch.cuda.is_available():
+        return
     able = torch.cpu.get_capabilities()
     if able.get("architecture") == "x86_64" and not (able.get("avx512_bf16") or able.get("amx_bf16")):
         text = f"this processor has no bf16 instructions: {stage}.recipe.precision fp32 would be several times as fast"
         print(f"attndistill: note: {text}", file=sys.stderr)
-
-
-def project_root() -> Path:
-    """Where params.yaml, outputs/ and results/ are: ATTNDISTILL_ROOT, else the working directory."""
-    return Path(os.environ.get("ATTNDISTILL_ROOT") or Path.cwd()).resolve()

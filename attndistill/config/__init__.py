@@ -5,19 +5,18 @@ refused with its path, its value and what is allowed. Options of a variant come 
 """
 
 from attndistill.config.layers import flat, nested, overlay, read_yaml
-from attndistill.config.method import Recipe
+from attndistill.config.method import Distill, Targets
 from attndistill.config.resolution import resolve
-from attndistill.config.schema import Config, Runtime, Teacher, Views
-from attndistill.config.sizes import PRESETS, describe
+from attndistill.config.schema import Config, Pretrain, Runtime, Teacher, Views
 
 __all__ = [
-    "PRESETS",
     "Config",
-    "Recipe",
+    "Distill",
+    "Pretrain",
     "Runtime",
+    "Targets",
     "Teacher",
     "Views",
-    "describe",
     "flat",
     "nested",
     "overlay",

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from attndistill.losses.fields import teacher_fields
+
 if TYPE_CHECKING:
     from attndistill.config.schema import Config
 
@@ -33,7 +35,7 @@ def _viewable(config: "Config") -> None:
 def _guidable(config: "Config") -> None:
     """Teacher and student can be matched token by token and head by head, where the losses do so."""
     teacher, student, distill = config.teacher, config.student, config.distill
-    by_attention, by_patch = distill.lambda_ > 0, "patch_tokens" in distill.needs
+    by_attention, by_patch = distill.lambda_ > 0, "patch_tokens" in teacher_fields(distill)
     if (by_attention or by_patch) and teacher.patch_size != student.patch_size and not distill.interpolation:
         raise ValueError(
             f"distill.interpolation is off, but the patch grids differ (teacher.patch_size "
@@ -49,7 +51,7 @@ def _guidable(config: "Config") -> None:
 
 def _answerable(config: "Config") -> None:
     """The cache holds what the losses ask of the teacher."""
-    for field, setting in config.distill.needs.items():
+    for field, setting in teacher_fields(config.distill).items():
         if config.targets.cache and field not in config.targets.extra:
             raise ValueError(
                 f"{setting} needs the teacher's {field}, which the cache does not hold: "
@@ -59,9 +61,14 @@ def _answerable(config: "Config") -> None:
 
 def _divisible(config: "Config") -> None:
     """A batch is cut into whole micro-batches; how many ranks share it, only the run knows."""
-    linear = config.probe.linear
     recipes = {"pretrain": config.pretrain.recipe, "distill": config.distill.recipe}
-    recipes |= {"probe.linear": linear.recipe} if linear else {}
+    for name, options in config.probe:  # of an evaluation that trains
+        recipe, group = getattr(options, "recipe", None), getattr(options, "statistics", 1)
+        recipes |= {f"probe.{name}": recipe} if recipe else {}
+        if recipe and recipe.batch_size % group:
+            raise ValueError(
+                f"probe.{name}: recipe.batch_size {recipe.batch_size} is no multiple of statistics {group}"
+            )
     for name, recipe in recipes.items():
         size = config.runtime.micro_batch_size
         if size and recipe.batch_size % size:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from attndistill.config.layers import overlay
 from attndistill.config.schema import Config
-from attndistill.config.sizes import with_presets
+from attndistill.models.sizes import with_presets
 
 
 def resolve(layers: Sequence[Mapping[str, Any]]) -> Config:
@@ -19,11 +19,22 @@ def resolve(layers: Sequence[Mapping[str, Any]]) -> Config:
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = overlay(merged, with_presets(layer))
+    merged = _with_whole_datasets(merged)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
         problems = [_explain(problem, merged) for problem in error.errors(include_url=False)]
         raise ValueError("; ".join(problems)) from None
+
+
+def _with_whole_datasets(merged: dict[str, Any]) -> dict[str, Any]:
+    """Each further data set says what differs from the experiment's own."""
+    given = merged.get("datasets")
+    if not isinstance(given, Mapping):
+        return merged
+    base = {name: merged[name] for name in ("data", "views") if name in merged}
+    whole = {name: overlay(base, one) if isinstance(one, Mapping) else one for name, one in given.items()}
+    return {**merged, "datasets": whole}
 
 
 def _explain(problem: Any, merged: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The rows file of an experiment: what each row runs, and what the report prints of it."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -67,12 +67,14 @@ class RowsFile(_Strict):
     """rows.yaml.
 
     Attributes:
+        name: of the experiment; empty for the folder's.
         models: the pre-trained models by name, where something is to be said of them.
         rows: by name; names go into dotted keys and folders.
         pictures: rows whose attention and losses the report shows; None for all.
         claims: judged in the report.
     """
 
+    name: Annotated[str, Field(pattern="^[A-Za-z0-9_-]*$")] = ""
     models: dict[str, Model] = {}
     rows: dict[str, Row] = Field(min_length=1)
     pictures: list[str] | None = None

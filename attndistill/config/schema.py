@@ -3,14 +3,19 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
-from attndistill.config.bounds import Count, Positive, PositiveFloat, Share, Weight
 from attndistill.config.fitting import check_fit
-from attndistill.config.method import Distill, Recipe, Targets
-from attndistill.config.variants import DataSet, KnnProbe, LogisticProbe, Section, TeacherSource
+from attndistill.config.method import Distill, Targets
 from attndistill.core.artifacts import digest_of
-from attndistill.models.teachers import TEACHER_FORMATS
+from attndistill.core.sections import Count, Positive, PositiveFloat, Section, Share, Weight, fields_of, variant
+from attndistill.data import DATASETS
+from attndistill.evaluations import EVALUATIONS, evaluations
+from attndistill.models.teachers import TEACHER_FORMATS, TEACHER_SOURCES
+from attndistill.training.recipe import Recipe
+
+DataSet: Any = variant(DATASETS)
+TeacherSource: Any = variant(TEACHER_SOURCES)
 
 
 def _check_heads(embed_dim: int, num_heads: int) -> None:
@@ -141,29 +146,29 @@ class Labels(Section):
         return self
 
 
-class LinearProbe(Section):
-    """A linear classifier trained on random views of frozen features (Table 9)."""
-
-    statistics: Annotated[int, Field(ge=2)]
-    recipe: Recipe
-
-    @model_validator(mode="after")
-    def _whole_groups(self) -> "LinearProbe":
-        if self.recipe.batch_size % self.statistics:
-            raise ValueError(
-                f"recipe.batch_size {self.recipe.batch_size} is no multiple of statistics {self.statistics}"
-            )
-        return self
-
-
-class Probes(Section):
-    """How features are judged."""
+class _Probes(Section):
+    """How models are judged: `projector_layer`, `labels`, and each registered evaluation that is turned on."""
 
     projector_layer: Count
     labels: Labels
-    knn: KnnProbe
-    logistic: LogisticProbe
-    linear: LinearProbe | None
+
+    def chosen(self) -> dict[str, dict[str, Any]]:
+        """Evaluation -> its options, of those that are turned on, in the order of their columns."""
+        given = self.plain()
+        return {name: given[name] for name in evaluations() if given.get(name) is not None}
+
+
+def _probes() -> Any:
+    """The section with a field for every registered evaluation; null leaves one out."""
+    found: dict[str, Any] = {}
+    for name, one in evaluations().items():
+        if one.on != "maps":
+            options = create_model(name, __base__=Section, **fields_of(EVALUATIONS.declared()[name]))
+            found[name] = (options | None, None)
+    return create_model("Probes", __base__=_Probes, **found)
+
+
+Probes: Any = _probes()
 
 
 class Attention(Section):
@@ -194,6 +199,13 @@ class Runtime(Section):
     tracking: bool
 
 
+class JudgedOn(Section):
+    """A further data set to judge models on: given is what differs from `data` and `views`."""
+
+    data: Data
+    views: Views
+
+
 class Config(Section):
     """Everything."""
 
@@ -202,6 +214,7 @@ class Config(Section):
     downloads: dict[str, Download]
     data: Data
     views: Views
+    datasets: dict[str, JudgedOn]
     teacher: Teacher
     student: Vit
     pretrain: Pretrain
@@ -211,9 +224,9 @@ class Config(Section):
     attention: Attention
     runtime: Runtime
 
-    @field_validator("downloads")
+    @field_validator("downloads", "datasets")
     @classmethod
-    def _plain_names(cls, value: dict[str, Download]) -> dict[str, Download]:
+    def _plain_names(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if not re.fullmatch("[A-Za-z0-9_-]+", name):
                 raise ValueError(f"name {name!r}; allowed: letters, digits, - and _ (it becomes a folder)")
@@ -230,6 +243,14 @@ class Config(Section):
     def _fits_together(self) -> "Config":
         check_fit(self)
         return self
+
+    def data_of(self, name: str) -> Data:
+        """The section `data` of a data set; "" is the experiment's own."""
+        return self.datasets[name].data if name else self.data
+
+    def views_of(self, name: str) -> Views:
+        """The section `views` of a data set."""
+        return self.datasets[name].views if name else self.views
 
     def digest(self, *sections: str) -> str:
         """SHA-256 of the named sections ("distill", "views", ...): what a result depends on."""

@@ -5,7 +5,7 @@ from a counter, never from a carried state. So workers, ranks and resumed runs s
 answer to a view can be stored and looked up. Boxes for a whole batch are drawn at once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,11 @@ class ViewRecipe:
     flip_probability: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, settings: Any) -> "ViewRecipe":
+        """The recipe of a section `views` of the configuration."""
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
     def describe(self) -> dict[str, Any]:
         """JSON-able form, for digests and manifests."""

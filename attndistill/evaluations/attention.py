@@ -6,18 +6,26 @@ N images, H heads, P patches; a row of attention has 1+P entries, the class toke
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
+import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from attndistill.data.loading import evaluation_batches
+from attndistill.data.store import ImageSet
+from attndistill.data.views import ViewRecipe
 from attndistill.evaluations import EVALUATIONS
 from attndistill.losses.aggregation import geometric_mean
 from attndistill.losses.interpolation import interpolate_attention
+from attndistill.models.families import Backbone
+from attndistill.models.readout import read_features
 
 
 @dataclass(frozen=True)
 class Maps:
-    """Class-token attention of one model: per head (N, H, 1+P) on its patch grid."""
+    """Class-token attention of one model over a split: per head (N, H, 1+P), log-probabilities on its patch grid."""
 
     heads: Tensor
     grid: tuple[int, int]
@@ -26,6 +34,36 @@ class Maps:
         """Heads agreed into one map (AAG), (N, 1+P)."""
         found: Tensor = geometric_mean(self.heads, temperature=temperature)[:, 0]
         return found
+
+    def chosen(self, images: list[int]) -> "Maps":
+        """Of these images alone."""
+        return Maps(self.heads[images], self.grid)
+
+    def over_patches(self, rows: Tensor) -> NDArray[np.float32]:
+        """Probabilities over the patch grid, the class token cut off."""
+        patches: NDArray[np.float32] = rows[..., 1:].exp().unflatten(-1, self.grid).numpy().astype(np.float32)
+        return patches
+
+
+def look(
+    backbone: Backbone,
+    images: ImageSet,
+    views: ViewRecipe,
+    *,
+    crop_share: float,
+    batch_size: int,
+    device: torch.device,
+) -> Maps:
+    """The maps of a model over a split, on the evaluation views."""
+    backbone.to(device)
+    rows = []
+    with torch.no_grad():
+        for batch in evaluation_batches(images, views, crop_share=crop_share, batch_size=batch_size):
+            found = read_features(backbone, batch.images.to(device)).log_attention
+            assert found is not None
+            rows.append(found.cpu())
+    height, width = backbone.patch_embed.grid_size
+    return Maps(torch.cat(rows), (height, width))
 
 
 @EVALUATIONS.register(

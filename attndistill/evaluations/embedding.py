@@ -8,7 +8,7 @@ from torch import nn
 from attndistill.data.loading import evaluation_batches
 from attndistill.data.store import ImageSet
 from attndistill.data.views import ViewRecipe
-from attndistill.evaluations.classifiers import LabelledFeatures
+from attndistill.evaluations.classifiers import LabelledFeatures, ProbeData
 from attndistill.models.projector import Projector
 from attndistill.models.readout import read_features
 
@@ -37,3 +37,34 @@ def embed_split(
             rows.append(feature.float().cpu().numpy())
     labels = np.asarray(images.labels)
     return LabelledFeatures(np.concatenate(rows), labels if indices is None else labels[indices])
+
+
+def probe_data(
+    backbone: nn.Module,
+    train: ImageSet,
+    test: ImageSet,
+    recipe: ViewRecipe,
+    *,
+    validation: NDArray[np.int64],
+    classes: int,
+    crop_share: float,
+    batch_size: int,
+    device: torch.device,
+    projector: Projector | None = None,
+    layer: int = 0,
+) -> ProbeData:
+    """Features of both splits of one data set; `validation` are the places in train where k and C are chosen."""
+    features = [
+        embed_split(
+            backbone,
+            split,
+            recipe,
+            crop_share=crop_share,
+            batch_size=batch_size,
+            device=device,
+            projector=projector,
+            layer=layer,
+        )
+        for split in (train, test)
+    ]
+    return ProbeData(features[0], validation, features[1], classes)

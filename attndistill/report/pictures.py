@@ -185,18 +185,21 @@ def _panel(name: str, holders: Sequence[_Maps], teacher_label: str) -> Panel:
 
 
 def _read_maps(row: Row, path: Path) -> _Maps:
+    """A model's maps, with the pictures and the teacher's maps that the teacher's own file holds for all."""
+    shared = _arrays_of(path.parents[1] / TEACHER / path.name)
+    arrays = {f"teacher_{name}" if name in ("aggregated", "heads") else name: found for name, found in shared.items()}
+    if row.name != TEACHER:
+        own = _arrays_of(path)
+        arrays |= {"student_aggregated": own["aggregated"], "student_heads": own["heads"], "kl": own["kl"]}
+    return _Maps(row, arrays, {str(name): place for place, name in enumerate(arrays["names"])})
+
+
+def _arrays_of(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+            return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path} is not an archive of plain arrays: {error}") from None
-    needed = ["images", "names", "classes", "featured", "teacher_aggregated", "teacher_heads"]
-    if "student_aggregated" in arrays:
-        needed += ["student_heads", "kl"]
-    for name in needed:
-        if name not in arrays or len(arrays[name]) != len(arrays["images"]):
-            raise ValueError(f"{path} lacks {name} for each of its images")
-    return _Maps(row, arrays, {str(name): place for place, name in enumerate(arrays["names"])})
 
 
 def _agree(one: _Maps, other: _Maps, name: str) -> None:

@@ -1,1 +1,10 @@
-"""The pipeline's steps: one function each, the same behind DVC, MLflow and the command line."""
+"""The stages, each declared in a module of its own; this is their order."""
+
+from attndistill.stages import attention, distill, fetch, prepare, pretrain, probe, report, targets
+from attndistill.stages.declaration import Item, Stage
+
+STAGES: dict[str, Stage] = {
+    module.STAGE.name: module.STAGE for module in (fetch, prepare, pretrain, targets, distill, probe, attention, report)
+}
+
+__all__ = ["STAGES", "Item", "Stage"]

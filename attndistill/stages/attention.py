@@ -1,200 +1,210 @@
-"""Stage 6: where a model looks, beside its teacher (Figs. 9-11), and how far apart the two are.
+"""Where a model looks, beside its teacher (Figs. 9-11), and how far apart the two are.
 
-The maps of every pictured image are kept (maps.npz), so that the report can show all methods side by side; the images
-of `attention.images` are marked there as featured.
+The teacher's item comes first. It keeps the pictured images, its maps of them and its attention over the whole test
+split, once; every other item reads those and adds its own. Images of `attention.images` are marked as featured.
 """
 
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from attndistill.stages.declaration import Item, Stage
+from attndistill.stages.layout import Layout
 
-from attndistill.core.artifacts import replacing, replacing_directory, write_json
-from attndistill.core.measurement import summarise
-from attndistill.core.progress import progress
-from attndistill.data.loading import evaluation_batches
-from attndistill.data.store import ImageSet, read_manifest
-from attndistill.data.views import evaluation_boxes
-from attndistill.figures.attention import AttentionMaps, attention_panel, png_bytes
-from attndistill.figures.export import export_by_class, safe_names
-from attndistill.losses.aggregation import geometric_mean
-from attndistill.losses.interpolation import interpolate_attention
-from attndistill.models.families import Backbone
-from attndistill.models.readout import read_features
-from attndistill.models.storage import load_model
-from attndistill.stages.context import Context
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from attndistill.data.store import ImageSet
+    from attndistill.evaluations.attention import Maps
+    from attndistill.stages.context import Context
+
+TEACHER_ROWS = "log_attention.npy"  # of the whole test split, (N, H, 1+P) float32
 
 
-@dataclass(frozen=True)
-class Maps:
-    """Class-token attention of one model over a split: per head (N, H, 1+P), aggregated (N, 1+P), log-probabilities."""
+def run(context: "Context") -> None:
+    """Write outputs/attention/<item> (maps, panels, class folders) and the KL distance over seeds."""
+    from attndistill.core.artifacts import replacing_directory, write_json
+    from attndistill.core.measurement import summarise
+    from attndistill.data.store import read_manifest
+    from attndistill.evaluations.attention import attention, protocol
 
-    heads: Tensor
-    aggregated: Tensor
-    grid: tuple[int, int]
-
-    def over_patches(self, rows: Tensor) -> NDArray[np.float32]:
-        """Probabilities over the patch grid, the class token cut off."""
-        patches: NDArray[np.float32] = rows[..., 1:].exp().unflatten(-1, self.grid).numpy().astype(np.float32)
-        return patches
-
-
-def attention(context: Context) -> None:
-    """Write outputs/<experiment>/attention/<item> (maps, panels, class folders) and the KL distance over seeds."""
-    test = context.images("test")
-    _check_images(context, len(test))
-    teacher = _look(context, context.teacher_weights, test)
-    is_teacher = context.item == "teacher"
-    distances: dict[int, Tensor] = {}
-    first: Maps | None = None
-    if not is_teacher:
-        for seed in context.seeds:
-            student = _look(context, context.layout.weights(context.item, seed), test)
-            distances[seed] = _distance(context, teacher, student)
-            first = first or student
-    _write_pictures(context, test, teacher, first, distances)
+    temperature, test = context.config.attention.temperature, context.images("test")
     manifest = read_manifest(context.layout.data)
-    value: dict[str, Any] = {
-        "model": context.item,
-        "class_list_sha256": manifest["class_list_sha256"],
-        "data_digest": manifest["digest"],
-    }
-    if distances:
-        means = [float(distance.double().mean()) for distance in distances.values()]
-        value["kl_to_teacher"] = summarise(means, list(distances), _protocol(context))
-        for seed, mean in zip(distances, means, strict=True):
+    value: dict[str, Any] = {"model": context.item.name}
+    value |= {"class_list_sha256": manifest["class_list_sha256"], "data_digest": manifest["digest"]}
+    destination = context.layout.attention(context.item.name)
+    if context.item.name == "teacher":
+        with replacing_directory(destination) as directory:
+            write_teacher(context, directory, test, manifest["class_names"])
+    else:
+        teacher = teacher_maps(context.layout.attention("teacher"), context)
+        students = [look_at(context, context.layout.weights(context.item.name, seed), test) for seed in context.seeds]
+        distances = [attention(teacher, student, temperature=temperature) for student in students]
+        with replacing_directory(destination) as directory:
+            write_student(context, directory, students[0], distances[0].numpy())
+        means = [float(distance.double().mean()) for distance in distances]
+        value["kl_to_teacher"] = summarise(means, list(context.seeds), protocol(temperature))
+        for seed, mean in zip(context.seeds, means, strict=True):
             context.journal.metrics({"kl_to_teacher": mean}, step=seed)
-    path = context.layout.result("attention", f"{context.item}.json")
+    path = context.layout.result("attention", f"{context.item.name}.json")
     write_json(path, value)
     context.journal.artifact(path, folder="results")
-    context.journal.artifact(context.layout.attention(context.item) / "panels", folder="attention")
+    context.journal.artifact(destination / "panels", folder="attention")
 
 
-def _check_images(context: Context, count: int) -> None:
-    beyond = [index for index in context.config.attention.images if index >= count]
-    if beyond:
-        raise ValueError(f"attention.images {beyond[0]}: the test split has {count} images; allowed: 0 to {count - 1}")
+def look_at(context: "Context", weights: Path, images: "ImageSet") -> "Maps":
+    """The maps of a stored model."""
+    from attndistill.evaluations.attention import look
+    from attndistill.models.storage import load_model
 
-
-def _protocol(context: Context) -> str:
-    return f"kl/aag-T{context.config.attention.temperature:g}-v1"
-
-
-def _look(context: Context, weights: Path, images: ImageSet) -> Maps:
-    backbone, _ = load_model(weights)
-    backbone.to(context.device)
-    rows = []
-    batches = evaluation_batches(
+    return look(
+        load_model(weights)[0],
         images,
-        context.recipe,
+        context.views,
         crop_share=context.config.views.evaluation_crop,
-        batch_size=context.config.runtime.evaluation_batch_size,
+        batch_size=context.execution.evaluation_batch_size,
+        device=context.execution.device,
     )
-    with torch.no_grad():
-        for batch in batches:
-            found = read_features(backbone, batch.images.to(context.device)).log_attention
-            assert found is not None
-            rows.append(found.cpu())
-    heads = torch.cat(rows)
-    return Maps(heads, _aggregate(context)(heads)[:, 0], _grid(backbone))
 
 
-def _grid(backbone: Backbone) -> tuple[int, int]:
-    rows, columns = backbone.patch_embed.grid_size
-    return rows, columns
+def teacher_maps(directory: Path, context: "Context") -> "Maps":
+    """What the teacher's item kept of the whole split. Raises ValueError when it is missing or broken."""
+    import torch
+
+    from attndistill.data.arrays import read_array
+    from attndistill.evaluations.attention import Maps
+
+    heads = torch.from_numpy(read_array(directory / TEACHER_ROWS))
+    side = context.config.views.image_size // context.config.teacher.patch_size
+    return Maps(heads, (side, side))
 
 
-def _aggregate(context: Context) -> Any:
-    return partial(geometric_mean, temperature=context.config.attention.temperature)
-
-
-def _distance(context: Context, teacher: Maps, student: Maps) -> Tensor:
-    """KL(teacher || student) of the aggregated maps on the student's grid, per image, in nats."""
-    on_grid = interpolate_attention(teacher.heads, teacher.grid, student.grid)
-    wanted = _aggregate(context)(on_grid)[:, 0]
-    distance: Tensor = (wanted.exp() * (wanted - student.aggregated)).sum(dim=-1)
-    return distance
-
-
-def _write_pictures(
-    context: Context, test: ImageSet, teacher: Maps, student: Maps | None, distances: dict[int, Tensor]
+def write_teacher(
+    context: "Context", directory: Path, test: "ImageSet", class_names: Sequence[str], featured: Sequence[int] = ()
 ) -> None:
-    class_names = read_manifest(context.layout.data)["class_names"]
-    classes = [class_names[label] for label in test.labels]
-    kl = next(iter(distances.values())).numpy() if distances else np.zeros(len(test), dtype=np.float32)
-    featured = context.config.attention.images
+    """The pictured images, the teacher's maps of them, and its attention over the whole split.
+
+    Raises:
+        ValueError: a featured image that the split does not have.
+    """
+    import numpy as np
+
+    featured = featured or context.config.attention.images
+    beyond = [index for index in featured if index >= len(test)]
+    if beyond:
+        raise ValueError(
+            f"attention.images {beyond[0]}: the test split has {len(test)} images; allowed: 0 to {len(test) - 1}"
+        )
+    maps = look_at(context, context.teacher_weights, test)
+    np.save(directory / TEACHER_ROWS, maps.heads.numpy())
     by_class = _first_per_class(test.labels, context.config.attention.images_per_class)
     pictured = [*featured, *(index for index in by_class if index not in featured)]
-    pixels = dict(zip(pictured, _pictures(context, test, pictured), strict=True))
+    arrays = {
+        "images": _pictures(context, test, pictured),
+        "names": np.array([test.names[index] for index in pictured]),
+        "classes": np.array([class_names[test.labels[index]] for index in pictured]),
+        "indices": np.array(pictured, dtype=np.int64),
+        "featured": np.isin(pictured, featured),
+        **_arrays(maps.chosen(pictured), context.config.attention.temperature),
+    }
+    np.savez(directory / "maps.npz", **arrays)
+    _draw(context, directory, arrays, None)
 
-    def panel(index: int) -> NDArray[np.uint8]:
-        students = [] if student is None else [_maps(context.item, student, index, float(kl[index]))]
-        caption = f"{test.names[index]} ({classes[index]})"
-        return attention_panel(pixels[index], _maps("teacher", teacher, index, None), students, caption=caption)
 
-    with (
-        replacing_directory(context.layout.attention(context.item)) as directory,
-        progress(f"attention {context.item}", len(by_class), "pictures") as update,
-    ):
-        _write_maps(context, directory, pixels, pictured, test, classes, teacher, student, kl)
-        (directory / "panels").mkdir()
-        for index, name in zip(featured, safe_names([test.names[index] for index in featured]), strict=True):
-            (directory / "panels" / f"{name}.png").write_bytes(png_bytes(panel(index)))
+def write_student(context: "Context", directory: Path, student: "Maps", kl: "NDArray[np.float32]") -> None:
+    """A student's maps of the images that the teacher's item pictured, and their pictures."""
+    import numpy as np
 
-        def counted(position: int) -> NDArray[np.uint8]:
+    with np.load(context.layout.attention("teacher") / "maps.npz", allow_pickle=False) as stored:
+        shared = {name: stored[name] for name in stored.files}
+    pictured = shared["indices"].tolist()
+    arrays = _arrays(student.chosen(pictured), context.config.attention.temperature)
+    arrays["kl"] = kl[pictured].astype(np.float32)
+    np.savez(directory / "maps.npz", **arrays)
+    _draw(context, directory, shared, arrays)
+
+
+def _arrays(maps: "Maps", temperature: float) -> dict[str, Any]:
+    return {
+        "aggregated": maps.over_patches(maps.aggregated(temperature)),
+        "heads": maps.over_patches(maps.heads),
+    }
+
+
+def _draw(context: "Context", directory: Path, shared: dict[str, Any], student: dict[str, Any] | None) -> None:
+    """panels/ of the featured images, by_class/ of the first of every class."""
+    import numpy as np
+
+    from attndistill.core.progress import progress
+    from attndistill.figures.attention import AttentionMaps, attention_panel, png_bytes
+    from attndistill.figures.export import export_by_class, safe_names
+
+    names, classes = shared["names"].tolist(), shared["classes"].tolist()
+
+    def panel(place: int) -> "NDArray[np.uint8]":
+        teacher = AttentionMaps("teacher", shared["aggregated"][place], shared["heads"][place], None)
+        students = [] if student is None else [_maps_of(context.item.name, student, place)]
+        return attention_panel(shared["images"][place], teacher, students, caption=f"{names[place]} ({classes[place]})")
+
+    def _maps_of(name: str, arrays: dict[str, Any], place: int) -> AttentionMaps:
+        return AttentionMaps(name, arrays["aggregated"][place], arrays["heads"][place], float(arrays["kl"][place]))
+
+    featured = np.flatnonzero(shared["featured"]).tolist()
+    most = context.config.attention.images_per_class
+    labels = np.array([sorted(set(classes)).index(kind) for kind in classes])
+    order = np.argsort(shared["indices"], kind="stable")
+    by_class = sorted(
+        (int(place) for kind in set(labels.tolist()) for place in order[labels[order] == kind][:most]),
+        key=lambda place: int(shared["indices"][place]),
+    )
+    (directory / "panels").mkdir()
+    for place, name in zip(featured, safe_names([names[place] for place in featured]), strict=True):
+        (directory / "panels" / f"{name}.png").write_bytes(png_bytes(panel(place)))
+    with progress(f"attention {context.item.name}", len(by_class), "pictures") as update:
+
+        def counted(position: int) -> "NDArray[np.uint8]":
             update(position + 1)
             return panel(by_class[position])
 
-        names = [test.names[index] for index in by_class]
-        export_by_class(directory / "by_class", [classes[index] for index in by_class], names, counted)
+        kinds, called = ([listed[place] for place in by_class] for listed in (classes, names))
+        export_by_class(directory / "by_class", kinds, called, counted)
 
 
-def _write_maps(
-    context: Context,
-    directory: Any,
-    pixels: dict[int, NDArray[np.uint8]],
-    chosen: list[int],
-    test: ImageSet,
-    classes: list[str],
-    teacher: Maps,
-    student: Maps | None,
-    kl: NDArray[np.float32],
-) -> None:
-    arrays: dict[str, NDArray[Any]] = {
-        "images": np.stack([pixels[index] for index in chosen]),
-        "names": np.array([test.names[index] for index in chosen]),
-        "classes": np.array([classes[index] for index in chosen]),
-        "teacher_aggregated": teacher.over_patches(teacher.aggregated[chosen]),
-        "teacher_heads": teacher.over_patches(teacher.heads[chosen]),
-        "kl": kl[chosen].astype(np.float32),
-        "featured": np.isin(chosen, context.config.attention.images),
-    }
-    if student is not None:
-        arrays["student_aggregated"] = student.over_patches(student.aggregated[chosen])
-        arrays["student_heads"] = student.over_patches(student.heads[chosen])
-    with replacing(directory / "maps.npz") as beside:
-        np.savez(beside, **arrays)  # type: ignore[arg-type]
-
-
-def _maps(name: str, maps: Maps, index: int, kl: float | None) -> AttentionMaps:
-    return AttentionMaps(name, maps.over_patches(maps.aggregated[index]), maps.over_patches(maps.heads[index]), kl)
-
-
-def _pictures(context: Context, test: ImageSet, indices: list[int]) -> NDArray[np.uint8]:
+def _pictures(context: "Context", test: "ImageSet", indices: list[int]) -> "NDArray[np.uint8]":
     """The evaluation views as a person sees them: (K, S, S, 3) uint8."""
+    import numpy as np
+    import torch
+
+    from attndistill.data.views import evaluation_boxes
+
     chosen = np.array(indices, dtype=np.int64)
     boxes = evaluation_boxes(*test.sizes(chosen), context.config.views.evaluation_crop)
     crops = test.crops(chosen, boxes, context.config.views.image_size)
     return (crops * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def _first_per_class(labels: NDArray[np.int64], most: int | None) -> list[int]:
+def _first_per_class(labels: "NDArray[np.int64]", most: int | None) -> list[int]:
+    import numpy as np
+
     kept: list[int] = []
     for label in np.unique(labels):
         kept += np.flatnonzero(labels == label)[:most].tolist()
     return sorted(kept)
+
+
+def _inputs(layout: Layout, item: Item) -> list[Path]:
+    read = layout.model("teacher") if item.name == "teacher" else layout.attention("teacher")
+    return [layout.data, read] if item.name == "teacher" else [layout.data, read, layout.model(item.name)]
+
+
+STAGE = Stage(
+    "attention",
+    "attention maps beside the teacher's, KL between them",
+    run,
+    lambda item: ("seeds", "teacher_seed", "views", "attention"),
+    _inputs,
+    lambda layout, item: [layout.attention(item.name), layout.result("attention", f"{item.name}.json")],
+    over="model",
+    estimate="attndistill.costs.evaluation:attention",
+)

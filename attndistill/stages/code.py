@@ -1,58 +1,188 @@
-"""The code that a stage computes with: its module and all that this one imports, read from the source text.
+"""The code that a stage computes with, computed from what is imported; and when two texts of it are the same code.
 
-An unfinished run is gone on with by the same code alone. A reader would get wrong: a package that is imported from
-(`from attndistill.losses import GUIDANCE`) stands for every module in it, since a registry finds its variants there.
+From a stage's module every import is followed, those inside of functions too. A name that a package's `__init__` takes
+from one of its modules leads there, and a registry (`from attndistill.losses import GUIDANCE`) to the modules that
+register its variants. `CARRIERS` are left out: they show, record, lock, name paths or check settings, and a test holds
+them to do no arithmetic. What a reader would get wrong: settings are *resolved* by code that counts (overlays, named
+sizes), so that code is watched by every stage.
+
+DVC watches files by their bytes. Digests here are of the parsed code without docstrings, comments and messages, so a
+reworded sentence is the same code: unfinished work is resumed, and `relock` proves it and keeps a dvc.lock.
 """
 
+import ast
 import hashlib
-import re
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-_ROOT = Path(__file__).parents[2]
-_LIBRARIES = ("torch", "timm")
-_IMPORT = re.compile(r"^ *from (attndistill\.[\w.]+) import (\([^)]*\)|[^(\n]+)", re.MULTILINE)
-# they carry values; what they carry is in the digests of configuration and inputs
-PLUMBING = {
+ROOT = Path(__file__).parents[2]
+RESOLUTION = "attndistill.config.resolution"  # what turns params.yaml into values: every stage depends on it
+CARRIERS = {
+    "attndistill",
     "attndistill.config",
+    "attndistill.config.fitting",  # refuses
+    "attndistill.config.method",
     "attndistill.config.rows",
-    *(f"attndistill.stages.{name}" for name in ("code", "context", "layout", "table")),
+    "attndistill.config.schema",
+    "attndistill.core.artifacts",
+    "attndistill.core.ownership",
+    "attndistill.core.progress",
+    "attndistill.core.ranks",
+    "attndistill.core.sections",
+    "attndistill.stages",
+    "attndistill.stages.context",
+    "attndistill.stages.declaration",
+    "attndistill.stages.layout",
+    "attndistill.stages.outside",
 }
+_LIBRARIES = ("torch", "timm")
+_SILENT = {"print"}  # calls that only say something
 
 
-@cache
 def code_digest(module: str) -> str:
-    """SHA-256 of the sources behind `module` ("attndistill.stages.distill") and of the libraries' versions."""
+    """SHA-256 of the code behind `module` ("attndistill.stages.distill") and of the libraries' versions."""
     digest = hashlib.sha256(" ".join(f"{name}=={version(name)}" for name in _LIBRARIES).encode())
     for name, path in sorted(computed_with(module).items()):
-        digest.update(f"\n{name}\n".encode() + path.read_bytes())
+        digest.update(f"\n{name}\n{_digest_of_file(path)}".encode())
     return digest.hexdigest()
 
 
+def same_code(one: str, other: str) -> bool:
+    """Whether two texts of a module are the same but for docstrings, comments, layout and messages."""
+    try:
+        return _normal_form(one) == _normal_form(other)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+
+
+@cache
 def computed_with(module: str) -> dict[str, Path]:
-    """Dotted name -> source file, of `module` and every module of ours it imports, plumbing left out."""
+    """Dotted name -> source file, of `module` and all that it computes with."""
     found: dict[str, Path] = {}
-    todo = [module]
+    todo = [module, RESOLUTION]
     while todo:
         name = todo.pop()
-        if name in found or name in PLUMBING:
-            continue
-        found[name] = _source(name)
-        if found[name].name == "__init__.py":
-            todo += [f"{name}.{path.stem}" for path in found[name].parent.glob("*.py") if path != found[name]]
-        todo += _imported(found[name].read_text(encoding="utf-8"))
+        if name not in found and name not in CARRIERS:
+            found[name] = _source(name)
+            todo += imported(name)
     return found
 
 
-def _imported(text: str) -> Iterator[str]:
-    """A pattern, not a parser: forty files in milliseconds. A test holds it against the parser."""
-    for module, names in _IMPORT.findall(text):
-        aliases = [f"{module}.{name}" for name in re.findall(r"\w+", names)]
-        yield from [name for name in aliases if _source(name).exists()] or [module]
+def watched_files(module: str) -> list[str]:
+    """What DVC is to watch for a stage: the modules' files, and files of other kinds beside them (page templates)."""
+    modules = set(computed_with(module).values())
+    beside = {
+        path
+        for folder in {path.parent for path in modules}
+        for path in folder.iterdir()
+        if path.is_file() and path.suffix not in (".py", ".pyc", ".typed", ".yaml")
+    }
+    return sorted(path.relative_to(ROOT).as_posix() for path in modules | beside)
+
+
+@cache
+def imported(module: str) -> tuple[str, ...]:
+    """Modules of ours that a module imports when it runs."""
+    found = (name for pair in _imports(module) for name in _origins(*pair, asker=module))
+    return tuple(dict.fromkeys(found))
+
+
+def _imports(module: str) -> Iterator[tuple[str, str]]:
+    """(module, name) of every `from MODULE import NAME`, those for type checkers alone left out."""
+    todo: list[ast.AST] = [_tree(_source(module))]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            todo += node.orelse
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "attndistill":
+            yield from ((str(node.module), alias.name) for alias in node.names)
+        todo += ast.iter_child_nodes(node)
+
+
+def _origins(module: str, name: str, *, asker: str) -> Iterator[str]:
+    """Where a name that is imported from a module comes from.
+
+    A registry's own variants import it to register themselves, which makes none of them depend on the others.
+    """
+    if _exists(f"{module}.{name}"):
+        yield f"{module}.{name}"
+        return
+    yield module
+    if _source(module).name != "__init__.py":
+        return
+    for node in _tree(_source(module)).body:
+        if isinstance(node, ast.ImportFrom) and name in [alias.asname or alias.name for alias in node.names]:
+            yield from _origins(str(node.module), name, asker=asker)
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name and isinstance(node.value, ast.Call):
+            homes = [part.value for part in node.value.args[1:] if isinstance(part, ast.Constant)]
+            if "Registry" in ast.unparse(node.value.func):
+                variants = [inner for home in homes for inner in _modules_of(str(home))]
+                yield from () if asker in variants and _registers(asker) else variants
+
+
+def _registers(module: str) -> bool:
+    return any(".register(" in ast.unparse(line) for node in _tree(_source(module)).body for line in _decorators(node))
+
+
+def _decorators(node: ast.AST) -> list[ast.expr]:
+    return getattr(node, "decorator_list", [])
+
+
+def _modules_of(home: str) -> list[str]:
+    path = _source(home)
+    if path.name != "__init__.py":
+        return [home]
+    return [f"{home}.{inner.stem}" for inner in sorted(path.parent.glob("[!_]*.py"))]
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _digest_of_file(path: Path) -> str:
+    return hashlib.sha256(_normal_form(path.read_text(encoding="utf-8")).encode()).hexdigest()
+
+
+def _normal_form(text: str) -> str:
+    return ast.dump(_Speechless().visit(ast.parse(text)))
+
+
+class _Speechless(ast.NodeTransformer):
+    """Takes out what cannot change a figure: docstrings, and the words of refusals, assertions and prints."""
+
+    def _body(self, node: ast.AST) -> ast.AST:
+        self.generic_visit(node)
+        body: list[ast.stmt] = node.body  # type: ignore[attr-defined]
+        if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            node.body = body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
+        return node
+
+    visit_Module = visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = _body  # noqa: N815
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        if isinstance(node.exc, ast.Call):
+            node.exc = node.exc.func
+        return node
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        node.msg = None
+        return self.generic_visit(node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        if isinstance(node.value, ast.Call) and ast.unparse(node.value.func) in _SILENT:
+            return ast.Pass()
+        return self.generic_visit(node)
 
 
 def _source(module: str) -> Path:
-    path = _ROOT.joinpath(*module.split("."))
+    path = ROOT.joinpath(*module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _exists(module: str) -> bool:
+    return _source(module).exists()

@@ -1,20 +1,25 @@
-"""What a stage is given: configuration, paths, the item it works on, and where to tell its story."""
+"""What a stage is given: configuration, paths, the item it works on, and where it reports."""
 
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
-from attndistill.config import Config, Views
+from attndistill.config import Config
 from attndistill.config.rows import RowsFile
 from attndistill.core.artifacts import digest_of
 from attndistill.data.store import ImageSet, open_split, read_manifest
 from attndistill.data.views import ViewRecipe
+from attndistill.stages.declaration import Item
 from attndistill.stages.layout import Layout
-from attndistill.training.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+    from attndistill.runs import Execution
+    from attndistill.training.checkpoint import Checkpoint
 
 
 class Journal(Protocol):
@@ -41,42 +46,63 @@ class Context:
         config: the resolved configuration, a row's changes included.
         layout: paths.
         stage: name of the stage.
-        item: the model or row it works on; "" for stages without one.
+        item: the model, row or download it works on, and the data set.
         rows: every distilled row in the table's order, and what the report prints of them.
-        journal: where curves, pictures and figures are told.
+        journal: where curves, pictures and figures are reported.
         is_main: whether this process writes; of a distributed run, only the first does.
         code: digest of the code it computes with (`stages.code`), taken when the stage began.
-        told: who is told the steps done in place of a progress display (a seed trained beside others).
-        curves_told: whether the journal has the curves of its training runs already, from the processes that trained.
-        watch: (seed, backbone, epochs done) -> figures for that epoch's curves, or None. A search looks at students
+        look: (seed, backbone, epochs done) -> figures for that epoch's curves, or None. A search looks at students
             while they are distilled, and ends one by raising; it changes nothing in those that go on.
     """
 
     config: Config
     layout: Layout
     stage: str
-    item: str
+    item: Item
     rows: RowsFile
     journal: Journal
     is_main: bool = True
     code: str = ""
-    told: Callable[[int], None] | None = None
-    curves_told: bool = False
-    watch: Callable[[int, torch.nn.Module, int], dict[str, float] | None] | None = None
+    look: "Callable[[int, torch.nn.Module, int], dict[str, float] | None] | None" = None
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds of the item: the teacher is one model, everything else is repeated."""
-        return (self.config.teacher_seed,) if self.item == "teacher" else self.config.seeds
+        return (self.config.teacher_seed,) if self.item.name == "teacher" else self.config.seeds
 
     @property
     def teacher_weights(self) -> Path:
         """Where the pre-trained teacher is stored."""
         return self.layout.weights("teacher", self.config.teacher_seed)
 
-    @property
-    def device(self) -> torch.device:
+    @cached_property
+    def execution(self) -> "Execution":
+        """How the work is done: the section `runtime` on this machine. Finished epochs go to the journal."""
+        import torch
+
+        from attndistill.runs import Execution
+
+        runtime, device = self.config.runtime, self._device()
+        # thread pools do not survive a fork, and a device is busy with one run
+        alone = device.type != "cpu" or torch.cuda.is_available() or "RANK" in os.environ or runtime.threads != 1
+        return Execution(
+            device=device,
+            processes=1 if alone else runtime.processes,
+            workers=runtime.workers,
+            micro_batch_size=runtime.micro_batch_size,
+            evaluation_batch_size=runtime.evaluation_batch_size,
+            checkpoint_seconds=runtime.checkpoint_seconds,
+            is_main=self.is_main,
+            label=f"{self.stage} {self.item.label}",
+            at_epoch=lambda seed, epoch, values: self.journal.metrics(
+                {f"seed-{seed}/{name}": value for name, value in values.items()}, step=epoch
+            ),
+        )
+
+    def _device(self) -> "torch.device":
         """The device named by the configuration; "auto" takes CUDA or Apple's GPU when there is one."""
+        import torch
+
         seen = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
         allowed = [name for name, there in seen.items() if there]
         wanted = self.config.runtime.device
@@ -87,63 +113,57 @@ class Context:
         return torch.device(allowed[0] if wanted == "auto" else wanted)
 
     @property
-    def forks(self) -> int:
-        """How many processes may work side by side.
-
-        More than one needs a CPU run of one rank and one torch thread: thread pools do not survive a fork, and a
-        device is busy with one run.
-        """
-        alone = self.device.type != "cpu" or torch.cuda.is_available() or "RANK" in os.environ
-        return 1 if alone or self.config.runtime.threads != 1 else self.config.runtime.processes
-
-    @property
-    def recipe(self) -> ViewRecipe:
-        return view_recipe(self.config.views)
+    def views(self) -> ViewRecipe:
+        """The training views of the item's data set."""
+        return ViewRecipe.of(self.config.views_of(self.item.data))
 
     @property
     def targets_identity(self) -> dict[str, str]:
         """What the teacher's answers depend on: teacher, data and views."""
-        from attndistill.models.storage import weights_digest  # here: timm costs prepare and report two seconds
+        from attndistill.models.storage import weights_digest
 
         return {
             "teacher": weights_digest(self.teacher_weights),
             "data": read_manifest(self.layout.data)["digest"],
-            "views": digest_of(self.recipe.describe()),
+            "views": digest_of(ViewRecipe.of(self.config.views).describe()),
         }
 
     def images(self, split: str) -> ImageSet:
-        """A split of the prepared data, told to the journal as an input."""
-        self.tell_of_data(split, "training" if split == "train" else "evaluation")
-        return open_split(self.layout.data, split)
+        """A split of the item's prepared data, recorded as an input."""
+        self.record_data(split, "training" if split == "train" else "evaluation")
+        return open_split(self.layout.prepared(self.item.data), split)
 
-    def tell_of_data(self, split: str, purpose: str) -> None:
+    def record_data(self, split: str, purpose: str) -> None:
         """Record a split of the prepared data as a data set of the run, and the whole by its digests in tags."""
-        manifest = read_manifest(self.layout.data)
+        directory = self.layout.prepared(self.item.data)
+        manifest = read_manifest(directory)
         self.journal.dataset(
             name=manifest["dataset"],
             digest=manifest["digest"],
             context=purpose,
-            source=str(self.layout.data.relative_to(self.layout.root)),
+            source=str(directory.relative_to(self.layout.folder)),
             profile={"images": manifest["splits"][split]["count"]},
         )
         self.journal.tag("data_digest", manifest["digest"])
         self.journal.tag("class_list_sha256", manifest["class_list_sha256"])
 
-    def checkpoint(self, seed: int, inputs: Mapping[str, str], *sections: str) -> Checkpoint:
+    def checkpoint(self, seed: int, inputs: Mapping[str, str], *sections: str) -> "Checkpoint":
         """The resume checkpoint of one training run, named by all that decides its result, the code too."""
+        from attndistill.training.checkpoint import Checkpoint
+
         run = digest_of(
             {
                 "stage": self.stage,
-                "item": self.item,
+                "item": self.item.label,
                 "seed": seed,
                 "configuration": self.config.digest(*sections),
                 "inputs": dict(inputs),
             }
         )
-        return Checkpoint(self.work(f"{self.stage}-{self.item}", run), digest_of([run, self.code]))
+        return Checkpoint(self.work(f"{self.stage}-{self.item.label}", run), digest_of([run, self.code]))
 
     def work(self, name: str, run: str) -> Path:
-        """Where a run keeps what is unfinished: this code's apart from other code's, which is left and told of.
+        """Where a run keeps what is unfinished: this code's apart from other code's, which is left and reported.
 
         Args:
             name: of the kind of run, for people.
@@ -154,16 +174,3 @@ class Context:
         if self.is_main and not own.exists() and any(directory.parent.glob(f"{directory.name}-*")):
             print(f"{name}: unfinished work of other code was found and left: starts anew")
         return own
-
-
-def view_recipe(views: Views) -> ViewRecipe:
-    """The views a configuration asks for."""
-    return ViewRecipe(
-        seed=views.seed,
-        image_size=views.image_size,
-        scale=views.scale,
-        ratio=views.ratio,
-        flip_probability=views.flip_probability,
-        mean=views.mean,
-        std=views.std,
-    )

@@ -1,4 +1,4 @@
-"""Where everything lies: inputs, outputs, results and resume checkpoints of one experiment."""
+"""Where everything lies: an experiment is a folder that stands alone, with its settings, rows, outputs and results."""
 
 import os
 from dataclasses import dataclass
@@ -12,24 +12,28 @@ class Layout:
     """The paths of one experiment.
 
     Attributes:
-        root: the directory of params.yaml.
-        experiment: name of the experiment; outputs/ and results/ have a folder of that name.
+        folder: of the experiment: params.yaml, rows.yaml, dvc.yaml, MLproject, outputs/ (DVC's), results/ (git's).
+        experiment: its name.
     """
 
-    root: Path
+    folder: Path
     experiment: str
 
     @property
     def outputs(self) -> Path:
-        return self.root / "outputs" / self.experiment
+        return self.folder / "outputs"
 
     @property
     def results(self) -> Path:
-        return self.root / "results" / self.experiment
+        return self.folder / "results"
 
     @property
     def data(self) -> Path:
-        return self.outputs / "data"
+        return self.prepared("")
+
+    def prepared(self, data: str) -> Path:
+        """A prepared data set; "" is the experiment's own, others are those it is judged on."""
+        return self.outputs / ("data" if not data else f"datasets/{data}")
 
     @property
     def targets(self) -> Path:
@@ -61,17 +65,29 @@ class Layout:
     @property
     def searches(self) -> Path:
         """Study files; what was found lies below them, kept by git."""
-        return self.root / "experiments" / "search"
+        return self.folder / "search"
 
     def found(self, study: str) -> Path:
         """What a study found on this experiment."""
-        return self.searches / "found" / self.experiment / f"{study}.json"
+        return self.searches / "found" / f"{study}.json"
 
     def work(self, stage: str, digest: str) -> Path:
         """Where a run keeps its resume checkpoint.
 
         DVC deletes a stage's outputs before it runs it again, and experiments run in temporary copies: checkpoints
-        live under the original repository, named by what they are of.
+        live under the original folder, named by what they are of.
         """
-        home = os.environ.get("DVC_ROOT") or os.environ.get("ATTNDISTILL_ROOT") or self.root
-        return Path(home) / ".work" / stage / digest[:16]
+        return state_folder(self.folder) / ".work" / stage / digest[:16]
+
+
+def state_folder(folder: Path) -> Path:
+    """The experiment's own folder, also where it runs in one of DVC's temporary copies."""
+    return Path(os.environ.get("DVC_ROOT") or folder)
+
+
+def project_folder(folder: Path) -> Path:
+    """The folder that experiments share: with the tracking store, and params.yaml for those under experiments/."""
+    folder = state_folder(folder)
+    shared = folder.parent.parent
+    inside = folder.parent.name == "experiments" and (shared / "params.yaml").is_file()
+    return Path(os.environ.get("ATTNDISTILL_ROOT") or (shared if inside else folder)).resolve()

@@ -1,21 +1,25 @@
-"""Stage 7: the report, from result files alone."""
+"""The report, from result files alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from attndistill.config import Teacher
-from attndistill.config.rows import Model, Row
-from attndistill.core.artifacts import read_json, write_json
-from attndistill.data.store import read_manifest
-from attndistill.report.build import build_report
-from attndistill.stages.context import Context
+from attndistill.stages.declaration import Item, Stage
+from attndistill.stages.layout import Layout
+
+if TYPE_CHECKING:
+    from attndistill.config import Teacher
+    from attndistill.config.rows import Model, Row
+    from attndistill.stages.context import Context
 
 TITLE = "Attention distillation"
 
 
-def report(context: Context) -> None:
-    """Write outputs/<experiment>/report (the page, its tables, its figures) and the table as metrics."""
+def run(context: "Context") -> None:
+    """Write outputs/report (the page, its tables, its figures) and the table as metrics."""
+    from attndistill.core.artifacts import write_json
+    from attndistill.report.build import build_report
+
     layout = context.layout
     table = build_report(
         layout.results,
@@ -25,18 +29,20 @@ def report(context: Context) -> None:
         rows=_rows(context),
         data=_data(context),
         description=_description(context),
-        searches=layout.searches / "found" / layout.experiment,
+        searches=layout.searches / "found",
         claims=[claim.model_dump() for claim in context.rows.claims],
     )
     path = layout.result("report", "table.json")
     write_json(path, table)
     context.journal.artifact(layout.report, folder="report")
     context.journal.artifact(path, folder="results")
-    context.tell_of_data("test", "evaluation")
+    context.record_data("test", "evaluation")
 
 
-def _rows(context: Context) -> list[dict[str, Any]]:
+def _rows(context: "Context") -> list[dict[str, Any]]:
     """The table's lines: the teacher, the student from scratch, the distilled rows."""
+    from attndistill.config.rows import Model
+
     file = context.rows
     usual = {"teacher": f"Teacher ({_origin(context.config.teacher)})", "scratch": "Student from scratch (MAE)"}
     lines: list[dict[str, Any]] = []
@@ -50,18 +56,22 @@ def _rows(context: Context) -> list[dict[str, Any]]:
     return lines
 
 
-def _paper(said: Model | Row) -> tuple[float | None, float | None]:
+def _paper(said: "Model | Row") -> tuple[float | None, float | None]:
     return (said.paper.top1, said.paper.top5) if said.paper else (None, None)
 
 
-def _data(context: Context) -> dict[str, str]:
+def _data(context: "Context") -> dict[str, str]:
     """What every figure must have been measured on."""
+    from attndistill.data.store import read_manifest
+
     manifest = read_manifest(context.layout.data)
     return {"class_list_sha256": manifest["class_list_sha256"], "data_digest": manifest["digest"]}
 
 
-def _description(context: Context) -> dict[str, str]:
+def _description(context: "Context") -> dict[str, str]:
     """How the figures came about, without times or run numbers."""
+    from attndistill.data.store import read_manifest
+
     config, manifest = context.config, read_manifest(context.layout.data)
     counts = ", ".join(f"{part['count']} {name}" for name, part in manifest["splits"].items())
     views, epochs = config.targets.views, config.distill.recipe.epochs
@@ -77,18 +87,20 @@ def _description(context: Context) -> dict[str, str]:
     }
 
 
-def _origin(teacher: Teacher) -> str:
+def _origin(teacher: "Teacher") -> str:
     """Where the teacher comes from, in a word or two."""
     if teacher.source is None:
         return "MAE"
     return str(teacher.source.timm_name or Path(teacher.source.path).name)
 
 
-def _teacher(context: Context) -> str:
+def _teacher(context: "Context") -> str:
     """What the teacher is and where it learned; of a released one, as it was found, not as it was configured."""
     config = context.config
     if config.teacher.source is None:
         return f"{_size(config.teacher.sizes())}, {config.pretrain.recipe.epochs} epochs of masked autoencoding"
+    from attndistill.core.artifacts import read_json
+
     load = read_json(context.layout.result("training", "teacher.json"))["load"]
     return f"{_size(load)}, released: {load['file']} ({load['format']}), SHA-256 {load['sha256'] or 'not known'}"
 
@@ -102,3 +114,21 @@ def _size(vit: Mapping[str, Any]) -> str:
 
 def _listed(seeds: tuple[int, ...]) -> str:
     return ", ".join(map(str, seeds))
+
+
+def _inputs(layout: Layout, item: Item) -> list[Path]:
+    kinds = ("attention", "pretrain_probe", "probes", "training")
+    searches = [layout.searches] if layout.searches.exists() else []  # an experiment need not search anything
+    return [layout.data, layout.outputs / "attention", *searches, *(layout.results / kind for kind in kinds)]
+
+
+STAGE = Stage(
+    "report",
+    "tables (CSV, LaTeX), figures, one HTML page that works offline",
+    run,
+    lambda item: ("seeds", "views", "teacher", "student", "pretrain", "targets", "distill"),
+    _inputs,
+    lambda layout, item: [layout.report, layout.result("report", "table.json")],
+    report=True,
+    estimate="attndistill.costs.evaluation:report",
+)

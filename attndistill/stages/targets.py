@@ -1,18 +1,23 @@
-"""Stage 3: the teacher's answers to every view, once, for every row."""
+"""The teacher's answers to every view, once, for every row."""
 
-import shutil
+from typing import TYPE_CHECKING
 
-from attndistill.core.artifacts import digest_of, replacing_directory, write_json
-from attndistill.core.ownership import owned
-from attndistill.models.storage import load_model
-from attndistill.stages.context import Context
-from attndistill.targets import FORMAT, LiveTeacher, bytes_per_answer, write_targets
+from attndistill.stages.declaration import Stage
+
+if TYPE_CHECKING:
+    from attndistill.stages.context import Context
 
 
-def targets(context: Context) -> None:
-    """Write outputs/<experiment>/targets; with targets.cache off, a manifest that says so."""
-    options = context.config.targets
-    identity = context.targets_identity
+def run(context: "Context") -> None:
+    """Write outputs/targets; with targets.cache off, a manifest that says so."""
+    import shutil
+
+    from attndistill.core.artifacts import digest_of, replacing_directory, write_json
+    from attndistill.core.ownership import owned
+    from attndistill.models.storage import load_model
+    from attndistill.targets import FORMAT, LiveTeacher, bytes_per_answer, write_targets
+
+    options, identity, execution = context.config.targets, context.targets_identity, context.execution
     images = context.images("train")
     if not options.cache:
         with replacing_directory(context.layout.targets) as directory:
@@ -22,21 +27,31 @@ def targets(context: Context) -> None:
     each = bytes_per_answer(backbone, options.extra)
     total = options.views * len(images) * each
     print(f"targets: {options.views} views x {len(images):,} images x {each:,} bytes = {total / 1e9:.2f} GB")
-    made_of = {**identity, "count": options.views, "fields": sorted(options.extra)}
-    work = context.work("targets", digest_of(made_of))
+    work = context.work("targets", digest_of({**identity, "count": options.views, "fields": sorted(options.extra)}))
     with owned(work, "making these targets"):
         manifest = write_targets(
-            LiveTeacher(backbone, context.device, options.extra),
+            LiveTeacher(backbone, execution.device, options.extra),
             images,
-            context.recipe,
+            context.views,
             context.layout.targets,
             unfinished=work / "targets",
             identity=identity,
             views=options.views,
             verify=options.verify,
-            batch_size=context.config.runtime.evaluation_batch_size,
-            processes=context.forks,
+            batch_size=execution.evaluation_batch_size,
+            processes=execution.processes,
         )
     shutil.rmtree(work, ignore_errors=True)
     context.journal.metrics({"bytes_per_view_and_image": manifest["bytes_per_view_and_image"]}, step=0)
     context.journal.artifact(context.layout.targets / "manifest.json", folder="targets")
+
+
+STAGE = Stage(
+    "targets",
+    "the teacher's class token and attention for every view, once",
+    run,
+    lambda item: ("teacher_seed", "views", "targets"),
+    lambda layout, item: [layout.data, layout.model("teacher")],
+    lambda layout, item: [layout.targets],
+    estimate="attndistill.costs.training:targets",
+)

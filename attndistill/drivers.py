@@ -1,0 +1,188 @@
+"""The files of the drivers, derived from the declared stages: dvc.yaml, MLproject, and the README's table.
+
+`attndistill drivers --experiment FOLDER` writes an experiment's; a test holds the committed files against it.
+"""
+
+import io
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attndistill.core.artifacts import write_text
+from attndistill.experiments import ROWS, SETTINGS, Experiment, open_experiment
+from attndistill.stages import STAGES, Item, Stage
+from attndistill.stages.code import ROOT, watched_files
+
+_HEADER = """\
+# Derived from the declared stages (attndistill/stages) by `attndistill drivers`; not edited by hand.
+# Each stage depends on the code that it computes with, the settings that it reads, its inputs and files from outside.
+"""
+_PROJECT_HEADER = """\
+# Derived from the declared stages (attndistill/stages) by `attndistill drivers`; not edited by hand.
+# Entry points call the same commands as dvc.yaml and people do. params.yaml alone holds settings: any other one is
+# given as -P section.key=value, which MLflow appends as --section.key value.
+#   mlflow run . -e distill -P row=attndistill -P distill.recipe.epochs=2 --env-manager local
+"""
+
+
+def write_drivers(folder: Path) -> list[Path]:
+    """Write an experiment's dvc.yaml and MLproject, and the README's table where its README has one.
+
+    Raises:
+        ValueError: settings or a row that no stage would run with.
+    """
+    experiment = open_experiment(folder)
+    texts = {"dvc.yaml": dvc_file(experiment), "MLproject": mlproject(experiment)}
+    readme = experiment.folder / "README.md"
+    if readme.exists() and _TABLE.search(text := readme.read_text(encoding="utf-8")):
+        texts["README.md"] = with_table(text)
+    for name, text in texts.items():
+        if not (experiment.folder / name).exists() or (experiment.folder / name).read_text(encoding="utf-8") != text:
+            write_text(experiment.folder / name, text)
+    return [experiment.folder / name for name in texts]
+
+
+def dvc_file(experiment: Experiment) -> str:
+    """The text of an experiment's dvc.yaml.
+
+    A stage over rows is one template, so that a row that is added runs without deriving anew; other items have a stage
+    of their own, since they read different sections.
+    """
+    experiment.check_rows({})
+    config = experiment.config("", {})
+    stages: dict[str, Any] = {}
+    for stage in STAGES.values():
+        for item in stage.items((), tuple(config.downloads), tuple(config.datasets)):
+            name = "_".join(filter(None, (stage.name, item.name, item.data)))
+            stages[name] = _dvc_stage(experiment, stage, item, config)
+        if stage.over in ("row", "model"):
+            for data in ("", *config.datasets) if stage.judges else ("",):
+                template = _dvc_stage(experiment, stage, Item("${key}", data), config)
+                stages["_".join(filter(None, (stage.name, data)))] = {"foreach": "${rows}", "do": template}
+    whole = {"vars": [ROWS], "stages": stages, "metrics": ["results/metrics.json"]}
+    return _HEADER + _yaml(whole)
+
+
+def _dvc_stage(experiment: Experiment, stage: Stage, item: Item, config: Any) -> dict[str, Any]:
+    layout = experiment.layout
+    code = [f"{_code(experiment)}{path}" for path in watched_files(stage.module)]
+    outside = _watched_outside(experiment, stage, item, config)
+    inputs = [path.relative_to(layout.folder).as_posix() for path in stage.inputs(layout, item)]
+    outs: list[Any] = []
+    for path in stage.outputs(layout, item):
+        name = path.relative_to(layout.folder).as_posix()
+        outs.append({name: {"cache": False}} if path.is_relative_to(layout.results) else name)
+    found: dict[str, Any] = {"cmd": _command(experiment, stage, item), "params": _params(experiment, stage, item)}
+    return {**found, "deps": [*code, *inputs, *outside], "outs": outs}
+
+
+def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
+    """The settings that a stage reads: of the defaults, of the experiment's own params.yaml, of its row."""
+    sections = list(stage.sections(item))
+    own = experiment.layers[1] if len(experiment.layers) > 1 else {}
+    defaults = f"{_code(experiment)}{SETTINGS}"
+    watched: list[Any]
+    if defaults == SETTINGS:
+        watched = list(sections)
+    else:
+        shared = [section for section in sections if not section.startswith(("downloads.", "datasets."))]
+        changed = [section for section in sections if _has(own, section)]
+        watched = [*([{defaults: shared}] if shared else []), *([{SETTINGS: changed}] if changed else [])]
+    if stage.report:
+        watched.append({ROWS: None})
+    elif item.name == "${key}":
+        watched.append({ROWS: ["rows.${key}.set"]})
+    return watched
+
+
+def _has(settings: Mapping[str, Any], section: str) -> bool:
+    node: Any = settings
+    for part in section.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+def _watched_outside(experiment: Experiment, stage: Stage, item: Item, config: Any) -> list[str]:
+    """Files that no stage of ours makes; of a template, those of every row. Trees of images only where one is fetched:
+    DVC would read every byte of an ImageNet whenever it is asked what must run."""
+    names = tuple(experiment.rows) if item.name == "${key}" else (item.name,)
+    found = [one for name in names for one in stage.outside(experiment.config(name, {}), Item(name, item.data))]
+    paths = [one.path for one in found if one.watched or one.path.startswith("outputs/")]
+    return sorted(dict.fromkeys(paths))
+
+
+def _code(experiment: Experiment) -> str:
+    """The way from an experiment's folder to the package's root: "" at the top of the repository, "../../" below."""
+    way = os.path.relpath(ROOT, experiment.folder)
+    return "" if way == "." else f"{way}/"
+
+
+def _command(experiment: Experiment, stage: Stage, item: Item) -> str:
+    """The command of a stage, run in the experiment's folder with the code of the same working copy."""
+    words = ["python -m attndistill", stage.name, *([f"--{stage.option} {item.name}"] if stage.option else [])]
+    return _with_code(experiment, " ".join([*words, *([f"--data {item.data}"] if item.data else [])]))
+
+
+def _with_code(experiment: Experiment, command: str) -> str:
+    way = _code(experiment)
+    return f"PYTHONPATH={way.rstrip('/')} {command}" if way else command
+
+
+def mlproject(experiment: Experiment) -> str:
+    """The text of an experiment's MLproject: an entry point a stage, the whole pipeline, studies."""
+    first_row = list(experiment.rows)[-1]
+    defaults = {"row": first_row, "model": first_row}
+    entries: dict[str, Any] = {}
+    for stage in STAGES.values():
+        parameters: dict[str, Any] = {}
+        words = ["python -m attndistill", stage.name]
+        if stage.option:
+            default = "teacher" if stage.over == "pretrained" else defaults.get(stage.option)
+            kind: Any = "string" if default is None else {"type": "string", "default": default}
+            parameters[stage.option] = kind
+            words.append(f"--{stage.option} {{{stage.option}}}")
+        if stage.judges:
+            parameters["data"] = {"type": "string", "default": ""}
+            words.append("--data {data}")
+        parameter = {"parameters": parameters} if parameters else {}
+        entries[stage.name] = {**parameter, "command": _with_code(experiment, " ".join(words))}
+    entries["pipeline"] = {"command": _with_code(experiment, "python -m attndistill pipeline")}
+    entries["study"] = {
+        "parameters": {
+            "file": {"type": "string", "default": "search/default.yaml"},
+            "workers": {"type": "float", "default": 1},
+            "storage": {"type": "string", "default": ""},
+        },
+        "command": _with_code(experiment, "python -m attndistill study {file} -j {workers} --storage {storage}"),
+    }
+    environment = f"{_code(experiment)}python_env.yaml"
+    name = "attndistill" if not _code(experiment) else f"attndistill-{experiment.name}"
+    return _PROJECT_HEADER + _yaml({"name": name, "python_env": environment, "entry_points": entries})
+
+
+_TABLE = re.compile(r"(?<=\n)\| Stage \| Does \| Command \|\n(?:\|.*\n)+")
+
+
+def with_table(readme: str) -> str:
+    """A README with its table of stages as the declarations have it."""
+    lines = ["| Stage | Does | Command |", "|---|---|---|"]
+    for stage in STAGES.values():
+        example = {"pretrained": "teacher", "row": "attndistill", "model": "attndistill", "download": "dino"}
+        option = f" --{stage.option} {example[stage.over]}" if stage.option else ""
+        lines.append(f"| {stage.name} | {stage.summary} | `attndistill {stage.name}{option}` |")
+    return _TABLE.sub("\n".join(lines).replace("\\", r"\\") + "\n", readme)
+
+
+def _yaml(value: Any) -> str:
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    text = io.StringIO()
+    yaml.dump(value, text)
+    return text.getvalue()

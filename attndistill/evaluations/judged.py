@@ -1,0 +1,86 @@
+"""A model and what it is judged on: the one thing that every evaluation is given, with features computed once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attndistill.data.splits import stratified_subset
+from attndistill.data.store import ImageSet
+from attndistill.data.views import ViewRecipe
+from attndistill.evaluations.classifiers import LabelledFeatures, ProbeData
+from attndistill.evaluations.embedding import probe_data
+from attndistill.models.families import Backbone
+from attndistill.models.projector import Projector
+from attndistill.runs import Execution
+from attndistill.training.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One model on one data set.
+
+    Attributes:
+        backbone, projector: of the model; a teacher has no projector.
+        layer: the feature is the class token after this layer of P; 0 is before P.
+        train, test: the data's splits; only the labels of `train` are used.
+        validation: places in train on which hyper-parameters are chosen.
+        labelled: places in train that keep their label; None: all. The part for hyper-parameters is then drawn from
+            them (`validation_fraction`, `validation_seed`).
+        classes: how many.
+        views: training views; evaluation takes the central `crop_share` of the shorter side.
+        seed: of what an evaluation draws.
+        inputs: digests of model, data and labels: what a training run for the evaluation depends on.
+        execution: device, processes, progress.
+        checkpoint: (inputs) -> the resume checkpoint of such a run; removed by whoever stores the figures.
+    """
+
+    backbone: Backbone
+    projector: Projector | None
+    layer: int
+    train: ImageSet
+    test: ImageSet
+    validation: NDArray[np.int64]
+    labelled: NDArray[np.int64] | None
+    validation_fraction: float
+    validation_seed: int
+    classes: int
+    views: ViewRecipe
+    crop_share: float
+    seed: int
+    inputs: Mapping[str, str]
+    execution: Execution
+    checkpoint: Callable[[Mapping[str, str]], Checkpoint]
+
+    @cached_property
+    def features(self) -> ProbeData:
+        """Features of both splits, and the part of train on which hyper-parameters are chosen.
+
+        Raises:
+            ValueError: no class has a labelled image to spare for that part.
+        """
+        found = probe_data(
+            self.backbone,
+            self.train,
+            self.test,
+            self.views,
+            validation=self.validation,
+            classes=self.classes,
+            crop_share=self.crop_share,
+            batch_size=self.execution.evaluation_batch_size,
+            device=self.execution.device,
+            projector=self.projector,
+            layer=self.layer,
+        )
+        if self.labelled is None:
+            return found
+        train = LabelledFeatures(found.train.features[self.labelled], found.train.labels[self.labelled])
+        held_out = stratified_subset(
+            train.labels, self.validation_fraction, self.validation_seed, "validation", leave_one=True
+        )
+        if not len(held_out):
+            count = len(self.labelled)
+            raise ValueError(f"probe.labels keeps {count} images, one a class: none is left to choose k and C on")
+        return ProbeData(train, held_out, found.test, self.classes)

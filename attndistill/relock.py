@@ -1,0 +1,80 @@
+"""Keep a dvc.lock over changes of code that change no figure: docstrings, comments, layout, messages.
+
+DVC compares bytes, so a reworded docstring would train every student again. For each source file whose bytes differ
+from those that the lock names, the text of then is looked up in git's history and held against the text of now
+(`stages.code.same_code`). Where both are the same code the lock takes the new digest; where they are not, or git does
+not have the text of then, the lock is left as it is and DVC runs the stage.
+"""
+
+import hashlib
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from attndistill.core.artifacts import write_text
+from attndistill.experiments import open_experiment
+from attndistill.stages.code import same_code
+
+_CODE = re.compile(r"- path: (?P<path>\S+\.py)\n(?P<indent> +)hash: md5\n +md5: (?P<md5>\w+)\n +size: (?P<size>\d+)\n")
+
+
+def relock(folder: Path) -> int:
+    """Rewrite an experiment's dvc.lock as far as it is proved; reports each file.
+
+    Returns:
+        1 where a file's code has changed or nothing can be proved of it, else 0.
+    """
+    place = open_experiment(folder).folder
+    lock = place / "dvc.lock"
+    if not lock.exists():
+        raise ValueError(f"{lock} does not exist: run `dvc repro` first")
+    text = lock.read_text(encoding="utf-8")
+    named = {(found["path"], found["md5"]) for found in _CODE.finditer(text)}
+    kept, verdicts = dict[tuple[str, str], bytes](), dict[str, str]()
+    for path, md5 in sorted(named):
+        source = place / path
+        now = source.read_bytes() if source.is_file() else b""
+        if hashlib.md5(now, usedforsecurity=False).hexdigest() == md5:
+            continue
+        then = _text_of(place, path, md5)
+        if then is None:
+            verdicts[path] = "changed; the text that the lock names is in no commit"
+        elif same_code(then.decode(), now.decode()):
+            kept[path, md5] = now
+            verdicts[path] = "the same code"
+        else:
+            verdicts[path] = "other code: the stages that compute with it run again"
+    if kept:
+        write_text(lock, _CODE.sub(lambda found: _renewed(found, kept), text))
+    for path, verdict in verdicts.items():
+        print(f"{path}: {verdict}")
+    print(f"{len(kept)} digests renewed in {lock.name}" if kept else f"{lock.name} is left as it is")
+    return int(any(verdict != "the same code" for verdict in verdicts.values()))
+
+
+def _renewed(found: "re.Match[str]", kept: dict[tuple[str, str], bytes]) -> str:
+    now = kept.get((found["path"], found["md5"]))
+    if now is None:
+        return found[0]
+    digest = hashlib.md5(now, usedforsecurity=False).hexdigest()
+    lines = (f"- path: {found['path']}", "hash: md5", f"md5: {digest}", f"size: {len(now)}")
+    return f"\n{found['indent']}".join(lines) + "\n"
+
+
+def _text_of(place: Path, path: str, md5: str) -> bytes | None:
+    """The file's bytes of that digest, from git's history, the newest first."""
+    for revision in _git(place, "log", "--format=%H", "--", path).decode().split():
+        blob = _git(place, "show", f"{revision}:./{path}")
+        if hashlib.md5(blob, usedforsecurity=False).hexdigest() == md5:
+            return blob
+    return None
+
+
+def _git(place: Path, *words: str) -> bytes:
+    return subprocess.run(["git", "-C", str(place), *words], capture_output=True, check=False).stdout
+
+
+def named_code(lock: Path) -> Iterator[tuple[str, str]]:
+    """(path, md5) of every source file that a lock names."""
+    yield from ((found["path"], found["md5"]) for found in _CODE.finditer(lock.read_text(encoding="utf-8")))

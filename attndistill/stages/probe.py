@@ -1,0 +1,177 @@
+"""Features once, then every evaluation that is turned on, for a teacher, a baseline or a student, on one data set."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attndistill.stages.declaration import Item, Stage, data_sections, seeds
+from attndistill.stages.outside import Outside
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from attndistill.config import Config
+    from attndistill.data.store import ImageSet
+    from attndistill.evaluations.classifiers import ProbeResult
+    from attndistill.evaluations.judged import Judged
+    from attndistill.stages.context import Context
+    from attndistill.training.checkpoint import Checkpoint
+
+
+def run(context: "Context") -> None:
+    """Write results/probes/<item>.json: top-1 and top-5 of every evaluation over seeds, with protocols.
+
+    Evaluations on features judge the same ones, computed once; the others follow.
+    """
+    from attndistill.core.artifacts import write_json
+    from attndistill.core.progress import progress
+    from attndistill.data.store import read_manifest
+    from attndistill.evaluations import EVALUATIONS, evaluations
+    from attndistill.models.vit import count_parameters
+
+    images, test = context.images("train"), context.images("test")
+    manifest, labelled = read_manifest(context.layout.prepared(context.item.data)), _labelled(context, images)
+    chosen = context.config.probe.chosen()
+    found: dict[str, list[ProbeResult]] = {name: [] for name in chosen}
+    checkpoints: list[Checkpoint] = []
+    parameters = layer = 0
+    with progress(f"probe {context.item.label}", len(context.seeds), "models") as update:
+        for done, seed in enumerate(context.seeds, start=1):
+            judged = _judged(context, seed, images, test, labelled, checkpoints)
+            parameters, layer = count_parameters(judged.backbone), judged.layer
+            for name, options in chosen.items():
+                on_features = evaluations()[name].on == "features"
+                given = judged.features if on_features else judged
+                result: ProbeResult = EVALUATIONS.bind(name, options)(given)
+                found[name].append(result)
+                context.journal.metrics({f"{name}_top1": result.top1, f"{name}_top5": result.top5}, step=seed)
+            update(done)
+    labels = _labels(context, images, labelled)
+    value = {
+        "model": context.item.name,
+        "parameters": parameters,
+        "feature": f"cls_token after projector layer {layer}" if layer else "cls_token before the projector",
+        "class_list_sha256": manifest["class_list_sha256"],
+        "data_digest": manifest["digest"],
+        "probes": {name: _figures(results, context.seeds, labels) for name, results in found.items()},
+    }
+    path = context.layout.result("probes", f"{context.item.label}.json")
+    write_json(path, value)
+    context.journal.artifact(path, folder="results")
+    for checkpoint in checkpoints:
+        checkpoint.remove()
+
+
+def _judged(
+    context: "Context",
+    seed: int,
+    images: "ImageSet",
+    test: "ImageSet",
+    labelled: "NDArray[np.int64] | None",
+    checkpoints: "list[Checkpoint]",
+) -> "Judged":
+    """One seed's model; the checkpoints of what is trained for its evaluations are added to `checkpoints`."""
+    from attndistill.core.artifacts import digest_of
+    from attndistill.data.store import read_manifest, validation_indices
+    from attndistill.evaluations.judged import Judged
+    from attndistill.models.storage import load_model, weights_digest
+
+    weights, directory = context.layout.weights(context.item.name, seed), context.layout.prepared(context.item.data)
+    backbone, projector = load_model(weights)
+    manifest, data = read_manifest(directory), context.config.data_of(context.item.data)
+    labels = "all" if labelled is None else digest_of(labelled.tolist())
+
+    def checkpoint(inputs: Any) -> "Checkpoint":
+        checkpoints.append(context.checkpoint(seed, inputs, "views", "probe"))
+        return checkpoints[-1]
+
+    return Judged(
+        backbone=backbone,
+        projector=projector,
+        layer=context.config.probe.projector_layer if projector else 0,
+        train=images,
+        test=test,
+        validation=validation_indices(directory),
+        labelled=labelled,
+        validation_fraction=data.validation_fraction,
+        validation_seed=data.validation_seed,
+        classes=len(manifest["class_names"]),
+        views=context.views,
+        crop_share=context.config.views_of(context.item.data).evaluation_crop,
+        seed=seed,
+        inputs={"model": weights_digest(weights), "data": manifest["digest"], "labels": labels},
+        execution=context.execution,
+        checkpoint=checkpoint,
+    )
+
+
+def _labelled(context: "Context", images: "ImageSet") -> "NDArray[np.int64] | None":
+    """Places of the training images that keep their label; None: all of them.
+
+    Raises:
+        ValueError: a list that cannot be read, or a class without a label.
+    """
+    import numpy as np
+
+    from attndistill.data.label_subsets import LeftOut, label_subset
+    from attndistill.data.store import read_manifest
+
+    options = context.config.probe.labels
+    if options.fraction is None and options.list_file is None:
+        return None
+    kept = label_subset(
+        images.names,
+        np.asarray(images.labels),
+        list_file=None if options.list_file is None else Path(options.list_file),
+        fraction=options.fraction,
+        seed=options.seed,
+        left_out=LeftOut.of(read_manifest(context.layout.prepared(context.item.data))),
+    )
+    if kept.other_classes or kept.unusable:
+        print(kept.sentence())
+    return kept.positions
+
+
+def _labels(context: "Context", images: "ImageSet", labelled: "NDArray[np.int64] | None") -> str:
+    """What is added to a protocol's name where not every training image kept its label."""
+    from attndistill.core.artifacts import digest_of
+
+    options = context.config.probe.labels
+    if labelled is None:
+        return ""
+    if options.fraction is not None:
+        return f", {100 * options.fraction:g} % of labels (seed {options.seed})"
+    return f", {len(labelled)} labels of list {digest_of([images.names[index] for index in labelled])[:12]}"
+
+
+def _figures(results: "list[ProbeResult]", over: tuple[int, ...], labels: str) -> dict[str, Any]:
+    from attndistill.core.measurement import summarise
+
+    protocol, order = results[0].protocol + labels, list(over)
+    assert {result.protocol for result in results} == {results[0].protocol}
+    return {
+        "top1": summarise([result.top1 for result in results], order, protocol),
+        "top5": summarise([result.top5 for result in results], order, protocol),
+        "selected": {name: [result.chosen[name] for result in results] for name in results[0].chosen},
+        "sweep": {
+            key: summarise([result.sweep[key] for result in results], order, protocol) for key in results[0].sweep
+        },
+    }
+
+
+def _outside(config: "Config", item: Item) -> list[Outside]:
+    return [Outside(config.probe.labels.list_file)] if config.probe.labels.list_file else []
+
+
+STAGE = Stage(
+    "probe",
+    "k-NN (DINO's weighting), logistic regression and the other evaluations that `probe:` turns on",
+    run,
+    lambda item: (seeds(item), *data_sections(item), "probe"),
+    lambda layout, item: [layout.prepared(item.data), layout.model(item.name)],
+    lambda layout, item: [layout.result("probes", f"{item.label}.json")],
+    over="model",
+    judges=True,
+    outside=_outside,
+    estimate="attndistill.costs.evaluation:probe",
+)
