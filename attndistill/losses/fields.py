@@ -1,8 +1,9 @@
 """What the losses of a row read of the teacher beyond its class token and the attention of its last block. No torch."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Choices(Protocol):
     """The settings that decide it, as `params.yaml` has them under `distill`."""
 

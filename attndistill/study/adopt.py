@@ -12,8 +12,7 @@ from typing import Any
 from attndistill.config import flat, read_yaml
 from attndistill.core.secrets import hidden
 from attndistill.core.words import shown
-from attndistill.dvc_pipeline import DEFAULT
-from attndistill.experiments import BASE, Experiment
+from attndistill.experiments import ROWS, SETTINGS, Experiment
 from attndistill.study.definition import Value
 from attndistill.study.outcome import Trial, best_trials, outcome_of, read_outcome
 from attndistill.study.search import Search, read_search
@@ -54,7 +53,8 @@ def show_best(
         print(f"trial {trial.number}: {', '.join(f'{name} {value:.6g}' for name, value in values)}")
         for key, value in trial.settings.items():
             print(f"  {shown(key)}: {shown(value)}")
-        print(f"  {shown(shlex.join(adopting(search, trial.settings)), 4000)}")
+        where = "" if experiment.folder == Path.cwd() else f"cd {shlex.quote(str(experiment.folder))} && "
+        print(f"  {shown(where + shlex.join(adopting(search, trial.settings)), 4000)}")
     if not apply:
         return 0
     if len(chosen) > 1:
@@ -62,7 +62,7 @@ def show_best(
         raise ValueError(f"{len(chosen)} trials are on the front; choose with --trial: {numbers}")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # this Python's dvc
     command = adopting(search, chosen[0].settings)
-    return subprocess.run(command, cwd=experiment.root, env={**os.environ, "PATH": path}, check=False).returncode
+    return subprocess.run(command, cwd=experiment.folder, env={**os.environ, "PATH": path}, check=False).returncode
 
 
 def _from_storage(search: Search) -> tuple[list[Trial], list[int]] | None:
@@ -81,7 +81,7 @@ def _from_storage(search: Search) -> tuple[list[Trial], list[int]] | None:
 def _from_file(search: Search, storage: str | None) -> tuple[list[Trial], list[int]]:
     """The same from the file that git keeps, which is said; a file of another configuration is warned of."""
     path = search.layout.found(search.name)
-    name = path.relative_to(search.layout.root)
+    name = path.relative_to(search.layout.folder)
     where = shown(hidden(storage or os.environ.get(STORAGE) or "the default storage"))
     if not path.exists():
         raise ValueError(
@@ -106,7 +106,7 @@ def _from_file(search: Search, storage: str | None) -> tuple[list[Trial], list[i
 
 
 def adopting(search: Search, point: Mapping[str, Value]) -> list[str]:
-    """The command that makes settings the pipeline's: `dvc exp run -S ...`.
+    """The command that makes settings the pipeline's, in the experiment's folder: `dvc exp run -S ...`.
 
     An experiment without a dvc.yaml is run whole, with the settings on the command line.
 
@@ -115,31 +115,30 @@ def adopting(search: Search, point: Mapping[str, Value]) -> list[str]:
     """
     experiment = search.experiment
     settings = search.departures | dict(point)
-    folder = f"experiments/{experiment.name}"
-    if experiment.name != DEFAULT and not (experiment.root / folder / "dvc.yaml").exists():
+    if not (experiment.folder / "dvc.yaml").exists():
         words = [word for key, value in settings.items() for word in (f"--{key}", _text(value))]
-        return ["python", "-m", "attndistill", "pipeline", "--experiment", folder, *words]
+        return ["python", "-m", "attndistill", "pipeline", *words]
     for key in settings:
         if key in experiment.rows[search.definition.row].set:
-            raise ValueError(f"{key} is set by row {search.definition.row} in {folder}/rows.yaml: change it there")
-    if experiment.name == DEFAULT:
-        targets, places = [], {key: f"{BASE}:{key}" for key in settings}
-    else:
-        targets, places = [f"{folder}/dvc.yaml"], {key: _overlaid(experiment, key) for key in settings}
-    words = [word for key, value in settings.items() for word in ("-S", f"{places[key]}={_text(value)}")]
-    return ["dvc", "exp", "run", *targets, *words]
+            raise ValueError(f"{key} is set by row {search.definition.row} in {ROWS}: change it there")
+    places = {key: f"{SETTINGS}:{_plus(experiment, key)}{key}" for key in settings}
+    return [
+        "dvc",
+        "exp",
+        "run",
+        *(w for key, value in settings.items() for w in ("-S", f"{places[key]}={_text(value)}")),
+    ]
 
 
-def _overlaid(experiment: Experiment, key: str) -> str:
-    """A key of the experiment's own params.yaml; Hydra wants a plus before one that is not there yet."""
-    path = f"experiments/{experiment.name}/{BASE}"
-    overlay = read_yaml(experiment.root / path) if (experiment.root / path).exists() else {}
-    if key.partition(".")[0] not in overlay:
+def _plus(experiment: Experiment, key: str) -> str:
+    """Hydra wants a plus before a key that the experiment's own params.yaml does not have yet."""
+    own = read_yaml(experiment.folder / SETTINGS) if (experiment.folder / SETTINGS).exists() else {}
+    if key.partition(".")[0] not in own:
         raise ValueError(
-            f"{key}: {path} has no section {key.partition('.')[0]}, so no stage watches it: add it there, "
-            f"then run `attndistill dvc-file --experiment experiments/{experiment.name}`"
+            f"{key}: {SETTINGS} of {experiment.name} has no section {key.partition('.')[0]}, so no stage watches it: "
+            "add it there, then run `attndistill drivers`"
         )
-    return f"{path}:{'' if key in flat(overlay) else '+'}{key}"
+    return "" if key in flat(own) else "+"
 
 
 def _text(value: Any) -> str:

@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from attndistill.config.variants import Section
 from attndistill.core.plain_yaml import read_plain_yaml
+from attndistill.core.sections import Section
 from attndistill.core.words import shown
 from attndistill.evaluations import Evaluation, evaluations
 

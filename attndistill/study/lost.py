@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard._note import note_ver_key, save_note_with_version
 from pydantic import ValidationError
 
-from attndistill.config.variants import Section
+from attndistill.core.sections import Section
 from attndistill.core.words import shown
 from attndistill.study.storage import GRACE, HEARTBEAT, Place
 from attndistill.tracking.spool import process_started

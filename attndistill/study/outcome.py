@@ -1,7 +1,7 @@
 """What a study found, as one file for git and a few figures: trials, winner, importances, slices, the surface (Fig. 8).
 
-outputs/<experiment>/study/<name>/{found.json,*.png}   as it stands: numbers alone (no time, no run id), and figures
-experiments/search/found/<experiment>/<name>.json      the same file for git and the report
+outputs/study/<name>/{found.json,*.png}   as it stands: numbers alone (no time, no run id), and figures
+search/found/<name>.json                  the same file for git and the report
 
 `Outcome` is the file's one definition, for writer and reader; neither optuna nor torch is imported to read it. A study
 under other settings than the files' has a folder of its own, <name>-<digest>, and no file for git. Nor does a study
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from attndistill.config.variants import Section
 from attndistill.core.artifacts import replacing_directory, write_json
 from attndistill.core.reading import read_model
+from attndistill.core.sections import Section
 from attndistill.core.words import shown
 from attndistill.study.definition import (
     Count,
@@ -148,16 +148,16 @@ def write_outcome(search: "Search", study: "optuna.Study") -> str | None:
     outcome = outcome_of(search, study)
     if not outcome.complete:
         return None
-    folder, tracked, root = outcome_folder(search), search.layout.found(search.name), search.layout.root
+    folder, tracked, home = outcome_folder(search), search.layout.found(search.name), search.layout.folder
     with replacing_directory(folder) as beside:
         write_json(beside / _FILE, outcome.plain())
         for name, picture in figures_of(Found(outcome.study, outcome.plain())).items():
             (beside / name).write_bytes(picture)
     kept = _kept(search, outcome, tracked)
     if kept is not None:
-        return f"{(folder / _FILE).relative_to(root)} written; {tracked.relative_to(root)} stays: {kept}"
+        return f"{(folder / _FILE).relative_to(home)} written; {tracked.relative_to(home)} stays: {kept}"
     write_json(tracked, outcome.plain())
-    return f"{tracked.relative_to(root)} written"
+    return f"{tracked.relative_to(home)} written"
 
 
 def outcome_folder(search: "Search") -> Path:

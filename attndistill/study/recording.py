@@ -39,7 +39,7 @@ def recorded(search: Search, study: optuna.Study) -> Iterator[Recorder]:
         with _below(study.user_attrs.get(_PARENT)):
             recorder = stack.enter_context(
                 Recorder.open(
-                    root=search.experiment.root,
+                    root=search.experiment.project,
                     command="study",
                     name=search.stored_name,
                     experiment=search.experiment.name,
@@ -97,7 +97,7 @@ def write_note(artifacts: Path, trial: optuna.Trial, layout: TrialLayout, figure
         figures: name -> value.
     """
     drawn = _draw(layout, {seed: _points(terms) for seed, terms in layout.curves.items()})
-    panels = sorted((layout.attention("") / "panels").glob("*.png"))
+    panels = sorted((layout.attention("") / "panels").glob("[!.]*.png"))
     lines = [f"**Trial {trial.number}**, on the validation part of train", "", "| figure | value |", "| --- | --- |"]
     lines += [f"| {name} | {value:.6g} |" for name, value in figures.items()]
     _save(artifacts, trial, lines, {"Curves": drawn} | {f"Attention, {path.stem}": path for path in panels})

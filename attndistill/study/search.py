@@ -1,5 +1,6 @@
 """A study file on an experiment: checked against the configuration and laid over it for a trial; its name and place."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from attndistill.config import Config, flat
 from attndistill.core.artifacts import digest_of
 from attndistill.core.words import shown
 from attndistill.experiments import Experiment
+from attndistill.pipeline import missing_input
 from attndistill.stages.layout import Layout
 from attndistill.study.definition import Definition, Value, read_definition
 from attndistill.study.storage import Place
@@ -50,7 +52,7 @@ class Search:
     @property
     def layout(self) -> Layout:
         """Paths of the experiment."""
-        return Layout(self.experiment.root, self.experiment.name)
+        return self.experiment.layout
 
     @property
     def departures(self) -> dict[str, Any]:
@@ -68,6 +70,8 @@ class Search:
         plain = self.config({}).plain()
         settings = flat({name: plain[name] for name in _DECIDING})
         deciding = {key: value for key, value in settings.items() if value is not None and self._decides(key)}
+        probes = [judge.name for judge in self.definition.evaluations if judge.on == "features"]
+        deciding |= {f"probe.{name}.name": name for name in probes}  # a setting once; studies keep their names
         chosen = self.definition.plain()
         asked = {key: chosen[key] for key in ("row", "search", "objectives", "seeds")}
         return digest_of({"settings": deciding, "definition": asked})[:8]
@@ -87,9 +91,9 @@ class Search:
         return [self.layout.data, self.layout.model("teacher"), self.layout.targets]
 
     @property
-    def missing(self) -> Path | None:
-        """The first of them that is not there, relative to the root."""
-        return next((path.relative_to(self.layout.root) for path in self.inputs if not path.exists()), None)
+    def missing(self) -> str | None:
+        """The first of them that is not there, and how to make it."""
+        return next((missing_input(self.experiment, path) for path in self.inputs if not path.exists()), None)
 
     @cached_property
     def digest(self) -> str:
@@ -101,19 +105,19 @@ class Search:
         from attndistill.study.validation import inputs_identity
 
         if self.missing is not None:
-            raise ValueError(f"study: {self.missing} does not exist: run the stage that makes it first")
-        identity = inputs_identity(self.experiment, self.layout, self.config({}))
+            raise ValueError(f"study: {self.missing}")
+        identity = inputs_identity(self.experiment, self.config({}))
         return digest_of({"configuration": self.configuration, "inputs": identity})[:8]
 
     @property
     def stored_name(self) -> str:
         """Of the study in its storage."""
-        return f"{self.experiment.name}-{self.name}-{self.digest}"
+        return f"{re.sub('[^A-Za-z0-9_-]', '-', self.experiment.name)}-{self.name}-{self.digest}"
 
     @property
     def folder(self) -> Path:
         """Where its trials work."""
-        return work_folder(self.experiment.root) / "study" / self.stored_name
+        return work_folder(self.experiment.project) / "study" / self.stored_name
 
     def trial_folder(self, point: Mapping[str, Value]) -> Path:
         """Where one trial works, named by its settings."""
@@ -142,7 +146,7 @@ def read_search(
         _check_keys(search)
     except ValueError as error:
         raise ValueError(f"{shown(path)}: {shown(error, 400)}") from None
-    return replace(search, place=Place.of(experiment.root, storage, artifacts))
+    return replace(search, place=Place.of(experiment.project, storage, artifacts))
 
 
 def _check_keys(search: Search) -> None:

@@ -112,7 +112,7 @@ def _recorded(search: Search, trial: optuna.Trial, point: Mapping[str, Value], c
     """Run the trial inside a recording of its own, a child of the study's. A pruned run has ended well."""
     experiment, pruned = search.experiment, None
     with Recorder.open(
-        root=experiment.root,
+        root=experiment.project,
         command="study",
         name=f"trial {trial.number}",
         experiment=experiment.name,
@@ -154,7 +154,7 @@ def _objectives(
     search: Search, trial: optuna.Trial, point: Mapping[str, Value], config: Config, recorder: Recorder
 ) -> list[float]:
     definition, experiment = search.definition, search.experiment
-    layout = TrialLayout(experiment.root, experiment.name, search.trial_folder(point))
+    layout = TrialLayout(experiment.folder, experiment.name, search.trial_folder(point))
     curve = f"validation_{definition.objectives[0]}"
     journal = TrialJournal(recorder, trial if len(definition.objectives) == 1 else None, curve, config)
     student = TrialStudent(config, layout, experiment, search.stored_name, definition, journal)

@@ -7,7 +7,7 @@ probe's own hyper-parameter (k, C) is chosen on an inner validation part of the 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,37 +26,36 @@ from attndistill.evaluations.embedding import embed_split
 from attndistill.experiments import Experiment
 from attndistill.models.storage import load_model
 from attndistill.models.vit import count_parameters
-from attndistill.stages.attention import attention
+from attndistill.stages import Item, attention, distill
 from attndistill.stages.code import code_digest
 from attndistill.stages.context import Context, Journal
-from attndistill.stages.distill import distill
 from attndistill.stages.layout import MODELS, Layout
 from attndistill.study.definition import PARAMETERS, Definition, judged
 from attndistill.tracking import Recorder
 
 
-def inputs_identity(experiment: Experiment, layout: Layout, config: Config) -> dict[str, str]:
+def inputs_identity(experiment: Experiment, config: Config) -> dict[str, str]:
     """What the teacher's answers depend on, whatever the trial: teacher, data and views."""
-    return Context(config, layout, "study", "", experiment.file, Recorder(None)).targets_identity
+    return Context(config, experiment.layout, "study", Item(), experiment.file, Recorder(None)).targets_identity
 
 
 @dataclass(frozen=True)
 class TrialLayout(Layout):
     """The experiment's data, teacher and targets; the student and all that is found about it in a folder of its own."""
 
-    folder: Path
+    own: Path
 
     def model(self, name: str) -> Path:
-        return super().model(name) if name in MODELS else self.folder / "model"
+        return super().model(name) if name in MODELS else self.own / "model"
 
     def attention(self, name: str) -> Path:
-        return self.folder / "attention"
+        return self.own / ("attention-teacher" if name in MODELS else "attention")
 
     def result(self, kind: str, name: str) -> Path:
-        return self.folder / "results" / f"{kind}{Path(name).suffix}"
+        return self.own / "results" / f"{kind}{Path(name).suffix}"
 
     def work(self, stage: str, digest: str) -> Path:
-        return self.folder / "checkpoint" / digest[:16]
+        return self.own / "checkpoint" / digest[:16]
 
     @property
     def curves(self) -> dict[str, dict[str, list[list[float]]]]:
@@ -95,10 +94,10 @@ class ValidationContext(Context):
         found = embed_split(
             backbone,
             images,
-            self.recipe,
+            self.views,
             crop_share=self.config.views.evaluation_crop,
-            batch_size=self.config.runtime.evaluation_batch_size,
-            device=self.device,
+            batch_size=self.execution.evaluation_batch_size,
+            device=self.execution.device,
             indices=None if objectives else self.held_out,
         )
         with np.errstate(over="ignore", invalid="ignore"):
@@ -117,9 +116,8 @@ class ValidationContext(Context):
         }
 
     def _options(self, evaluation: str) -> dict[str, Any]:
-        """As configured for the pipeline; the evaluation's own defaults where the configuration has no such section."""
-        section = getattr(self.config.probe, evaluation, None)
-        return {} if section is None else section.options()
+        """As configured for the pipeline; the evaluation's own defaults where it is turned off there."""
+        return dict(self.config.probe.chosen().get(evaluation, {}))
 
     def _held_out_data(self, found: LabelledFeatures) -> ProbeData:
         rest = self._rest(len(found.labels))
@@ -156,17 +154,16 @@ class TrialStudent:
         if self.layout.result("training", "trial.json").exists():  # the last thing that `distill` writes
             return
         judge, definition = self._judge, self.definition
-        context = Context(self.config, self.layout, "study", self.name, self.experiment.file, self.journal)
+        context = Context(self.config, self.layout, "study", Item(self.name), self.experiment.file, self.journal)
         images = context.images("train")
 
-        def watch(seed: int, backbone: nn.Module, epoch: int) -> dict[str, float] | None:
+        def look(seed: int, backbone: nn.Module, epoch: int) -> dict[str, float] | None:
             if epoch % definition.report_every and epoch != self.config.distill.recipe.epochs:
                 return None
             found = judge.judge(backbone, images, definition.curves)
             return {f"validation_{name}": value for name, value in found.items()} or None
 
-        code = code_digest("attndistill.stages.distill")
-        distill(Context(**{**vars(context), "code": code, "watch": watch}))
+        distill.run(replace(context, code=code_digest(distill.__name__), look=look))
 
     def figures(self) -> dict[str, float]:
         """Every figure a study can have for an objective; pictures of its attention are left in the layout.
@@ -174,7 +171,9 @@ class TrialStudent:
         Raises:
             FloatingPointError: one is not finite.
         """
-        attention(self._judge)
+        teacher = replace(self._judge, item=Item("teacher"), journal=Recorder(None))
+        attention.run(teacher)
+        attention.run(self._judge)
         last = read_json(self.layout.result("training", "trial.json"))["summary"]  # means over seeds
         maps = read_json(self.layout.result("attention", "trial.json"))
         found = {name: float(last[f"validation_{name}"]) for name in self.definition.curves}
@@ -187,5 +186,5 @@ class TrialStudent:
 
     @property
     def _judge(self) -> ValidationContext:
-        given = (self.config, self.layout, "attention", self.definition.row, self.experiment.file, self.journal)
-        return ValidationContext(*given)
+        item = Item(self.definition.row)
+        return ValidationContext(self.config, self.layout, "attention", item, self.experiment.file, self.journal)

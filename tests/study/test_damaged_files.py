@@ -19,7 +19,7 @@ from attndistill.study.search import read_search
 from attndistill.study.storage import Place
 
 ROOT = Path(__file__).parents[2]
-FOUND = ROOT / "experiments/search/found/digits/default.json"
+FOUND = ROOT / "search/found/default.json"
 VALUES = [None, [], {}, "", "x", True, -1, 1.5, 10**30, [[1]], {"a": {"b": [None]}}, "\x1b[31m", "x" * 100_000]
 LAMBDA = "search: {distill.lambda: {type: float, low: 0.01, high: 1.0, scale: log}}"
 LONG = "9" * 5_000
@@ -89,7 +89,7 @@ def refusal(path: Path, read) -> str:
 
 
 def as_study(path: Path):
-    return read_search(path, open_experiment(ROOT, "experiments/digits"), {})
+    return read_search(path, open_experiment(ROOT), {})
 
 
 def places(value, place=()):
@@ -149,7 +149,7 @@ def test_a_study_file_with_a_damaged_value_is_taken_only_where_the_value_is_allo
 def test_a_study_file_with_flipped_bytes_or_cut_is_refused_or_read_and_never_a_traceback(tmp_path):
     draw, whole, path = (
         random.Random(0),
-        (ROOT / "experiments/search/default.yaml").read_bytes(),
+        (ROOT / "search/default.yaml").read_bytes(),
         tmp_path / "mine.yaml",
     )
     for _ in range(60):

@@ -20,7 +20,7 @@ LAMBDA = STUDY["search"]["distill.lambda"]
 def search_of(tmp_path, changes, overrides=None):
     path = tmp_path / "mine.yaml"
     YAML().dump(overlay(STUDY, changes), path)
-    return read_search(path, open_experiment(ROOT, "experiments/digits"), overrides or {})
+    return read_search(path, open_experiment(ROOT), overrides or {})
 
 
 REFUSED = [
@@ -84,14 +84,14 @@ def test_two_mistakes_are_named_together(tmp_path):
         search_of(tmp_path, {"trials": 0, "timeout": -1.0})
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments/search").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "search").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_study_file_of_the_search_folder_is_one_for_the_default_experiment(path):
-    search = read_search(path, open_experiment(ROOT, "experiments/digits"), {})
+    search = read_search(path, open_experiment(ROOT), {})
     assert search.definition.trials >= 20  # the toy one lies with the toy experiment
 
 
 def test_the_toy_study_is_allowed_on_the_toy_experiment():
-    read_search(ROOT / "experiments/smoke/search.yaml", open_experiment(ROOT, "experiments/smoke"), {})
+    read_search(ROOT / "experiments/smoke/search/smoke.yaml", open_experiment(ROOT / "experiments/smoke"), {})
 
 
 @pytest.mark.parametrize("key", ["seeds", "runtime.processes", "attention.images_per_class"])
@@ -102,11 +102,11 @@ def test_a_setting_that_every_study_makes_itself_is_refused_on_the_command_line(
 
 def test_a_folder_is_no_study_file():
     with pytest.raises(ValueError, match=r"search is a folder, not a regular file$"):
-        read_search(ROOT / "experiments/search", open_experiment(ROOT, "experiments/digits"), {})
+        read_search(ROOT / "search", open_experiment(ROOT), {})
 
 
 def test_the_default_study_begins_with_the_papers_grid():
-    points = read_yaml(ROOT / "experiments/search/default.yaml")["enqueue"]
+    points = read_yaml(ROOT / "search/default.yaml")["enqueue"]
     by_key = {key: {point[key] for point in points} for key in points[0]}
     assert by_key == {
         "distill.lambda": {0.005, 0.1, 0.3, 0.5, 5.0},

@@ -13,7 +13,7 @@ import torch
 from optuna.trial import TrialState
 from toy_project import note_of
 
-from attndistill.stages import runs
+from attndistill import runs
 from attndistill.study import lost
 from attndistill.study.commands import run_studies
 from attndistill.study.lost import heartbeat, reclaim, sign
@@ -52,7 +52,7 @@ def wait_for(condition, process: "subprocess.Popen[str]") -> None:
 
 def words(path: Path, address: str | None, *more: str) -> list[str]:
     place = [] if address is None else ["--storage", address]
-    return ["study", str(path), "--experiment", "experiments/digits", *LONG, *place, *more]
+    return ["study", str(path), *LONG, *place, *more]
 
 
 def ended(study) -> list[TrialState]:
@@ -119,7 +119,7 @@ def test_one_of_two_workers_on_a_real_postgresql_is_killed_and_no_trial_is_lost(
 
 def test_two_commands_that_start_at_once_run_each_trial_once(project):
     path = project.write(trials=3)
-    both = [project.start("study", str(path), "--experiment", "experiments/digits") for _ in range(2)]
+    both = [project.start("study", str(path)) for _ in range(2)]
     printed = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
     _, study = study_of(project, path, None)

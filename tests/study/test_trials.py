@@ -15,9 +15,9 @@ from attndistill.core.artifacts import read_json
 from attndistill.experiments import open_experiment
 from attndistill.models.storage import load_model
 from attndistill.pipeline import run_stage
+from attndistill.stages import STAGES, Item
 from attndistill.stages.context import Context
 from attndistill.stages.layout import Layout
-from attndistill.stages.table import STAGES
 from attndistill.study import studies, validation, worker
 from attndistill.study.commands import run_studies
 from attndistill.study.lost import RETRIES, give_back
@@ -42,19 +42,19 @@ def searched(project, overrides=None, **changes) -> tuple[Search, optuna.Study]:
 
 
 def test_the_objective_is_the_pipelines_student_judged_on_the_validation_part_and_test_is_never_opened(project):
-    for path in (project.root / "outputs/digits/data").glob("test-*"):
+    for path in (project.root / "outputs/data").glob("test-*"):
         path.unlink()
     search, study = searched(project, trials=2)
     assert [trial.state for trial in study.trials] == [COMPLETE, COMPLETE]
     first = study.trials[0]
     assert first.params == {"distill.lambda": 0.1, "distill.projector_depth": 1}
     assert study.trials[1].params["distill.lambda"] != 0.1
-    run_stage(project.experiment(), STAGES["distill"], "attndistill", first.params)
+    run_stage(project.experiment(), STAGES["distill"], Item("attndistill"), first.params)
     config, layout = project.experiment().config("attndistill", {}), Layout(project.root, "digits")
     rows = project.experiment().file
-    context = ValidationContext(config, layout, "study", "attndistill", rows, Recorder(None))
+    context = ValidationContext(config, layout, "study", Item("attndistill"), rows, Recorder(None))
     student, _ = load_model(layout.weights("attndistill", 0))
-    everything = Context(config, layout, "study", "attndistill", rows, Recorder(None)).images("train")
+    everything = Context(config, layout, "study", Item("attndistill"), rows, Recorder(None)).images("train")
     assert context.judge(student, everything, ["knn_top1"]) == {"knn_top1": first.value}
     assert set(context.images("test").names).isdisjoint(context.images("train").names)
     assert len(context.images("test")) + len(context.images("train")) == len(everything)
@@ -73,13 +73,13 @@ def test_a_trial_leaves_its_curves_and_panels_as_artifacts_in_its_note_and_the_s
         pictures = [(search.place.artifacts / link.split("/")[4]).read_bytes() for link in links]
         assert all(picture.startswith(b"\x89PNG") for picture in pictures)
         assert f"| knn_top1 | {trial.value:.6g} |" in note
-    path = project.root / "experiments/search/found/digits/toy.json"
+    path = project.root / "search/found/toy.json"
     found = read_json(path)
     assert [trial["values"] for trial in found["trials"]] == [trial.values for trial in study.trials]
     assert [trial["given"] for trial in found["trials"]] == [True, False, False]
     assert found["best"] == [study.best_trial.number]
     assert found["importances"] is None  # of three trials there are none to speak of
-    pictures = sorted(path.name for path in (project.root / "outputs/digits/study/toy").iterdir())
+    pictures = sorted(path.name for path in (project.root / "outputs/study/toy").iterdir())
     assert pictures == ["found.json", "slices.png"]
     before = path.read_bytes()
     searched(project)  # nothing is left to do
@@ -105,7 +105,7 @@ def test_an_evaluation_that_is_registered_is_an_objective_without_another_edit(p
     evaluations.evaluations.cache_clear()
     try:
         _, study = searched(project, objectives=["width_dimensions", "kl_to_teacher"], trials=1)
-        found = read_outcome(project.root / "experiments/search/found/digits/toy.json")
+        found = read_outcome(project.root / "search/found/toy.json")
     finally:
         registry._declared.cache_clear()
         evaluations.evaluations.cache_clear()
@@ -128,7 +128,7 @@ def test_every_figure_of_an_evaluation_is_an_objective_alone_or_beside_another(p
 
 def test_two_objectives_give_a_front_and_an_importance_for_each(project):
     _, study = searched(project, objectives=["knn_top1", "kl_to_teacher"], trials=4)
-    found = read_json(project.root / "experiments/search/found/digits/toy.json")
+    found = read_json(project.root / "search/found/toy.json")
     front = [trial for trial in found["trials"] if trial["number"] in found["best"]]
     for trial in found["trials"]:
         beaten = [
@@ -150,7 +150,7 @@ def test_a_trial_without_finite_losses_fails_alone(project):
     assert [trial.state for trial in study.trials] == [FAIL, COMPLETE]
     assert "image indices [" in study.trials[0].user_attrs["error"]
     assert note_of(study, study.trials[0]).startswith("**Trial 0** failed: FloatingPointError: ")
-    found = read_json(project.root / "experiments/search/found/digits/toy.json")
+    found = read_json(project.root / "search/found/toy.json")
     assert [trial["state"] for trial in found["trials"]] == ["fail", "complete"]
 
 
@@ -238,21 +238,20 @@ def test_another_configuration_is_another_study_unless_the_searched_or_runtime_s
 @pytest.mark.parametrize("changes", [{"probe.linear": None}, {"probe.knn.temperature": 0.2}], ids=["null", "unused"])
 def test_a_setting_that_is_null_or_of_a_probe_that_does_not_judge_renames_no_study(tmp_path, changes):
     searches = [
-        read_search(ROOT / "experiments/search/default.yaml", open_experiment(ROOT, "experiments/digits"), overrides)
-        for overrides in ({}, changes)
+        read_search(ROOT / "search/default.yaml", open_experiment(ROOT), overrides) for overrides in ({}, changes)
     ]
     assert searches[0].configuration == searches[1].configuration
 
 
 def test_a_trial_too_large_for_the_device_fails_alone_with_the_reason_in_its_note(project, monkeypatch):
-    distill = validation.distill
+    run = validation.distill.run
 
     def small_memory(context):
         if context.config.distill.projector_depth == 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return distill(context)
+        return run(context)
 
-    monkeypatch.setattr(validation, "distill", small_memory)
+    monkeypatch.setattr(validation.distill, "run", small_memory)
     given = [{"distill.lambda": 0.1, "distill.projector_depth": depth} for depth in (1, 2)]
     _, study = searched(project, enqueue=given, trials=2)
     assert [trial.state for trial in study.trials] == [FAIL, COMPLETE]
@@ -283,33 +282,33 @@ def test_an_interrupted_trial_waits_again_however_often_and_a_lost_one_three_tim
 
 def test_a_study_under_other_settings_does_not_touch_the_file_for_git(project):
     searched(project, trials=2)
-    tracked = project.root / "experiments/search/found/digits/toy.json"
+    tracked = project.root / "search/found/toy.json"
     before = tracked.read_bytes()
     search, _ = searched(project, {"distill.alignment_weight": 2.0, "runtime.workers": 0}, trials=2)
     assert tracked.read_bytes() == before
-    found = read_json(project.root / f"outputs/digits/study/toy-{search.digest}/found.json")
+    found = read_json(project.root / f"outputs/study/toy-{search.digest}/found.json")
     assert (found["overrides"], found["epochs"]) == ({"distill.alignment_weight": 2.0}, 2)
     assert (found["planned"], found["state"]) == (2, "finished")
 
 
 def test_a_study_that_has_not_ended_does_not_replace_one_with_more_trials(project, monkeypatch, capsys):
     searched(project, trials=2)
-    tracked = project.root / "experiments/search/found/digits/toy.json"
+    tracked = project.root / "search/found/toy.json"
     before = tracked.read_bytes()
     assert read_json(tracked)["state"] == "finished"
     shutil.rmtree(project.root / ".work/study")
-    distill, calls = validation.distill, []
+    run, calls = validation.distill.run, []
 
     def interrupted(context):
         calls.append(context)
         if len(calls) > 1:
             raise KeyboardInterrupt
-        return distill(context)
+        return run(context)
 
-    monkeypatch.setattr(validation, "distill", interrupted)
+    monkeypatch.setattr(validation.distill, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         searched(project, trials=2)
     assert tracked.read_bytes() == before
-    found = read_json(project.root / "outputs/digits/study/toy/found.json")
+    found = read_json(project.root / "outputs/study/toy/found.json")
     assert (found["state"], len(found["trials"])) == ("unfinished", 1)
     assert "toy.json stays: it has 2 trials, this study 1 so far" in capsys.readouterr().out
