@@ -32,14 +32,14 @@ _SECRET_FOLDERS = {".ssh", ".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".doc
 _CODE = (".py", ".pyi", ".md", ".rst", ".html", ".js", ".css", ".ipynb")  # secrets.py speaks of secrets and holds none
 
 
-def hidden(text: str) -> str:
-    """`text` with *** for each password and token in it."""
+def hidden(text: str, *, code: bool = False) -> str:
+    """`text` with *** for each password and token in it; of code, in addresses alone (`f(token=x)` tells nothing)."""
     address = _ADDRESS.match(text)
     if address and "@" in address[2] and text.count("://") == 1:  # an address alone: blanks and quotes are its own
         user, colon, _ = address[2].rpartition("@")[0].partition(":")
         shown = f"{user}:***@" if colon else f"{user}@"
         text = f"{address[1]}{shown}{address[2].rpartition('@')[2]}{text[address.end() :]}"
-    for pattern, shown in _PATTERNS:
+    for pattern, shown in _PATTERNS[: 3 if code else None]:
         text = pattern.sub(shown, text)
     return text
 

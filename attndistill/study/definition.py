@@ -111,17 +111,14 @@ class Choices(Section):
     choices: Annotated[list[Value], Field(min_length=2)]
 
     def holds(self, value: Value) -> bool:
-        """Whether `value` is a choice, of the same type."""
         return any(value == choice and type(value) is type(choice) for choice in self.choices)
 
     @property
     def corners(self) -> tuple[Value, ...]:
-        """Values to try a configuration with."""
         return tuple(self.choices)
 
     @property
     def allowed(self) -> str:
-        """For messages."""
         return ", ".join(map(str, self.choices))
 
     @model_validator(mode="after")
@@ -171,7 +168,6 @@ class Definition(Section):
 
     @property
     def directions(self) -> list[Direction]:
-        """Of the objectives."""
         return [directions()[name] for name in self.objectives]
 
     @property

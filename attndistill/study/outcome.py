@@ -151,7 +151,7 @@ def write_outcome(search: "Search", study: "optuna.Study") -> str | None:
     folder, tracked, home = outcome_folder(search), search.layout.found(search.name), search.layout.folder
     with replacing_directory(folder) as beside:
         write_json(beside / _FILE, outcome.plain())
-        for name, picture in figures_of(Found(outcome.study, outcome.plain())).items():
+        for name, picture in figures_of(Found.read(beside / _FILE)).items():
             (beside / name).write_bytes(picture)
     kept = _kept(search, outcome, tracked)
     if kept is not None:

@@ -88,14 +88,7 @@ def tag_inputs(recorder: Recorder, lineage: Path | None) -> None:
 
 
 def write_note(artifacts: Path, trial: optuna.Trial, layout: TrialLayout, figures: Mapping[str, float]) -> None:
-    """Store the pictures of a finished trial and write its note.
-
-    Args:
-        artifacts: folder of the artifact store, made when needed.
-        trial: still running.
-        layout: of the trial; training curves and attention panels exist.
-        figures: name -> value.
-    """
+    """Store the pictures of a finished, still running trial in the folder `artifacts`, and write its note."""
     drawn = _draw(layout, {seed: _points(terms) for seed, terms in layout.curves.items()})
     panels = sorted((layout.attention("") / "panels").glob("[!.]*.png"))
     lines = [f"**Trial {trial.number}**, on the validation part of train", "", "| figure | value |", "| --- | --- |"]
@@ -104,15 +97,7 @@ def write_note(artifacts: Path, trial: optuna.Trial, layout: TrialLayout, figure
 
 
 def write_pruned_note(artifacts: Path, trial: optuna.Trial, layout: TrialLayout, curve: str, reason: str) -> None:
-    """The note of a trial that was given up: why, and the figures it was given up by. It has no student to look at.
-
-    Args:
-        artifacts: folder of the artifact store.
-        trial: still running.
-        layout: of the trial.
-        curve: name of the figure.
-        reason: of the pruner.
-    """
+    """The note of a trial that was pruned: why, and the figures it was pruned by. It has no student to look at."""
     seen = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
     points = {curve: [[float(step), value] for step, value in sorted(seen.items())]}
     drawn = _draw(layout, {"": _points(points)})

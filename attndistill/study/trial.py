@@ -33,13 +33,9 @@ class TrialFailedError(Exception):
 
 
 class TrialJournal:
-    """Reports a trial's curves to its run, and to the study the figures that a pruner looks at.
+    """Reports a trial's curves to its run, and the one that a pruner looks at (`curve`) to the `trial`, if any.
 
-    Args:
-        recorder: of the trial's run.
-        trial: given a figure an evaluated epoch; None where nothing is pruned.
-        curve: name of the figure.
-        config: of the trial: its seeds are trained in order.
+    Seeds are trained in order, so a pruner sees their epochs one after another.
     """
 
     def __init__(self, recorder: Recorder, trial: optuna.Trial | None, curve: str, config: Config) -> None:

@@ -131,16 +131,7 @@ class ValidationContext(Context):
 
 @dataclass(frozen=True)
 class TrialStudent:
-    """The student of one trial.
-
-    Attributes:
-        config: of the trial.
-        layout: its own folder.
-        experiment: whose rows and data it is of.
-        name: of the study in its storage.
-        definition: what is judged, and how often.
-        journal: where curves and pictures are reported; may end the training by raising.
-    """
+    """The student of one trial, in a layout of its own; `name` is the study's. A pruner raises in `journal`."""
 
     config: Config
     layout: TrialLayout

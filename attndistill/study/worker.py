@@ -31,11 +31,11 @@ class _SurplusError(Exception):
 
 
 def work(search: Search, until: float | None, look: Callable[[], None] = lambda: None) -> None:
-    """Take trials until none waits and none runs elsewhere, or no new one may begin.
+    """Take trials of a prepared study until none waits and none runs elsewhere, or time.monotonic() is `until`.
 
     Args:
-        search: the study, prepared.
-        until: time.monotonic() after which no trial begins; None for no limit.
+        search: the study.
+        until: None for no limit.
         look: called between trials.
 
     Raises:
@@ -110,11 +110,7 @@ def ended_in_order() -> Iterator[None]:
 def work_side_by_side(search: Search, workers: int, until: float | None, look: Callable[[], None]) -> None:
     """`workers` processes of `work`; one that is killed is replaced, and its trial is resumed from its checkpoint.
 
-    Args:
-        search: the study, prepared.
-        workers: on this machine.
-        until: as of `work`.
-        look: called in this process now and then.
+    `until` and `look` are those of `work`; `look` is called in this process.
 
     Raises:
         ValueError, KeyboardInterrupt: what a worker raised; the others are ended.

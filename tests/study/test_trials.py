@@ -243,20 +243,41 @@ def test_a_setting_that_is_null_or_of_a_probe_that_does_not_judge_renames_no_stu
     assert searches[0].configuration == searches[1].configuration
 
 
-def test_a_trial_too_large_for_the_device_fails_alone_with_the_reason_in_its_note(project, monkeypatch):
+TOO_LARGE = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+    MemoryError("Unable to allocate 9.00 GiB for an array"),
+]
+
+
+@pytest.mark.parametrize("error", TOO_LARGE, ids=lambda error: type(error).__name__)
+def test_a_trial_too_large_for_the_memory_fails_alone_with_the_reason_in_its_line_and_note(
+    project, monkeypatch, capfd, error
+):
     run = validation.distill.run
 
     def small_memory(context):
         if context.config.distill.projector_depth == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise error
         return run(context)
 
     monkeypatch.setattr(validation.distill, "run", small_memory)
     given = [{"distill.lambda": 0.1, "distill.projector_depth": depth} for depth in (1, 2)]
     _, study = searched(project, enqueue=given, trials=2)
     assert [trial.state for trial in study.trials] == [FAIL, COMPLETE]
-    told = "**Trial 0** failed: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
-    assert note_of(study, study.trials[0]) == told
+    assert note_of(study, study.trials[0]) == f"**Trial 0** failed: {type(error).__name__}: {error}"
+    printed = capfd.readouterr()
+    assert f"trial 0: fail {type(error).__name__}: {error} (" in printed.out
+    assert "Traceback" not in printed.err
+
+
+def test_a_mistake_of_the_program_is_no_trials_failure(project, monkeypatch):
+    def broken(context):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(validation.distill, "run", broken)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        searched(project, trials=1)
 
 
 def test_a_worker_that_comes_too_late_for_the_last_trial_adds_none(project):
