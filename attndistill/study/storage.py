@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from attndistill.core.secrets import hidden
 from attndistill.core.words import shown
-from attndistill.tracking.address import sqlite_address
+from attndistill.tracking.address import sqlite_uri
 from attndistill.tracking.spool import work_folder
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Place:
         folder = root / artifacts if artifacts else home / "artifacts"
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"artifacts {shown(folder)} is not a folder")
-        return cls(_completed(root, address) if address else sqlite_address(home / "studies.db"), folder)
+        return cls(_completed(root, address) if address else sqlite_uri(home / "studies.db"), folder)
 
     @property
     def is_journal(self) -> bool:
@@ -185,7 +185,7 @@ def _completed(root: Path, given: str) -> str:
         if not rest.startswith("/"):
             return given  # sqlite://user@host/...: no file of ours
         _, question, query = rest.partition("?")
-        return f"{kind}{sqlite_address(root / url.database).removeprefix('sqlite')}{question}{query}"
+        return f"{sqlite_uri(root / url.database)}{question}{query}"
     user, at, host = rest.partition("?")[0].rpartition("@")
     name, colon, password = user.partition(":")
     whole = (
@@ -212,7 +212,7 @@ def _checked_journal(path: Path) -> Path:
     if path.exists() and not path.is_file():
         raise ValueError(f"storage {shown(path)} is not a regular file")
     if path.suffix in _SQLITE_ENDINGS or _begins_as_sqlite(path):
-        text = f"a path alone is a journal file; for sqlite write {sqlite_address(path)}"
+        text = f"a path alone is a journal file; for sqlite write {sqlite_uri(path)}"
         raise ValueError(f"storage {shown(path)}: {shown(text, 400)}")
     return path
 

@@ -1,29 +1,57 @@
-"""Where the tracking store is. Without an absolute address MLflow would put a database into every working directory."""
+"""Where a project's state lies, whatever its path is called: .work and, unless an address says otherwise, mlflow.db."""
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-_SQLITE = "sqlite:///"
+_SQLITE = re.compile(r"sqlite(?:\+\w+)?:///([^?]*)(\?.*)?", re.DOTALL)
 
 
-def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, else mlflow.db in $ATTNDISTILL_ROOT, else in $DVC_ROOT, else in the working directory."""
+def home(root: Path = Path()) -> Path:
+    """The folder of the project's state: $ATTNDISTILL_ROOT, else $DVC_ROOT (a temporary copy's original), else `root`.
+
+    An experiment that is a DVC project of its own (experiments/<name>) keeps its state with the others'.
+    """
+    given = os.environ.get("ATTNDISTILL_ROOT")
+    if given:
+        return Path(given).absolute()
+    place = Path(os.environ.get("DVC_ROOT") or root).absolute()
+    top = place.parent.parent
+    return top if place.parent.name == "experiments" and (top / "params.yaml").is_file() else place
+
+
+def work_folder(root: Path) -> Path:
+    """Where the project at `root` keeps what is unfinished."""
+    return home(root) / ".work"
+
+
+def tracking_uri(root: Path = Path()) -> str:
+    """MLFLOW_TRACKING_URI, a sqlite file in it made absolute; else the project's own database."""
     given = os.environ.get("MLFLOW_TRACKING_URI")
     if not given:
-        root = os.environ.get("ATTNDISTILL_ROOT") or os.environ.get("DVC_ROOT") or "."
-        return sqlite_address((Path(root).absolute() / "mlflow.db").resolve())
-    database = sqlite_file(given)
-    return given if database is None else sqlite_address(database)
+        return own_uri(home(root))
+    file, found = sqlite_file(given), _SQLITE.fullmatch(given)
+    return given if file is None or found is None else f"{sqlite_uri(file)}{found[2] or ''}"
+
+
+def own_uri(project: Path) -> str:
+    """The address of a project's own database."""
+    return sqlite_uri((project / "mlflow.db").resolve())
+
+
+def sqlite_uri(file: Path) -> str:
+    """The address of a database file: in a path, %, ? and # would mean something else.
+
+    A quoted one names its driver: after "sqlite:///", MLflow makes the folder as it is written.
+    """
+    path = str(file.absolute())
+    return f"sqlite:///{path}" if quote(path) == path else f"sqlite+pysqlite:///{quote(path)}"
 
 
 def sqlite_file(uri: str) -> Path | None:
     """The database file of a sqlite address, absolute; None for another kind of store."""
-    if not uri.startswith(_SQLITE) or uri == f"{_SQLITE}:memory:":
+    found = _SQLITE.fullmatch(uri)
+    if found is None or found[1] in ("", ":memory:"):
         return None
-    return Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0])).absolute()
-
-
-def sqlite_address(path: Path) -> str:
-    """The address of a database file: SQLAlchemy unquotes it, so that `?`, `#`, `%` and `:` stay parts of the path."""
-    return f"{_SQLITE}{quote(str(path.absolute()))}"
+    return Path(unquote(found[1])).absolute()
