@@ -6,27 +6,17 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attndistill.config import flat, read_yaml
-from attndistill.dvc_pipeline import DEFAULT
-from attndistill.experiments import BASE, Experiment
-from attndistill.report.search import Found
-from attndistill.stages.layout import Layout
-from attndistill.study.address import STORAGE, without_passwords
+from attndistill.core.secrets import hidden
+from attndistill.core.words import shown
+from attndistill.experiments import ROWS, SETTINGS, Experiment
 from attndistill.study.definition import Value
-from attndistill.study.plan import Plan, read_plan
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished trial, from a storage or from the file that git keeps."""
-
-    number: int
-    values: list[float]
-    settings: dict[str, Any]
+from attndistill.study.outcome import Trial, best_trials, outcome_of, read_outcome
+from attndistill.study.search import Search, read_search
+from attndistill.study.storage import STORAGE
 
 
 def show_best(
@@ -51,109 +41,104 @@ def show_best(
     Raises:
         ValueError: no such study or trial, or a winner that no command can make the pipeline's result.
     """
-    plan = read_plan(Path(file), experiment, overrides)
-    finished, best = _from_storage(plan, storage) or _from_file(plan, storage)
-    chosen = [trial for trial in finished if trial.number == number or (number is None and trial.number in best)]
+    search = read_search(Path(file), experiment, overrides, storage)
+    complete, best = _from_storage(search) or _from_file(search, storage)
+    chosen = [trial for trial in complete if trial.number == number or (number is None and trial.number in best)]
     if not chosen:
         what = "no finished trial" if number is None else f"no finished trial {number}"
-        raise ValueError(f"study {plan.name} on {experiment.name} has {what}")
+        raise ValueError(f"study {search.name} on {experiment.name} has {what}")
     for trial in chosen:
-        values = zip(plan.definition.objectives, trial.values, strict=True)
+        search.config(trial.settings)  # a file may say anything
+        values = zip(search.definition.objectives, trial.values or (), strict=True)
         print(f"trial {trial.number}: {', '.join(f'{name} {value:.6g}' for name, value in values)}")
         for key, value in trial.settings.items():
-            print(f"  {key}: {value}")
-        print(f"  {shlex.join(adopting(plan, trial.settings))}")
+            print(f"  {shown(key)}: {shown(value)}")
+        where = "" if experiment.folder == Path.cwd() else f"cd {shlex.quote(str(experiment.folder))} && "
+        print(f"  {shown(where + shlex.join(adopting(search, trial.settings)), 4000)}")
     if not apply:
         return 0
     if len(chosen) > 1:
         numbers = ", ".join(str(trial.number) for trial in chosen)
         raise ValueError(f"{len(chosen)} trials are on the front; choose with --trial: {numbers}")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # this Python's dvc
-    command = adopting(plan, chosen[0].settings)
-    return subprocess.run(command, cwd=experiment.root, env={**os.environ, "PATH": path}, check=False).returncode
+    command = adopting(search, chosen[0].settings)
+    return subprocess.run(command, cwd=experiment.folder, env={**os.environ, "PATH": path}, check=False).returncode
 
 
-def _from_storage(plan: Plan, storage: str | None) -> tuple[list[Finished], list[int]] | None:
-    """Finished trials and the numbers of the best; None where the storage does not hold the study. Makes nothing."""
-    from attndistill.study.storage import Place
-
-    place = Place.of(plan.experiment.root, storage, None)
-    if not place.exists():
+def _from_storage(search: Search) -> tuple[list[Trial], list[int]] | None:
+    """Complete trials and the numbers of the best; None where the storage does not hold the study. Makes nothing."""
+    if search.missing is not None or not search.place.exists():
         return None
-    from attndistill.study.outcome import best_trials
-    from attndistill.study.search import Search, missing_inputs
-    from attndistill.study.worker import find_study
+    from attndistill.study.studies import load_study
 
-    if missing_inputs(Layout(plan.experiment.root, plan.experiment.name)) is not None:
+    try:
+        study = load_study(search)
+    except KeyError:
         return None
-    study = find_study(Search.of(plan, place))
-    if study is None:
-        return None
-    finished = [
-        Finished(trial.number, list(trial.values), trial.params)
-        for trial in study.get_trials(deepcopy=False)
-        if trial.values and trial.state.is_finished()
-    ]
-    return finished, [trial.number for trial in best_trials(study)]
+    return outcome_of(search, study).complete, [trial.number for trial in best_trials(study)]
 
 
-def _from_file(plan: Plan, storage: str | None) -> tuple[list[Finished], list[int]]:
+def _from_file(search: Search, storage: str | None) -> tuple[list[Trial], list[int]]:
     """The same from the file that git keeps, which is said; a file of another configuration is warned of."""
-    root = plan.experiment.root
-    path = Layout(root, plan.experiment.name).found(plan.name)
-    where = without_passwords([storage or os.environ.get(STORAGE) or "the default storage"])[0]
+    path = search.layout.found(search.name)
+    name = path.relative_to(search.layout.folder)
+    where = shown(hidden(storage or os.environ.get(STORAGE) or "the default storage"))
     if not path.exists():
         raise ValueError(
-            f"no study of this file and configuration in {where}, and no {path.relative_to(root)}: run "
+            f"no study of this file and configuration in {where}, and no {name}: run "
             "`attndistill study` with this file, settings and storage first"
         )
-    found = Found.read(path)
-    print(f"no study of this file and configuration in {where}: from {path.relative_to(root)}")
-    if found.plain["configuration"] != plan.configuration:
+    found = read_outcome(path)
+    for field in ("objectives", "search"):
+        there, here = list(getattr(found, field)), list(getattr(search.definition, field))
+        if sorted(there) != sorted(here):
+            raise ValueError(
+                f"{name}: {field}: {shown(', '.join(there))}; allowed: {', '.join(here)}, as the study file"
+            )
+    print(f"no study of this file and configuration in {where}: from {name}")
+    if found.configuration != search.configuration:
         print(
-            f"attndistill: note: {path.relative_to(root)} was found with another configuration or study file "
-            f"({found.plain['configuration']}, today {plan.configuration})",
+            f"attndistill: note: {name} was found with another configuration or study file "
+            f"({shown(found.configuration)}, today {search.configuration})",
             file=sys.stderr,
         )
-    finished = [Finished(trial["number"], trial["values"], trial["settings"]) for trial in found.complete]
-    return finished, found.plain["best"]
+    return found.complete, found.best
 
 
-def adopting(plan: Plan, point: Mapping[str, Value]) -> list[str]:
-    """The command that makes settings the pipeline's: `dvc exp run -S ...`.
+def adopting(search: Search, point: Mapping[str, Value]) -> list[str]:
+    """The command that makes settings the pipeline's, in the experiment's folder: `dvc exp run -S ...`.
 
     An experiment without a dvc.yaml is run whole, with the settings on the command line.
 
     Raises:
         ValueError: a setting that would not reach the run from the file it would be written to.
     """
-    experiment = plan.experiment
-    settings = plan.departures | dict(point)
-    folder = f"experiments/{experiment.name}"
-    if experiment.name != DEFAULT and not (experiment.root / folder / "dvc.yaml").exists():
+    experiment = search.experiment
+    settings = search.departures | dict(point)
+    if not (experiment.folder / "dvc.yaml").exists():
         words = [word for key, value in settings.items() for word in (f"--{key}", _text(value))]
-        return ["python", "-m", "attndistill", "pipeline", "--experiment", folder, *words]
+        return ["python", "-m", "attndistill", "pipeline", *words]
     for key in settings:
-        if key in experiment.rows[plan.definition.row].set:
-            raise ValueError(f"{key} is set by row {plan.definition.row} in {folder}/rows.yaml: change it there")
-    if experiment.name == DEFAULT:
-        targets, places = [], {key: f"{BASE}:{key}" for key in settings}
-    else:
-        targets, places = [f"{folder}/dvc.yaml"], {key: _overlaid(experiment, key) for key in settings}
-    words = [word for key, value in settings.items() for word in ("-S", f"{places[key]}={_text(value)}")]
-    return ["dvc", "exp", "run", *targets, *words]
+        if key in experiment.rows[search.definition.row].set:
+            raise ValueError(f"{key} is set by row {search.definition.row} in {ROWS}: change it there")
+    places = {key: f"{SETTINGS}:{_plus(experiment, key)}{key}" for key in settings}
+    return [
+        "dvc",
+        "exp",
+        "run",
+        *(w for key, value in settings.items() for w in ("-S", f"{places[key]}={_text(value)}")),
+    ]
 
 
-def _overlaid(experiment: Experiment, key: str) -> str:
-    """A key of the experiment's own params.yaml; Hydra wants a plus before one that is not there yet."""
-    path = f"experiments/{experiment.name}/{BASE}"
-    overlay = read_yaml(experiment.root / path) if (experiment.root / path).exists() else {}
-    if key.partition(".")[0] not in overlay:
+def _plus(experiment: Experiment, key: str) -> str:
+    """Hydra wants a plus before a key that the experiment's own params.yaml does not have yet."""
+    own = read_yaml(experiment.folder / SETTINGS) if (experiment.folder / SETTINGS).exists() else {}
+    if key.partition(".")[0] not in own:
         raise ValueError(
-            f"{key}: {path} has no section {key.partition('.')[0]}, so no stage watches it: add it there, "
-            f"then run `attndistill dvc-file --experiment experiments/{experiment.name}`"
+            f"{key}: {SETTINGS} of {experiment.name} has no section {key.partition('.')[0]}, so no stage watches it: "
+            "add it there, then run `attndistill drivers`"
         )
-    return f"{path}:{'' if key in flat(overlay) else '+'}{key}"
+    return "" if key in flat(own) else "+"
 
 
 def _text(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from attndistill.experiments import Experiment
 from attndistill.pipeline import make_deterministic
-from attndistill.study.plan import Plan, read_plan
+from attndistill.study.search import Search, read_search
 
 
 def run_studies(
@@ -27,33 +27,27 @@ def run_studies(
     """
     if workers < 1:
         raise ValueError(f"-j {workers}; allowed: 1 or more")
-    plans = [read_plan(Path(file), experiment, overrides) for file in files]
-    from attndistill.study.storage import Place
-
-    place = Place.of(experiment.root, storage, artifacts)
-    for plan in plans:
-        _run(plan, place, workers)
+    for search in [read_search(Path(file), experiment, overrides, storage, artifacts) for file in files]:
+        _run(search, workers)
 
 
-def _run(plan: Plan, place: Any, workers: int) -> None:
+def _run(search: Search, workers: int) -> None:
     from attndistill.study.outcome import outcome_folder, write_outcome
     from attndistill.study.recording import publish, recorded
-    from attndistill.study.search import Search
-    from attndistill.study.worker import ended_in_order, load_study, prepare_study, work_side_by_side
+    from attndistill.study.studies import load_study, prepare_study
+    from attndistill.study.worker import ended_in_order, work_side_by_side
 
-    make_deterministic(plan.config({}))
-    search = Search.of(plan, place)
+    make_deterministic(search.config({}))
     study = prepare_study(search)
-    started, limit = time.monotonic(), plan.definition.timeout
+    started, limit = time.monotonic(), search.definition.timeout
+    until = None if limit is None else started + limit
     with ended_in_order(), recorded(search, study) as recorder:
         mine = replace(search, lineage=None if recorder.spool is None else recorder.spool.lineage)
         try:
-            work_side_by_side(
-                mine, workers, None if limit is None else started + limit, lambda: publish(recorder, study)
-            )
+            work_side_by_side(mine, workers, until, lambda: publish(recorder, study))
         finally:
             written = write_outcome(search, load_study(search))
             if written is not None:
                 recorder.artifact(outcome_folder(search), folder="study")
-                print(f"study {search.name}: {time.monotonic() - started:.0f} s; {written}", flush=True)
+                print(f"study {search.stored_name}: {time.monotonic() - started:.0f} s; {written}", flush=True)
             publish(recorder, study)

@@ -1,49 +1,83 @@
 """A study file: what is varied, what is judged, how long. Strict, and light to read: neither optuna nor torch.
 
-The objective is measured on the validation part of train. There is no way to name a figure on test: what is chosen by a
+An objective is a figure of an evaluation that a study may aim at (`attndistill.evaluations`), measured on the
+validation part of train, or the number of parameters. There is no way to name a figure on test: what is chosen by a
 figure must not be reported by it.
 """
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
-from attndistill.config.variants import Section
+from attndistill.core.plain_yaml import read_plain_yaml
+from attndistill.core.sections import Section
+from attndistill.core.words import shown
+from attndistill.evaluations import Evaluation, evaluations
 
 Value = bool | int | float | str
-Probe = Literal["knn", "logistic"]
-OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
-    "knn_top1": "maximize",
-    "logistic_top1": "maximize",
-    "kl_to_teacher": "minimize",
-    "parameters": "minimize",
-}
+Direction = Literal["maximize", "minimize"]
+PARAMETERS = "parameters"
+
+_SHOWN = 5  # mistakes that are named together
+_VALUE_TYPES = ("bool", "int", "float", "str")
 
 
-class _Range(Section):
+def judged() -> dict[str, tuple[Evaluation, str]]:
+    """Objective -> the evaluation that has it and the name of the figure there."""
+    chosen = [evaluation for evaluation in evaluations().values() if evaluation.objective]
+    return {one.key(figure): (one, figure) for one in chosen for figure in one.figures}
+
+
+def directions() -> dict[str, Direction]:
+    """Every allowed objective and which way it is better."""
+    found = {key: evaluation.figures[figure].direction for key, (evaluation, figure) in judged().items()}
+    return {**found, PARAMETERS: "minimize"}
+
+
+def checked_name(name: str) -> str:
+    """A study's name, which becomes a folder and a file. Raises ValueError."""
+    if not re.fullmatch("[A-Za-z0-9_-]+", name):
+        raise ValueError(f"a study's name is its file's: {shown(name)!r}; allowed: letters, digits, - and _")
+    return name
+
+
+def _objective(name: str) -> str:
+    if name not in directions():
+        raise ValueError(f"{shown(name)!r}; allowed: {', '.join(directions())}")
+    return name
+
+
+Name = Annotated[str, AfterValidator(checked_name)]
+Objective = Annotated[str, AfterValidator(_objective)]
+Count = Annotated[int, Field(ge=0, lt=2**32)]
+Objectives = Annotated[list[Objective], Field(min_length=1, max_length=2)]
+Seeds = Annotated[list[Count], Field(min_length=1)]
+
+
+class Range(Section):
+    """A number in [low, high]."""
+
+    type: Literal["float", "int"]
+    low: float
+    high: float
     scale: Literal["linear", "log"]
 
     @model_validator(mode="after")
-    def _ordered(self) -> "_Range":
-        low, high = self.low, self.high  # type: ignore[attr-defined]
-        if low >= high:
-            raise ValueError(f"low {low} must be below high {high}")
-        if self.scale == "log" and low <= 0:
-            raise ValueError(f"low {low} must be above 0 on a log scale")
+    def _ordered(self) -> "Range":
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        if self.scale == "log" and self.low <= 0:
+            raise ValueError(f"low {self.low} must be above 0 on a log scale")
         return self
-
-
-class FloatRange(_Range):
-    """A real number in [low, high]."""
-
-    type: Literal["float"]
-    low: float
-    high: float
 
     def holds(self, value: Value) -> bool:
         """Whether `value` lies in the range."""
-        return isinstance(value, float | int) and not isinstance(value, bool) and self.low <= value <= self.high
+        kinds = int if self.type == "int" else int | float
+        return isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
 
     @property
     def corners(self) -> tuple[Value, ...]:
@@ -53,26 +87,21 @@ class FloatRange(_Range):
     @property
     def allowed(self) -> str:
         """For messages."""
-        return f"{self.low} to {self.high}"
+        return f"{'integers ' * (self.type == 'int')}{self.low} to {self.high}"
 
 
-class IntRange(_Range):
+class FloatRange(Range):
+    """A real number in [low, high]."""
+
+    type: Literal["float"]
+
+
+class IntRange(Range):
     """An integer in [low, high]."""
 
     type: Literal["int"]
-    low: int
-    high: int
-
-    def holds(self, value: Value) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
-
-    @property
-    def corners(self) -> tuple[Value, ...]:
-        return (self.low, self.high)
-
-    @property
-    def allowed(self) -> str:
-        return f"integers {self.low} to {self.high}"
+    low: Annotated[int, Field(ge=-(2**53), le=2**53)]
+    high: Annotated[int, Field(ge=-(2**53), le=2**53)]
 
 
 class Choices(Section):
@@ -100,13 +129,14 @@ class Choices(Section):
 
 
 Distribution = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]
+Space = Annotated[dict[str, Distribution], Field(min_length=1)]
 
 
 class Sampler(Section):
     """Who proposes the next trial. Trial n of a study is drawn from (seed, n) and the trials before it."""
 
     name: Literal["tpe", "random", "gp", "qmc", "nsga2"]
-    seed: Annotated[int, Field(ge=0)]
+    seed: Count
 
 
 class Pruner(Section):
@@ -116,8 +146,8 @@ class Pruner(Section):
     """
 
     name: Literal["none", "median", "successive_halving"]
-    startup_trials: Annotated[int, Field(ge=0)]
-    warmup_epochs: Annotated[int, Field(ge=0)]
+    startup_trials: Count
+    warmup_epochs: Count
 
 
 class Definition(Section):
@@ -125,12 +155,10 @@ class Definition(Section):
 
     model_config = ConfigDict(title="study")
     row: str
-    search: Annotated[dict[str, Distribution], Field(min_length=1)]
-    objectives: Annotated[
-        list[Literal["knn_top1", "logistic_top1", "kl_to_teacher", "parameters"]], Field(min_length=1, max_length=2)
-    ]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    trials: Annotated[int, Field(gt=0)]
+    search: Space
+    objectives: Objectives
+    seeds: Seeds
+    trials: Annotated[int, Field(gt=0, le=100_000)]
     timeout: Annotated[float, Field(gt=0)] | None
     report_every: Annotated[int, Field(gt=0)]
     sampler: Sampler
@@ -139,25 +167,30 @@ class Definition(Section):
     enqueue: list[dict[str, Value]]
 
     @property
-    def directions(self) -> list[Literal["maximize", "minimize"]]:
-        """Of the objectives."""
-        return [OBJECTIVES[name] for name in self.objectives]
+    def directions(self) -> list[Direction]:
+        return [directions()[name] for name in self.objectives]
 
     @property
-    def probe(self) -> Probe:
-        """The probe whose validation figure is the objective; k-NN where none is."""
-        return "logistic" if "logistic_top1" in self.objectives else "knn"
+    def evaluations(self) -> list[Evaluation]:
+        """The evaluations that judge a trial."""
+        return list({name: judged()[name][0] for name in self.objectives if name != PARAMETERS}.values())
+
+    @property
+    def curves(self) -> list[str]:
+        """The objectives that are measured between epochs too: those on features."""
+        return [name for name in self.objectives if name != PARAMETERS and judged()[name][0].on == "features"]
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Definition":
-        if len(set(self.objectives)) < len(self.objectives) or {"knn_top1", "logistic_top1"} <= set(self.objectives):
-            raise ValueError(
-                f"objectives {self.objectives}; allowed: two different ones, at most one of them a probe's"
-            )
-        if not any(name.endswith("_top1") for name in self.objectives):
-            raise ValueError(f"objectives {self.objectives}; one of them must be knn_top1 or logistic_top1")
-        if len(self.objectives) > 1 and self.pruner.name != "none":
+        if len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(f"objectives {self.objectives}; allowed: two different ones")
+        if not self.evaluations:
+            raise ValueError(f"objectives {self.objectives}; one of them must be {' or '.join(judged())}")
+        if self.pruner.name != "none" and len(self.objectives) > 1:
             raise ValueError(f"pruner {self.pruner.name}: a study of two objectives cannot prune; allowed: none")
+        if self.pruner.name != "none" and not self.curves:
+            why = f"{self.objectives[0]} is measured at a trial's end only"
+            raise ValueError(f"pruner {self.pruner.name}: {why}; allowed: none")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds}; allowed: all different")
         for key in self.surface or ():
@@ -175,3 +208,38 @@ class Definition(Section):
                 raise ValueError(f"{place}.{key}: not searched; allowed: {', '.join(self.search)}")
             if not self.search[key].holds(value):
                 raise ValueError(f"{place}.{key}: {value!r}; allowed: {self.search[key].allowed}")
+
+
+def read_definition(path: Path) -> Definition:
+    """Read a study file, whose stem is its name. Raises ValueError: its mistakes in one line."""
+    if not path.exists():
+        raise ValueError(f"{shown(path)} does not exist")
+    try:
+        checked_name(path.stem)
+        return Definition.model_validate(read_plain_yaml(path) or {})
+    except ValidationError as error:
+        found = list(dict.fromkeys(_explain(problem) for problem in error.errors(include_url=False)))
+        more = [f"{len(found) - _SHOWN} more mistakes"] * (len(found) > _SHOWN)
+        raise ValueError(f"{shown(path)}: {'; '.join([*found[:_SHOWN], *more])}") from None
+
+
+def _explain(problem: ErrorDetails) -> str:
+    parts = [str(part) for part in problem["loc"] if part not in ("float", "int", "choice", "bool", "str")]
+    place, given, context = shown(".".join(parts)), shown(repr(problem["input"])), problem.get("ctx", {})
+    if problem["type"].endswith(("_type", "finite_number")) and problem["loc"] and problem["loc"][-1] in _VALUE_TYPES:
+        return f"{place}: {given}; allowed: a number, a text, true or false"  # said once, not once a type
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{place}: unknown key (given {given})"
+        case "missing":
+            return f"{place}: missing"
+        case "union_tag_not_found":
+            return f"{place}.type: missing; allowed: {context.get('expected_tags', 'float, int, choice')}"
+        case "union_tag_invalid":
+            return f"{place}.type: {shown(repr(context['tag']))}; allowed: {context['expected_tags']}"
+        case "literal_error":
+            return f"{place}: {given}; allowed: {context['expected']}"
+        case "value_error":
+            text = shown(context["error"], 400)
+            return f"{place}: {text}" if place else text
+    return f"{f'{place}: ' * bool(place)}{given}; {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -1,49 +1,41 @@
-"""One trial: settings -> the pipeline's own stages, on the experiment's data, teacher and target cache -> figures.
+"""One trial: settings -> a student (`validation`) -> figures, recorded; and how a trial ends that has none.
 
 Everything a trial makes lies in one folder named by its settings, checkpoints too. So a trial whose worker was killed
 is resumed by whoever runs those settings next, and two trials of equal settings are never trained twice.
 """
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import optuna
 import torch
 from optuna.trial import TrialState
-from torch import nn
 
 from attndistill.config import Config
-from attndistill.core.artifacts import read_json
-from attndistill.models.storage import load_model
-from attndistill.models.vit import count_parameters
-from attndistill.stages.attention import attention
-from attndistill.stages.code import code_digest
-from attndistill.stages.context import Context
-from attndistill.stages.distill import distill
-from attndistill.study.address import without_passwords
+from attndistill.core.secrets import hidden_in
+from attndistill.core.words import shown
 from attndistill.study.definition import Choices, Distribution, FloatRange, Value
 from attndistill.study.lost import heartbeat, sign
-from attndistill.study.note import write_failed_note, write_note, write_pruned_note
-from attndistill.study.recording import tag_inputs
-from attndistill.study.search import Search, TrialLayout
-from attndistill.study.validation import ValidationContext
+from attndistill.study.outcome import ERROR, REFUSED, SAME_AS
+from attndistill.study.recording import tag_inputs, write_failed_note, write_note, write_pruned_note
+from attndistill.study.search import Search
+from attndistill.study.validation import TrialLayout, TrialStudent
 from attndistill.tracking import Recorder
 
-SAME_AS, REFUSED, ERROR = "same_as", "refused", "error"  # attributes of trials that were not trained to their end
-FAILURES = (FloatingPointError, torch.OutOfMemoryError)  # of a trial's own settings: the search goes on
+_TOO_LARGE = re.compile("allocate memory|out of memory|ALLOC_FAILED|without overflow", re.IGNORECASE)
+
+
+class TrialFailedError(Exception):
+    """A trial's own settings have ended it: the search goes on."""
 
 
 class TrialJournal:
-    """Tells a trial's run its story, and the study the figures that a pruner looks at.
+    """Reports a trial's curves to its run, and the one that a pruner looks at (`curve`) to the `trial`, if any.
 
-    Args:
-        recorder: of the trial's run.
-        trial: told a figure an evaluated epoch; None where nothing is pruned.
-        curve: name of the figure.
-        seeds: of the trial, in order.
-        epochs: of one seed.
+    Seeds are trained in order, so a pruner sees their epochs one after another.
     """
 
     def __init__(self, recorder: Recorder, trial: optuna.Trial | None, curve: str, config: Config) -> None:
@@ -74,18 +66,18 @@ def run_trial(search: Search, trial: optuna.Trial) -> list[float]:
 
     Raises:
         optuna.TrialPruned: given up by the pruner, or its settings do not fit together, or another trial has them.
-        FloatingPointError, torch.OutOfMemoryError: a loss was not finite, or the student is too large for the device.
+        TrialFailedError: a loss, a weight or a figure was not finite, or the student is too large for the memory.
     """
     sign(trial)
-    point = {key: _suggest(trial, key, distribution) for key, distribution in search.plan.definition.search.items()}
+    point = {key: _suggest(trial, key, distribution) for key, distribution in search.definition.search.items()}
     with heartbeat(search.place, trial._trial_id):
         known = _twin(trial, point)
         if known is not None:
             return known
         try:
-            config = search.plan.config(point)
+            config = search.config(point)
         except ValueError as refusal:
-            trial.set_user_attr(REFUSED, str(refusal))
+            trial.set_user_attr(REFUSED, shown(refusal, 400))
             raise optuna.TrialPruned(str(refusal)) from None
         return _recorded(search, trial, point, config)
 
@@ -114,17 +106,17 @@ def _twin(trial: optuna.Trial, point: Mapping[str, Value]) -> list[float] | None
 
 def _recorded(search: Search, trial: optuna.Trial, point: Mapping[str, Value], config: Config) -> list[float]:
     """Run the trial inside a recording of its own, a child of the study's. A pruned run has ended well."""
-    experiment, pruned = search.plan.experiment, None
+    experiment, pruned = search.experiment, None
     with Recorder.open(
-        root=experiment.root,
+        root=experiment.project,
         command="study",
         name=f"trial {trial.number}",
         experiment=experiment.name,
         config=config.plain(),
-        argv=without_passwords(sys.argv),
+        argv=hidden_in(sys.argv),
         enabled=config.runtime.tracking,
     ) as recorder:
-        recorder.tag("study.name", search.name)
+        recorder.tag("study.name", search.stored_name)
         recorder.tag("study.trial", str(trial.number))
         for key, value in point.items():
             recorder.tag(f"study.param.{key}", str(value))
@@ -136,52 +128,38 @@ def _recorded(search: Search, trial: optuna.Trial, point: Mapping[str, Value], c
         except optuna.TrialPruned as reason:
             pruned = reason
             recorder.tag("study.state", f"pruned {reason}")
-        except FAILURES as error:
-            told = f"{type(error).__name__}: {error}"
-            trial.set_user_attr(ERROR, told)
-            write_failed_note(trial, told)
-            raise
+        except (ArithmeticError, MemoryError, RuntimeError) as error:
+            if not _is_the_trials(error):
+                raise
+            text = shown(f"{type(error).__name__}: {' '.join(str(error).split())}", 400)
+            trial.set_user_attr(ERROR, text)
+            write_failed_note(trial, text)
+            raise TrialFailedError(text) from None
     if pruned is not None:
         raise pruned
     return values
 
 
+def _is_the_trials(error: Exception) -> bool:
+    """Whether the settings are at fault: they overflow, or ask for too much memory (torch says so in words)."""
+    known = isinstance(error, ArithmeticError | MemoryError | torch.OutOfMemoryError)
+    return known or _TOO_LARGE.search(str(error)) is not None
+
+
 def _objectives(
     search: Search, trial: optuna.Trial, point: Mapping[str, Value], config: Config, recorder: Recorder
 ) -> list[float]:
-    definition, experiment = search.plan.definition, search.plan.experiment
-    layout = TrialLayout(experiment.root, experiment.name, search.trial_folder(point))
-    curve = f"validation_{definition.probe}_top1"
+    definition, experiment = search.definition, search.experiment
+    layout = TrialLayout(experiment.folder, experiment.name, search.trial_folder(point))
+    curve = f"validation_{definition.objectives[0]}"
     journal = TrialJournal(recorder, trial if len(definition.objectives) == 1 else None, curve, config)
-    common = (experiment.file, journal)
-    told = ValidationContext(config, layout, "attention", definition.row, *common)
-    images = Context(config, layout, "study", search.name, *common).images("train")
-
-    def watch(seed: int, backbone: nn.Module, epoch: int) -> dict[str, float] | None:
-        if epoch % definition.report_every and epoch != config.distill.recipe.epochs:
-            return None
-        return {curve: told.judge_backbone(backbone, images, definition.probe).top1}
-
-    if not layout.result("training", "trial.json").exists():  # the last thing that `distill` writes
-        try:
-            code = code_digest("attndistill.stages.distill")
-            distill(Context(config, layout, "study", search.name, *common, code=code, watch=watch))
-        except optuna.TrialPruned as reason:
-            write_pruned_note(search.place.artifacts, trial, layout, curve, str(reason))
-            raise
-    attention(told)
-    figures = _figures(layout, config, curve, definition.probe)
+    student = TrialStudent(config, layout, experiment, search.stored_name, definition, journal)
+    try:
+        student.train()
+    except optuna.TrialPruned as reason:
+        write_pruned_note(search.place.artifacts, trial, layout, curve, str(reason))
+        raise
+    figures = student.figures()
     recorder.metrics(figures, step=0)
     write_note(search.place.artifacts, trial, layout, figures)
     return [figures[name] for name in definition.objectives]
-
-
-def _figures(layout: TrialLayout, config: Config, curve: str, probe: str) -> dict[str, float]:
-    """Every figure a study can have for an objective, from the files of the stages."""
-    training: dict[str, Any] = read_json(layout.result("training", "trial.json"))
-    backbone, _ = load_model(layout.weights("", config.seeds[0]))
-    return {
-        f"{probe}_top1": training["summary"][curve],  # the last point of the curve, its mean over seeds
-        "kl_to_teacher": read_json(layout.result("attention", "trial.json"))["kl_to_teacher"]["mean"],
-        "parameters": float(count_parameters(backbone)),
-    }

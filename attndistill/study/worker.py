@@ -1,8 +1,4 @@
-"""Workers of a study: the study is made and filled first, then each worker takes waiting trials until none is left.
-
-All trials are queued beforehand (the paper's points with their values, the rest empty, for the sampler), so that any
-number of workers on any number of machines do exactly as many as the file says.
-"""
+"""Workers of a study: each takes waiting trials until none is left. The study is made and filled before (`studies`)."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -11,23 +7,20 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from attndistill.core.side_by_side import die_with_parent
-from attndistill.study.lost import reclaim
-from attndistill.study.retry import give_back, retry_history
-from attndistill.study.sampling import pruner_of, sampler_of
+from attndistill.core.words import shown
+from attndistill.study.lost import give_back, reclaim
+from attndistill.study.outcome import ERROR, REFUSED
 from attndistill.study.search import Search
-from attndistill.study.trial import FAILURES, run_trial
+from attndistill.study.studies import SURPLUS, load_study
+from attndistill.study.trial import TrialFailedError, run_trial
 
-SURPLUS = "surplus"  # attribute of a trial that is none of the plan
 _QUEUED = "fixed_params"  # Optuna's attribute of trials that were queued
-_FILLED = "filled"  # attribute of a study whose trials are queued
-_PATIENCE = 30.0  # seconds that a machine waits for another one to queue the trials
 _LOOK = 1.0  # seconds between looks at trials that others run
 _DEATHS = 10  # workers lost in one call before it gives up
 _FAREWELL = 20.0  # seconds that a worker has to give its trial back
@@ -37,62 +30,12 @@ class _SurplusError(Exception):
     """Another worker took the last waiting trial meanwhile, so that Optuna made up one more."""
 
 
-def prepare_study(search: Search) -> optuna.Study:
-    """Create the study and queue its trials; a study that is there gets what it lacks.
-
-    Of several machines that start at once, the one that created the study fills it.
-    """
-    storage, definition = search.place.open(), search.plan.definition
-    created = True
-    try:
-        optuna.create_study(storage=storage, study_name=search.name, directions=definition.directions)
-    except optuna.exceptions.DuplicatedStudyError:
-        created = False
-    study = load_study(search, storage)
-    patience = time.monotonic() + _PATIENCE
-    while not created and _FILLED not in study.user_attrs and time.monotonic() < patience:
-        time.sleep(_LOOK)
-    study.set_metric_names(list(definition.objectives))
-    for point in definition.enqueue:
-        study.enqueue_trial(dict(point), skip_if_exists=True)
-    for _ in range(definition.trials - len(trials_of_the_plan(study))):
-        study.enqueue_trial({})
-    study.set_user_attr(_FILLED, True)
-    return study
-
-
-def trials_of_the_plan(study: optuna.Study) -> list[FrozenTrial]:
-    """Every trial that the file asks for, in its last state: those that were run again are left out."""
-    trials = study.get_trials(deepcopy=False)
-    superseded = {number for trial in trials for number in retry_history(trial)}
-    return [trial for trial in trials if trial.number not in superseded and SURPLUS not in trial.user_attrs]
-
-
-def load_study(search: Search, storage: optuna.storages.BaseStorage | None = None) -> optuna.Study:
-    """The study as it is, with the file's sampler and pruner. Raises KeyError when there is none of this name."""
-    definition = search.plan.definition
-    return optuna.load_study(
-        study_name=search.name,
-        storage=storage or search.place.open(),
-        sampler=sampler_of(definition),
-        pruner=pruner_of(definition),
-    )
-
-
-def find_study(search: Search) -> optuna.Study | None:
-    """The study, or None where its storage has none of this name."""
-    try:
-        return load_study(search)
-    except KeyError:
-        return None
-
-
 def work(search: Search, until: float | None, look: Callable[[], None] = lambda: None) -> None:
-    """Take trials until none waits and none runs elsewhere, or no new one may begin.
+    """Take trials of a prepared study until none waits and none runs elsewhere, or time.monotonic() is `until`.
 
     Args:
-        search: the study, prepared.
-        until: time.monotonic() after which no trial begins; None for no limit.
+        search: the study.
+        until: None for no limit.
         look: called between trials.
 
     Raises:
@@ -102,7 +45,7 @@ def work(search: Search, until: float | None, look: Callable[[], None] = lambda:
     while until is None or time.monotonic() < until:
         look()
         for number in reclaim(study, search.place):
-            print(f"study {search.name}: trial {number} has lost its worker", flush=True)
+            print(f"study {search.stored_name}: trial {number} has lost its worker", flush=True)
         states = [trial.state for trial in study.get_trials(deepcopy=False)]
         if TrialState.WAITING in states:
             _one(search, study)
@@ -125,7 +68,7 @@ def _one(search: Search, study: optuna.Study) -> None:
     try:
         # an UpdateFinishedTrialError: this worker was silent for so long that another took its trial
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
-            study.optimize(objective, n_trials=1, catch=(*FAILURES, _SurplusError), callbacks=[_tell(search)])
+            study.optimize(objective, n_trials=1, catch=(TrialFailedError, _SurplusError), callbacks=[_report(search)])
     except BaseException as problem:
         if taken:
             give_back(study, taken[0].number, problem)
@@ -134,32 +77,24 @@ def _one(search: Search, study: optuna.Study) -> None:
         torch.cuda.empty_cache()  # what a trial too large for the memory has left
 
 
-def _tell(search: Search) -> Callable[[optuna.Study, FrozenTrial], None]:
-    """After a trial: forget its working folder, say a line."""
-    names = search.plan.definition.objectives
+def _report(search: Search) -> Callable[[optuna.Study, FrozenTrial], None]:
+    """After a trial: forget its working folder, print a line."""
+    names = search.definition.objectives
 
-    def tell(study: optuna.Study, trial: FrozenTrial) -> None:
+    def report(study: optuna.Study, trial: FrozenTrial) -> None:
         if SURPLUS in trial.user_attrs:
             return
         search.forget(trial.params)
         found = ", ".join(f"{name} {value:.6g}" for name, value in zip(names, trial.values or (), strict=False))
+        found = next((shown(trial.user_attrs[key]) for key in (ERROR, REFUSED) if key in trial.user_attrs), found)
         settings = ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in trial.params.items())
         print(f"trial {trial.number}: {trial.state.name.lower()} {found} ({settings})", flush=True)
 
-    return tell
+    return report
 
 
 def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    kind: str
-    message: str
-
-
-_KINDS: dict[str, type[BaseException]] = {error.__name__: error for error in (ValueError, KeyboardInterrupt)}
+    return f"{value:.4g}" if isinstance(value, float) else shown(value)
 
 
 @contextmanager
@@ -173,17 +108,13 @@ def ended_in_order() -> Iterator[None]:
 
 
 def work_side_by_side(search: Search, workers: int, until: float | None, look: Callable[[], None]) -> None:
-    """`workers` processes of `work`; one that is killed is replaced, and its trial goes on from its checkpoint.
+    """`workers` processes of `work`; one that is killed is replaced, and its trial is resumed from its checkpoint.
 
-    Args:
-        search: the study, prepared.
-        workers: on this machine.
-        until: as of `work`.
-        look: called in this process now and then.
+    `until` and `look` are those of `work`; `look` is called in this process.
 
     Raises:
         ValueError, KeyboardInterrupt: what a worker raised; the others are ended.
-        RuntimeError: too many workers died.
+        ChildProcessError: too many workers died.
     """
     if workers == 1:
         work(search, until, look)
@@ -199,7 +130,7 @@ def work_side_by_side(search: Search, workers: int, until: float | None, look: C
         try:
             work(search, until)
         except (ValueError, KeyboardInterrupt) as error:
-            failures.put(_Failure(type(error).__name__, str(error)))
+            failures.put(ValueError(str(error)) if isinstance(error, ValueError) else error)  # some cannot be sent
 
     def started() -> multiprocessing.process.BaseProcess:
         process = fork.Process(target=child)
@@ -212,14 +143,13 @@ def work_side_by_side(search: Search, workers: int, until: float | None, look: C
             multiprocessing.connection.wait([process.sentinel for process in running], _LOOK)
             look()
             if not failures.empty():
-                failure = failures.get()
-                raise _KINDS[failure.kind](failure.message)
+                raise failures.get()
             ended = [process for process in running if not process.is_alive()]
             running = [process for process in running if process.is_alive()]
             died = [process for process in ended if process.exitcode]
             deaths += len(died)
             if deaths > _DEATHS:
-                raise RuntimeError(f"{deaths} workers died, the last with {died[-1].exitcode}")
+                raise ChildProcessError(f"{deaths} workers died, the last with {died[-1].exitcode}")
             running += [started() for _ in died]
     finally:
         _send_away(running)

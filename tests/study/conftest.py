@@ -12,19 +12,18 @@ from toy_project import ROOT, SETTINGS, Project
 from attndistill.config import overlay, read_yaml
 from attndistill.experiments import open_experiment
 from attndistill.pipeline import run_stage
-from attndistill.stages.table import STAGES
+from attndistill.stages import STAGES, Item
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("prepared")
-    (root / "experiments" / "digits").mkdir(parents=True)
     small = overlay(read_yaml(ROOT / "params.yaml"), read_yaml(ROOT / "experiments/smoke/params.yaml"))
     YAML().dump(overlay(small, SETTINGS), root / "params.yaml")
-    shutil.copy(ROOT / "experiments/smoke/rows.yaml", root / "experiments/digits")
-    experiment = open_experiment(root, "experiments/digits")
+    (root / "rows.yaml").write_text(f"name: digits\n{(ROOT / 'experiments/smoke/rows.yaml').read_text()}")
+    experiment = open_experiment(root)
     for stage, item in (("prepare", ""), ("pretrain", "teacher"), ("targets", "")):
-        run_stage(experiment, STAGES[stage], item, {"pretrain.recipe.epochs": 2})
+        run_stage(experiment, STAGES[stage], Item(item), {"pretrain.recipe.epochs": 2})
     return root
 
 

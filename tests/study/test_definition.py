@@ -10,17 +10,17 @@ from toy_project import STUDY
 
 from attndistill.config import overlay, read_yaml
 from attndistill.experiments import open_experiment
-from attndistill.study.plan import read_plan
+from attndistill.study.search import read_search
 
 ROOT = Path(__file__).parents[2]
 MEDIAN = {"name": "median", "startup_trials": 1, "warmup_epochs": 0}
 LAMBDA = STUDY["search"]["distill.lambda"]
 
 
-def plan_of(tmp_path, changes, overrides=None):
+def search_of(tmp_path, changes, overrides=None):
     path = tmp_path / "mine.yaml"
     YAML().dump(overlay(STUDY, changes), path)
-    return read_plan(path, open_experiment(ROOT, "experiments/digits"), overrides or {})
+    return read_search(path, open_experiment(ROOT), overrides or {})
 
 
 REFUSED = [
@@ -28,8 +28,8 @@ REFUSED = [
     ({"trials": 0}, "trials: 0; input should be greater than 0"),
     ({"trials": "3"}, "trials: '3'; input should be a valid integer"),
     ({"row": "mine"}, "row: 'mine'; allowed: projector_alignment, attndistill"),
-    ({"objectives": ["test_top1"]}, "objectives.0: 'test_top1'; allowed: 'knn_top1', 'logistic_top1',"),
-    ({"objectives": ["parameters"]}, "objectives ['parameters']; one of them must be knn_top1 or logistic_top1"),
+    ({"objectives": ["test_top1"]}, "objectives.0: 'test_top1'; allowed: knn_top1, knn_top5, logistic_top1,"),
+    ({"objectives": ["parameters"]}, "objectives ['parameters']; one of them must be knn_top1 or knn_top5 or logistic"),
     ({"objectives": ["knn_top1", "knn_top1"]}, "objectives ['knn_top1', 'knn_top1']; allowed: two different ones"),
     (
         {"objectives": ["knn_top1", "parameters"], "pruner": MEDIAN},
@@ -67,7 +67,7 @@ REFUSED = [
 @pytest.mark.parametrize(("changes", "message"), REFUSED, ids=[str(case[0]) for case in REFUSED])
 def test_a_mistake_is_named_with_what_is_allowed_in_one_line(tmp_path, changes, message):
     with pytest.raises(ValueError) as refusal:  # noqa: PT011 - the whole beginning is compared
-        plan_of(tmp_path, changes)
+        search_of(tmp_path, changes)
     told = str(refusal.value)
     assert told.startswith(f"{tmp_path / 'mine.yaml'}: {message}")
     assert "\n" not in told
@@ -76,37 +76,37 @@ def test_a_mistake_is_named_with_what_is_allowed_in_one_line(tmp_path, changes, 
 
 def test_a_key_that_the_command_line_fixes_cannot_be_searched(tmp_path):
     with pytest.raises(ValueError, match=r"search.distill.lambda: set on the command line too"):
-        plan_of(tmp_path, {}, {"distill.lambda": 0.5})
+        search_of(tmp_path, {}, {"distill.lambda": 0.5})
 
 
 def test_two_mistakes_are_named_together(tmp_path):
     with pytest.raises(ValueError, match=r"trials: 0; .*; timeout: -1.0; "):
-        plan_of(tmp_path, {"trials": 0, "timeout": -1.0})
+        search_of(tmp_path, {"trials": 0, "timeout": -1.0})
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments/search").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "search").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_study_file_of_the_search_folder_is_one_for_the_default_experiment(path):
-    plan = read_plan(path, open_experiment(ROOT, "experiments/digits"), {})
-    assert plan.definition.trials >= 20  # the toy one lies with the toy experiment
+    search = read_search(path, open_experiment(ROOT), {})
+    assert search.definition.trials >= 20  # the toy one lies with the toy experiment
 
 
 def test_the_toy_study_is_allowed_on_the_toy_experiment():
-    read_plan(ROOT / "experiments/smoke/search.yaml", open_experiment(ROOT, "experiments/smoke"), {})
+    read_search(ROOT / "experiments/smoke/search/smoke.yaml", open_experiment(ROOT / "experiments/smoke"), {})
 
 
 @pytest.mark.parametrize("key", ["seeds", "runtime.processes", "attention.images_per_class"])
 def test_a_setting_that_every_study_makes_itself_is_refused_on_the_command_line(tmp_path, key):
     with pytest.raises(ValueError, match=rf"mine.yaml: --{key}: a study sets it itself"):
-        plan_of(tmp_path, {}, {key: 1})
+        search_of(tmp_path, {}, {key: 1})
 
 
 def test_a_folder_is_no_study_file():
-    with pytest.raises(ValueError, match=r"search cannot be read as a study file: Is a directory$"):
-        read_plan(ROOT / "experiments/search", open_experiment(ROOT, "experiments/digits"), {})
+    with pytest.raises(ValueError, match=r"search is a folder, not a regular file$"):
+        read_search(ROOT / "search", open_experiment(ROOT), {})
 
 
 def test_the_default_study_begins_with_the_papers_grid():
-    points = read_yaml(ROOT / "experiments/search/default.yaml")["enqueue"]
+    points = read_yaml(ROOT / "search/default.yaml")["enqueue"]
     by_key = {key: {point[key] for point in points} for key in points[0]}
     assert by_key == {
         "distill.lambda": {0.005, 0.1, 0.3, 0.5, 5.0},

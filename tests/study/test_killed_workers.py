@@ -13,14 +13,13 @@ import torch
 from optuna.trial import TrialState
 from toy_project import note_of
 
-from attndistill.stages import runs
+from attndistill import runs
 from attndistill.study import lost
 from attndistill.study.commands import run_studies
 from attndistill.study.lost import heartbeat, reclaim, sign
-from attndistill.study.plan import read_plan
-from attndistill.study.search import Search
-from attndistill.study.storage import GRACE, Place
-from attndistill.study.worker import load_study, prepare_study
+from attndistill.study.search import read_search
+from attndistill.study.storage import GRACE
+from attndistill.study.studies import load_study, prepare_study
 
 pytestmark = pytest.mark.drivers
 
@@ -29,8 +28,7 @@ OVERRIDES = {"runtime.checkpoint_seconds": 0, "distill.recipe.epochs": 12}
 
 
 def study_of(project, path: Path, address: str | None, overrides: dict | None = None):
-    plan = read_plan(path, project.experiment(), overrides or {})
-    search = Search.of(plan, Place.of(project.root, address, None))
+    search = read_search(path, project.experiment(), overrides or {}, address)
     return search, load_study(search)
 
 
@@ -54,7 +52,7 @@ def wait_for(condition, process: "subprocess.Popen[str]") -> None:
 
 def words(path: Path, address: str | None, *more: str) -> list[str]:
     place = [] if address is None else ["--storage", address]
-    return ["study", str(path), "--experiment", "experiments/digits", *LONG, *place, *more]
+    return ["study", str(path), *LONG, *place, *more]
 
 
 def ended(study) -> list[TrialState]:
@@ -121,7 +119,7 @@ def test_one_of_two_workers_on_a_real_postgresql_is_killed_and_no_trial_is_lost(
 
 def test_two_commands_that_start_at_once_run_each_trial_once(project):
     path = project.write(trials=3)
-    both = [project.start("study", str(path), "--experiment", "experiments/digits") for _ in range(2)]
+    both = [project.start("study", str(path)) for _ in range(2)]
     printed = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
     _, study = study_of(project, path, None)
@@ -134,7 +132,7 @@ def begun(project, monkeypatch):
     """A trial that somebody on another machine has begun: its study, storage and number in the storage."""
 
     def begin(address: str | None):
-        search = Search.of(read_plan(project.write(), project.experiment(), {}), Place.of(project.root, address, None))
+        search = read_search(project.write(), project.experiment(), {}, address)
         study = prepare_study(search)
         trial = study.ask()
         sign(trial)

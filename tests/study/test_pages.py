@@ -3,12 +3,15 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
+import optuna
 import pytest
 from PIL import Image
 from toy_project import Project
@@ -87,7 +90,7 @@ def look(browser, tmp_path):
 
 
 def test_a_browser_finds_a_trial_in_the_dashboard_and_sees_its_attention(searched, pages, look):
-    assert set(pages.addresses) == {"MLflow", "optuna-dashboard"}
+    assert [name.partition(",")[0] for name in pages.addresses] == ["MLflow", "optuna-dashboard"]
     for address in pages.addresses.values():
         assert address.startswith("http://127.0.0.1:")
         assert urlopen(address, timeout=30).status == 200
@@ -107,13 +110,13 @@ def recorded(project):
 
 
 def test_a_browser_finds_a_recorded_run_in_mlflow(recorded, pages, look):
-    dom, _ = look(f"{pages.addresses['MLflow']}/#/experiments/1/runs")
+    dom, _ = look(pages.addresses["MLflow, runs of digits"])  # the address that is printed
     assert re.search(r'href="#/experiments/1/runs/[0-9a-f]{32}"[^>]*>(<[^>]*>)*prepare<', dom)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
 def test_no_server_outlives_the_command(pages, number):
-    assert len(pages.family) >= 4  # two guards, two servers
+    assert len(pages.family) >= 2  # the guard, MLflow's server
     os.kill(pages.process.pid, number)
     code = pages.process.wait(60)
     assert code == (0 if number == signal.SIGINT else -signal.SIGKILL)
@@ -124,14 +127,110 @@ def test_a_tracking_server_elsewhere_is_named_and_the_dashboard_alone_is_started
     pages = Pages(project, MLFLOW_TRACKING_URI="http://me:secret@tracking.example:5000")
     try:
         assert pages.addresses["MLflow"] == "http://me:***@tracking.example:5000"
-        assert len(pages.family) == 2  # one guard, one server
+        assert pages.family == {}
         assert urlopen(pages.addresses["optuna-dashboard"], timeout=30).status == 200
     finally:
         pages.end()
 
 
-def test_no_address_of_a_storage_is_in_the_list_of_processes(tmp_path):
-    place = Place.of(tmp_path, "postgresql://me:secret@host/studies", None)
-    for page in (ui._mlflow("postgresql://me:secret@host/mlflow"), ui._dashboard(place)):
-        assert "secret" not in " ".join(page.command)
-        assert any("secret" in value for value in page.environment.values())
+def test_the_address_of_mlflows_database_is_not_in_the_list_of_processes(tmp_path, monkeypatch):
+    asked = {}
+
+    class RefusedError(Exception):
+        pass
+
+    def popen(command, *, env, **_):
+        asked.update(command=command, env=env)
+        raise RefusedError
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(RefusedError), ui._mlflow("postgresql://me:secret@host/mlflow", 5000, tmp_path / "log"):
+        pass
+    assert "secret" not in " ".join(asked["command"])
+    assert asked["env"]["MLFLOW_BACKEND_STORE_URI"] == "postgresql://me:secret@host/mlflow"
+
+
+@pytest.fixture
+def dashboard(tmp_path):
+    """A running dashboard of one study: its port, and how to ask it and to count its studies."""
+    place = Place.of(tmp_path, "mine.journal", None)
+    storage = place.open()
+    optuna.create_study(storage=storage, study_name="mine")
+    (port,) = ui._ports(None, 1)
+
+    def ask(method: str, path: str, **headers: str) -> int:
+        connection = HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.putrequest(method, path, skip_host=True)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        return answer.status
+
+    with ui._dashboard(place, port):
+        yield port, ask, lambda: len(place.open().get_all_studies())
+
+
+FOREIGN = [
+    "evil.example:{port}",
+    "127.0.0.1",
+    "127.0.0.1:1",
+    "localhost.evil.example:{port}",
+    "127.0.0.1:{port}.evil",
+    "",
+]
+
+
+@pytest.mark.parametrize("host", [*FOREIGN, None])
+def test_a_request_under_a_foreign_host_is_refused_and_deletes_nothing(dashboard, host):
+    port, ask, studies = dashboard
+    headers = {} if host is None else {"Host": host.format(port=port)}
+    for method, path in (("GET", "/dashboard/"), ("GET", "/api/studies"), ("DELETE", "/api/studies/0")):
+        assert ask(method, path, **headers) == 403
+    assert studies() == 1
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "https://127.0.0.1:{port}", "http://127.0.0.1:1", "null", ""]
+)
+def test_a_request_from_a_foreign_page_is_refused_and_deletes_nothing(dashboard, origin):
+    port, ask, studies = dashboard
+    assert ask("DELETE", "/api/studies/0", Host=f"127.0.0.1:{port}", Origin=origin.format(port=port)) == 403
+    assert studies() == 1
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "[::1]", "LocalHost"])
+def test_the_dashboards_own_page_may_look_and_delete_under_each_of_our_names(dashboard, name):
+    port, ask, studies = dashboard
+    own = {"Host": f"{name}:{port}"}
+    assert ask("GET", "/api/studies", **own) == 200
+    assert ask("DELETE", "/api/studies/0", **own, Origin=f"http://{name}:{port}") == 204
+    assert studies() == 0
+
+
+def test_the_dashboard_listens_on_this_machines_own_address_alone(dashboard):
+    port, _, _ = dashboard
+    listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if " 0A " in line]
+    assert [address for address in listening if address.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+def test_a_port_that_is_taken_is_refused_in_one_line(tmp_path, monkeypatch, taken):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with pytest.raises(
+            ValueError, match=rf"^port {port} of 127.0.0.1 cannot be had: Address already in use; allowed"
+        ):
+            ui.show_pages(tmp_path, "mine.journal", None, port - taken)
+
+
+@pytest.mark.parametrize("port", [0, -1, 65535, 70000])
+def test_a_number_that_is_no_port_is_refused(tmp_path, monkeypatch, port):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ValueError, match=rf"^--port {port}; allowed: 1 to 65534$"):
+        ui.show_pages(tmp_path, "mine.journal", None, port)

@@ -14,7 +14,7 @@ from attndistill.config import read_yaml
 from attndistill.experiments import open_experiment
 from attndistill.study.adopt import adopting, show_best
 from attndistill.study.commands import run_studies
-from attndistill.study.plan import read_plan
+from attndistill.study.search import read_search
 
 
 def best(project, path, **more) -> int:
@@ -56,7 +56,7 @@ def test_trials_are_children_of_one_study_run_with_lineage_whoever_works_on_them
     assert "mlflow.parentRunId" not in first.data.tags
     assert again.data.tags["mlflow.parentRunId"] == first.info.run_id
     assert [item.path for item in client.list_artifacts(first.info.run_id, "study")] == ["study/toy"]
-    assert first.data.tags["lineage.inputs_verified"].startswith("partly: not in dvc.lock: outputs/digits/data")
+    assert first.data.tags["lineage.inputs_verified"].startswith("partly: not in dvc.lock: outputs/data")
     trials = [run for run in runs if "study.trial" in run.data.tags]
     parents = [run.data.tags["mlflow.parentRunId"] for run in trials]
     assert sorted(map(parents.count, (first.info.run_id, again.info.run_id))) == [1, 3]
@@ -95,81 +95,79 @@ def test_the_study_entry_point_runs_a_study_with_its_trial_below_the_launchers_r
 
 
 def test_the_winners_command_sets_params_yaml_and_names_what_it_cannot_reach(tmp_path):
-    experiment = open_experiment(ROOT, "experiments/digits")
-    plan = read_plan(ROOT / "experiments/search/default.yaml", experiment, {"runtime.workers": 1})
+    experiment = open_experiment(ROOT)
+    search = read_search(ROOT / "search/default.yaml", experiment, {"runtime.workers": 1})
     point = {"distill.lambda": 0.05, "distill.projector_depth": 2}
-    assert adopting(plan, point) == [
+    assert adopting(search, point) == [
         *("dvc", "exp", "run", "-S", "params.yaml:distill.lambda=0.05", "-S", "params.yaml:distill.projector_depth=2")
     ]
-    smoke = read_plan(ROOT / "experiments/smoke/search.yaml", open_experiment(ROOT, "experiments/smoke"), {})
+    smoke = read_search(ROOT / "experiments/smoke/search/smoke.yaml", open_experiment(ROOT / "experiments/smoke"), {})
     assert adopting(smoke, {"distill.lambda": 0.5})[1:] == [
-        *("-m", "attndistill", "pipeline", "--experiment", "experiments/smoke", "--distill.lambda", "0.5")
+        *("-m", "attndistill", "pipeline", "--distill.lambda", "0.5")
     ]
-    assert adopting(plan, {"distill.embedding_loss": None})[-1] == "params.yaml:distill.embedding_loss=null"
+    assert adopting(search, {"distill.embedding_loss": None})[-1] == "params.yaml:distill.embedding_loss=null"
     experiment.rows["attndistill"].set["distill.lambda"] = 0.2
-    with pytest.raises(ValueError, match=r"distill.lambda is set by row attndistill in experiments/digits/rows.yaml"):
-        adopting(plan, point)
+    with pytest.raises(ValueError, match=r"distill.lambda is set by row attndistill in rows.yaml"):
+        adopting(search, point)
 
 
 def test_the_winner_of_an_experiment_with_stages_of_its_own_goes_into_its_own_params_yaml(tmp_path):
-    experiment = open_experiment(ROOT, "experiments/table10")
+    experiment = open_experiment(ROOT / "experiments/table10")
     path = tmp_path / "mine.yaml"
-    YAML().dump({**read_yaml(ROOT / "experiments/search/default.yaml"), "row": "f-attndistill"}, path)
-    plan = read_plan(path, experiment, {})
-    place = "experiments/table10/params.yaml"
-    assert adopting(plan, {"distill.recipe.epochs": 20, "distill.projector_depth": 2}) == [
-        *("dvc", "exp", "run", "experiments/table10/dvc.yaml", "-S", f"{place}:distill.recipe.epochs=20"),
-        *("-S", f"{place}:+distill.projector_depth=2"),  # a plus where the overlay does not have it yet
+    YAML().dump({**read_yaml(ROOT / "search/default.yaml"), "row": "f-attndistill"}, path)
+    search = read_search(path, experiment, {})
+    assert adopting(search, {"distill.recipe.epochs": 20, "distill.projector_depth": 2}) == [
+        *("dvc", "exp", "run", "-S", "params.yaml:distill.recipe.epochs=20"),
+        *("-S", "params.yaml:+distill.projector_depth=2"),  # a plus where the overlay does not have it yet
     ]
     with pytest.raises(ValueError, match=r"probe.projector_layer: .* has no section probe, so no stage watches it"):
-        adopting(plan, {"probe.projector_layer": 1})
+        adopting(search, {"probe.projector_layer": 1})
 
 
 @pytest.mark.drivers
 def test_dvc_takes_the_command_for_an_experiment_with_stages_of_its_own(tmp_path):
-    mine = tmp_path / "experiments/mine"
-    mine.mkdir(parents=True)
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    mine = tmp_path / "mine"
+    mine.mkdir()
     (mine / "rows.yaml").write_text("rows:\n  attndistill: {label: Mine, set: {}}\n")
     (mine / "params.yaml").write_text("distill:\n  recipe: {epochs: 6}  # why\n")
     (mine / "dvc.yaml").write_text(
-        "stages:\n  distill:\n    wdir: ../..\n    cmd: cp experiments/mine/params.yaml seen.yaml\n"
-        "    params: [distill, experiments/mine/params.yaml: [distill]]\n    outs: [seen.yaml]\n"
+        "stages:\n  distill:\n    cmd: cp params.yaml seen.yaml\n    params: [distill]\n    outs: [seen.yaml]\n"
     )
-    (tmp_path / ".gitignore").write_text("/seen.yaml\n")
-    plan = read_plan(ROOT / "experiments/search/default.yaml", open_experiment(tmp_path, "experiments/mine"), {})
-    in_a_repository(tmp_path)
+    (mine / ".gitignore").write_text("/seen.yaml\n")
+    search = read_search(ROOT / "search/default.yaml", open_experiment(mine), {})
+    in_a_repository(mine)
     point = {"distill.recipe.epochs": 7, "distill.aggregation.temperature": 5.0, "distill.embedding_loss": None}
-    subprocess.run(adopting(plan, point), cwd=tmp_path, check=True, env=with_this_python())
-    for path in (mine / "params.yaml", tmp_path / "seen.yaml"):
+    subprocess.run(adopting(search, point), cwd=mine, check=True, env=with_this_python())
+    for path in (mine / "params.yaml", mine / "seen.yaml"):
         assert "# why" in path.read_text()
         found = {"recipe": {"epochs": 7}, "aggregation": {"temperature": 5.0}, "embedding_loss": None}
         assert read_yaml(path)["distill"] == found
 
 
 def test_without_a_storage_the_winner_comes_from_the_file_that_git_keeps_and_nothing_is_made(tmp_path, capsys):
-    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    study = "experiments/search/default.yaml"
+    shutil.copytree(ROOT / "search", tmp_path / "search")
+    for name in ("params.yaml", "rows.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    study = "search/default.yaml"
     more = {"storage": None, "number": None, "apply": False}
-    assert show_best(str(tmp_path / study), open_experiment(tmp_path, "experiments/digits"), {}, **more) == 0
+    assert show_best(str(tmp_path / study), open_experiment(tmp_path), {}, **more) == 0
     told = capsys.readouterr()
-    found = "experiments/search/found/digits/default.json"
+    found = "search/found/default.json"
     assert told.out.startswith(
         f"no study of this file and configuration in the default storage: from {found}\ntrial 0: "
     )
     assert "-S params.yaml:distill.lambda=0.1 " in told.out
     assert told.err == ""
     overrides = {"distill.recipe.epochs": 30}
-    show_best(str(tmp_path / study), open_experiment(tmp_path, "experiments/digits"), overrides, **more)
+    show_best(str(tmp_path / study), open_experiment(tmp_path), overrides, **more)
     assert capsys.readouterr().err.startswith(f"attndistill: note: {found} was found with another configuration")
     (tmp_path / found).unlink()
     more["storage"] = f"sqlite://me:secret@/{tmp_path}/x.db"
     with pytest.raises(
-        ValueError, match=r"no study of this file and configuration in sqlite://me:\*\*\*@/.*, and no exp"
+        ValueError, match=r"no study of this file and configuration in sqlite://me:\*\*\*@/.*, and no search/"
     ):
-        show_best(str(tmp_path / study), open_experiment(tmp_path, "experiments/digits"), {}, **more)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["experiments", "params.yaml"]
+        show_best(str(tmp_path / study), open_experiment(tmp_path), {}, **more)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dvc.yaml", "params.yaml", "rows.yaml", "search"]
 
 
 @pytest.mark.drivers
@@ -186,7 +184,7 @@ def test_apply_runs_the_command_that_is_printed_and_dvc_writes_the_winner_into_p
     capfd.readouterr()
     assert best(project, path, apply=True) == 0
     printed = capfd.readouterr().out
-    command = next(line.strip() for line in printed.splitlines() if line.strip().startswith("dvc exp run "))
+    command = next(line for line in printed.splitlines() if line.startswith(f"  cd {project.root} && dvc exp run "))
     weight = command.partition("distill.lambda=")[2].split()[0]
     for name in ("params.yaml", "seen.yaml"):
         assert read_yaml(project.root / name)["distill"]["lambda"] == float(weight)

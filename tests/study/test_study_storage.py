@@ -1,13 +1,14 @@
 """Addresses of storages: what is refused, in one line, and what never shows a password."""
 
 import multiprocessing
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import optuna
 import pytest
 
-from attndistill.study.address import without_passwords
 from attndistill.study.storage import Place
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +95,47 @@ def test_several_processes_may_open_a_database_that_is_not_there_yet(tmp_path):
     assert [process.exitcode for process in processes] == [0, 0, 0]
 
 
-def test_a_recorded_command_line_hides_passwords_and_nothing_else():
-    words = ["study", "a.yaml", "--storage=mysql://me:se:cret@host:3306/x", "sqlite:////tmp/a@b.db", "http://host:80/"]
-    assert without_passwords(words) == ["study", "a.yaml", "--storage=mysql://me:***@host:3306/x", *words[3:]]
+@pytest.mark.parametrize("name", ["a%20b", "what?x=1", "a#b", "a:b", "{x}", "a b", "é", "50%", "a@b", "a;b&c=d", "%41"])
+def test_a_database_lies_in_its_folder_whatever_the_folder_is_called_and_nothing_beside_it(tmp_path, name):
+    root = tmp_path / name
+    root.mkdir()
+    places = [
+        Place.of(root, None, None),
+        Place.of(root, "sqlite:///mine.sqlite", None),
+        Place.of(root, "a.journal", None),
+    ]
+    for place in places:
+        assert not place.exists()
+        optuna.create_study(storage=place.open(), study_name="mine")
+        assert place.exists()
+        assert [study.study_name for study in place.open().get_all_studies()] == ["mine"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (root / ".work/study/studies.db").stat().st_size > 0
+
+
+def test_the_address_that_is_named_for_a_sqlite_file_is_its_address(tmp_path):
+    root = tmp_path / "a?b"
+    root.mkdir()
+    with pytest.raises(ValueError, match="for sqlite write") as refusal:
+        Place.of(root, "mine.db", None)
+    Place.of(tmp_path, str(refusal.value).rpartition(" ")[2], None).open()
+    assert (root / "mine.db").exists()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "mysql://me:sec@ret@host:1/x",
+        "mysql://host:1/x?user=me&password=secret",
+        "postgresql://me:sec@ret@127.0.0.1:1/x",
+        "postgresql://127.0.0.1:1/x?user=me&password=secret",
+        "postgresql://me:a/sec:@ret@127.0.0.1:1/x?sslmode=disable&sslpassword=secret",
+        "nonsense://me:secret@host/x",
+        "sqlite://me:secret@/:memory:",
+    ],
+)
+def test_no_spelling_of_a_password_is_shown(tmp_path, address):
+    with pytest.raises(ValueError, match=r"storage .*\*\*\*") as refusal:
+        Place.of(tmp_path, address, None).open()
+    assert not re.search("secret|sec@ret|ret@|sec%40ret", str(refusal.value))
+    assert "\n" not in str(refusal.value)

@@ -50,7 +50,7 @@ class Project:
 
     def write(self, name: str = "toy", **changes: object) -> Path:
         """A study file."""
-        path = self.root / "experiments" / "search" / f"{name}.yaml"
+        path = self.root / "search" / f"{name}.yaml"
         path.parent.mkdir(exist_ok=True)
         YAML().dump({**STUDY, **changes}, path)
         return path
@@ -76,7 +76,7 @@ class Project:
         return printed
 
     def experiment(self):
-        return open_experiment(self.root, "experiments/digits")
+        return open_experiment(self.root)
 
 
 def note_of(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> str:
