@@ -69,6 +69,13 @@ class Experiment:
         row = nested(self.rows[item].set) if item in self.rows else {}
         return resolve([*self.layers, row, nested(overrides)])
 
+    def changes(self, item: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """What differs from the defaults, dotted key -> value: by the experiment, the item's row, the command line."""
+        row = self.rows[item].set if item in self.rows else {}
+        base, own = flat(self.layers[0]), flat(self.layers[-1])
+        changed = {key: value for key, value in own.items() if base.get(key, self) != value}
+        return {**changed, **flat(nested(row)), **flat(nested(overrides))}
+
     def check_rows(self, overrides: Mapping[str, Any]) -> None:
         """Raise ValueError for a row that fits neither the files nor the command line laid over them.
 

@@ -41,8 +41,12 @@ def run_stage(experiment: Experiment, stage: Stage, item: Item, overrides: Mappi
             name=f"{stage.name}@{item.label}" if item.label else stage.name,
             experiment=experiment.name,
             config=config.plain(),
+            changes=experiment.changes(item.name, overrides),
             argv=sys.argv,
+            seeds=(config.teacher_seed,) if item.name == "teacher" else config.seeds,
             inputs=inputs,
+            outputs=stage.outputs(experiment.layout, item),
+            accounts=[path for path in [experiment.layout.result("training", "teacher.json")] if path.exists()],
             enabled=is_main and config.runtime.tracking,
         ) as recorder,
     ):
@@ -134,7 +138,9 @@ def run_pipeline(experiment: Experiment, overrides: Mapping[str, Any]) -> None:
         name="pipeline",
         experiment=experiment.name,
         config=config.plain(),
+        changes=experiment.changes("", overrides),
         argv=sys.argv,
+        seeds=config.seeds,
         enabled=config.runtime.tracking,
     ):
         for stage, item in every_stage(experiment, overrides):
@@ -150,7 +156,8 @@ def make_deterministic(config: Config) -> None:
     # a debugging aid: nothing here reads the memory it fills
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    for backend in backends:
         backend.allow_tf32 = False  # fp32 is fp32: cuDNN rounds convolutions to tf32 unless told not to
     if config.runtime.threads is not None:
         torch.set_num_threads(config.runtime.threads)

@@ -32,7 +32,7 @@ def _with_whole_datasets(merged: dict[str, Any]) -> dict[str, Any]:
     given = merged.get("datasets")
     if not isinstance(given, Mapping):
         return merged
-    base = {name: merged[name] for name in ("data", "views") if name in merged}
+    base: dict[str, Any] = {name: merged[name] for name in ("data", "views") if name in merged}
     whole = {name: overlay(base, one) if isinstance(one, Mapping) else one for name, one in given.items()}
     return {**merged, "datasets": whole}
 

@@ -43,6 +43,7 @@ def run(context: "Context") -> None:
             write_student(context, directory, students[0], distances[0].numpy())
             means = [float(distance.double().mean()) for distance in distances]
             figures["kl_to_teacher"] = Measurement.of(means, context.seeds, protocol(temperature))
+            context.journal.figures({"kl_to_teacher": dict(zip(context.seeds, means, strict=True))})
     path = context.layout.result("attention", f"{name}.json")
     digests = {key: manifest[key] for key in ("class_list_sha256",)} | {"data_digest": manifest["digest"]}
     AttentionFile(model=name, **digests, **figures).write(path)

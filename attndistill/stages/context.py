@@ -28,6 +28,9 @@ class Journal(Protocol):
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
         """One point of named curves."""
 
+    def figures(self, values: Mapping[str, Mapping[int, float]], *, item: str | None = None) -> None:
+        """What was measured: figure -> seed -> value, of the run's own item or of another one."""
+
     def artifact(self, path: Path, *, folder: str) -> None:
         """A file or directory worth keeping with the run."""
 

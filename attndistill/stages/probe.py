@@ -46,6 +46,15 @@ def run(context: "Context") -> None:
                 result: ProbeResult = EVALUATIONS.bind(name, options)(given)
                 found[name].append(result)
             update(done)
+    context.journal.figures(
+        {
+            evaluations()[name].key(figure): {
+                seed: result.figures[figure] for seed, result in zip(context.seeds, results, strict=True)
+            }
+            for name, results in found.items()
+            for figure in results[0].figures
+        }
+    )
     labels = _labels(context, images, labelled)
     path = context.layout.result("probes", f"{context.item.label}.json")
     ProbeFile(
