@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from attndistill import __version__
+from attndistill.core.progress import say
+from attndistill.core.secrets import hidden
+from attndistill.core.words import shown
 
 _TFLOPS = 100.0  # a third of the bf16 peak of a common data-centre GPU
 _SETTINGS = """\
@@ -34,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `attndistill config | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except MemoryError:
+        return _complain("memory is exhausted: fewer images at once (runtime.micro_batch_size), smaller models", 1)
     except OSError as error:  # a full disk, a folder that is a file, a child that was killed
         return _complain(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
     except AssertionError as error:
@@ -43,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(problem: object, code: int) -> int:
-    print(f"attndistill: {' '.join(str(problem).split())}", file=sys.stderr)
+    say(f"attndistill: {shown(hidden(' '.join(str(problem).split())), 2000)}", "stderr")
     if os.environ.get("ATTNDISTILL_TRACEBACK"):
         import traceback
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from attndistill.config import Config
 from attndistill.core.artifacts import read_json
+from attndistill.core.ranks import ranks_of_environment
 from attndistill.experiments import Experiment
 from attndistill.stages import STAGES, Item, Stage
 from attndistill.stages.code import code_digest
@@ -27,7 +28,7 @@ def run_stage(experiment: Experiment, stage: Stage, item: Item, overrides: Mappi
     Raises:
         ValueError: an unknown item, a refused configuration, missing inputs.
     """
-    is_main = os.environ.get("RANK", "0") == "0"  # of a distributed run, one process writes
+    is_main = ranks_of_environment()[0] == 0  # of a distributed run, one process writes
     if not (is_main or stage.distributed):
         return
     config = check_item(experiment, stage, item, overrides)
@@ -131,7 +132,7 @@ def run_pipeline(experiment: Experiment, overrides: Mapping[str, Any]) -> None:
     """Run every stage on every item, in order, in this process; DVC's bookkeeping is left alone."""
     for row in experiment.rows:
         experiment.config(row, overrides)  # refuse a bad row before the first stage costs anything
-    config = experiment.config("", overrides)
+    config, (rank, ranks) = experiment.config("", overrides), ranks_of_environment()
     with Recorder.open(
         root=experiment.project,
         command="pipeline",
@@ -141,10 +142,20 @@ def run_pipeline(experiment: Experiment, overrides: Mapping[str, Any]) -> None:
         changes=experiment.changes("", overrides),
         argv=sys.argv,
         seeds=config.seeds,
-        enabled=config.runtime.tracking,
+        enabled=config.runtime.tracking and rank == 0,
     ):
         for stage, item in every_stage(experiment, overrides):
             run_stage(experiment, stage, item, overrides)
+            if ranks > 1:
+                _wait_for_every_rank(config)
+
+
+def _wait_for_every_rank(config: Config) -> None:
+    """No rank runs ahead: what one process alone makes is there before the others read it."""
+    import torch
+    from accelerate import PartialState
+
+    PartialState(cpu=config.runtime.device == "cpu" or not torch.cuda.is_available()).wait_for_everyone()
 
 
 def make_deterministic(config: Config) -> None:

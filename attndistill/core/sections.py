@@ -36,7 +36,7 @@ class Variant(Section):
 def variant(registry: Registry[Any]) -> Any:
     """The type of a choice among a registry's variants: one strict model each, told apart by `name`."""
     models = [
-        create_model(name, __base__=Variant, **{"name": (Literal[name], ...)}, **fields_of(options))
+        create_model(name, __base__=Variant, **{"name": (Literal[name], ...), **fields_of(options)})
         for name, options in registry.declared().items()
     ]
     if len(models) == 1:

@@ -1,6 +1,5 @@
 """What a stage is given: configuration, paths, the item it works on, and where it reports."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attndistill.config import Config
 from attndistill.config.rows import RowsFile
 from attndistill.core.artifacts import digest_of
+from attndistill.core.ranks import ranks_of_environment
 from attndistill.data.store import ImageSet, open_split, read_manifest
 from attndistill.data.views import ViewRecipe
 from attndistill.stages.declaration import Item
@@ -87,7 +87,7 @@ class Context:
 
         runtime, device = self.config.runtime, self._device()
         # thread pools do not survive a fork, and a device is busy with one run
-        alone = device.type != "cpu" or torch.cuda.is_available() or "RANK" in os.environ or runtime.threads != 1
+        alone = device.type != "cpu" or torch.cuda.is_available() or ranks_of_environment()[1] > 1 or runtime.threads != 1
         return Execution(
             device=device,
             processes=1 if alone else runtime.processes,

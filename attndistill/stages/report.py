@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attndistill.report.build import KEPT
 from attndistill.stages.declaration import Item, Stage
 from attndistill.stages.layout import Layout
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from attndistill.stages.context import Context
 
 TITLE = "Attention distillation"
-RESULTS = ("report/table.json", "metrics.json", "curves/loss.csv", "curves/pretraining.csv")
 
 
 def run(context: "Context") -> None:
@@ -43,7 +43,7 @@ def run(context: "Context") -> None:
     for path in built.write(layout.results):
         context.journal.artifact(path, folder="results")
     context.record_data("test", "evaluation")
-    print(built.words)
+    print(built.words, end="")
 
 
 def _description(context: "Context") -> dict[str, str]:
@@ -108,7 +108,7 @@ STAGE = Stage(
     _inputs,
     lambda layout, item: [
         layout.report,
-        *(layout.results / name for name in RESULTS),
+        *(layout.results / name for name in KEPT),
     ],
     report=True,
     estimate="attndistill.costs.evaluation:report",

@@ -41,7 +41,7 @@ class TrialJournal:
     def __init__(self, recorder: Recorder, trial: optuna.Trial | None, curve: str, config: Config) -> None:
         self.recorder, self.trial, self.curve = recorder, trial, curve
         self.seeds, self.epochs = config.seeds, config.distill.recipe.epochs
-        self.dataset, self.tag = recorder.dataset, recorder.tag
+        self.dataset, self.tag, self.figures = recorder.dataset, recorder.tag, recorder.figures
 
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
         """Points of curves. Raises optuna.TrialPruned when the pruner gives the trial up."""
