@@ -72,7 +72,7 @@ def test_sizes_are_counted_without_anything_heavy():
         ),
         (
             ["config", "--experiment", "experiments/none"],
-            f"experiment 'experiments/none': no such folder under {ROOT}",
+            "experiments/none has no rows.yaml: run this in an experiment's folder, or name one by --experiment",
         ),
     ],
 )

@@ -6,7 +6,9 @@ D width, T tokens, N patches, H heads, S side of an image; E the teacher's width
 from pathlib import Path
 
 import pytest
-from attndistill.stages.costs import (
+
+from attndistill.config import Config
+from attndistill.costs.models import (
     backbone_reading,
     cache_bytes,
     distillation_step,
@@ -15,8 +17,6 @@ from attndistill.stages.costs import (
     projector_parameters,
     teacher_reading,
 )
-
-from attndistill.config import Config
 from attndistill.experiments import open_experiment
 
 ROOT = Path(__file__).parents[2]
