@@ -16,13 +16,13 @@ from torch.nn import functional as F
 from attndistill.config import Teacher
 from attndistill.core.artifacts import replacing_directory, write_json, write_text
 from attndistill.data.loading import evaluation_batches
-from attndistill.data.splits import balanced_subset, stratified_subset
+from attndistill.data.splits import balanced_subset
 from attndistill.data.store import ImageSet, read_manifest
 from attndistill.models.storage import save_model
 from attndistill.models.teachers import TEACHER_SOURCES
 from attndistill.models.teachers.loading import Loaded
 from attndistill.models.teachers.report import LoadReport
-from attndistill.probes.classifiers import LabelledFeatures, ProbeData, ProbeResult, knn
+from attndistill.probes.classifiers import LabelledFeatures, knn_scores, top_k
 from attndistill.probes.embedding import embed_split
 from attndistill.stages.context import Context
 
