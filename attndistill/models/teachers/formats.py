@@ -293,7 +293,15 @@ class Dinov3(Format):
         if periods is not None and width is not None and len(periods.shape) == 1:
             heads = width.shape[-1] // (4 * periods.shape[0]) if periods.shape[0] else None
         dropped = found.dropped | dict.fromkeys(map(shown, aside), "what tells how the others are meant")
-        return replace(found, weights=weights, aside=aside, dropped=dropped, heads=heads, **_rotary())
+        return replace(
+            found,
+            weights=weights,
+            aside=aside,
+            dropped=dropped,
+            heads=heads,
+            norm_eps=_ROTARY_EPS,
+            rope_temperature=_ROTARY_TEMPERATURE,
+        )
 
     def settled(self, found: Found) -> Found:
         """Biases of queries and values, those of keys being masked; positions by the periods."""
@@ -331,17 +339,17 @@ class Transformers(Format):
         config = contents.config
         weights = _rotary_names(found.weights) if rotary else found.weights
         eps = _ROTARY_EPS if rotary else 1e-6 if any(".norm1." in name for name in contents.tree) else 1e-12
-        found = replace(found, weights=weights, norm_eps=eps, **(_rotary() if rotary else {}))
+        temperature = _ROTARY_TEMPERATURE if rotary else None
+        found = replace(found, weights=weights, norm_eps=eps, rope_temperature=temperature)
         if config is None:
             said = f"epsilon of the norms {eps:g}, transformers' default: give the folder where config.json says"
             return replace(found, notes=(*found.notes, said))
         _check_config(contents)
-        temperature = (config.rope_theta or _ROTARY_TEMPERATURE) if rotary else None
         return replace(
             found,
             heads=config.num_attention_heads,
             norm_eps=config.layer_norm_eps or eps,
-            rope_temperature=temperature,
+            rope_temperature=(config.rope_theta or temperature) if rotary else None,
         )
 
     def settled(self, found: Found) -> Found:
@@ -507,10 +515,6 @@ def _averaged(value: Any) -> dict[str, Any] | None:
         (state for part in (value, *map(inner.get, ("module", "model", "state_dict"))) if (state := state_in(part))),
         None,
     )
-
-
-def _rotary() -> dict[str, Any]:
-    return {"rope_temperature": _ROTARY_TEMPERATURE, "norm_eps": _ROTARY_EPS}
 
 
 def _rotary_names(weights: State) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from attndistill.core.artifacts import file_digest, read_json
 from attndistill.core.words import shown
 from attndistill.models.families import Backbone
-from attndistill.models.released import MisfitError, NoVitError, position_type
+from attndistill.models.released import NoVitError, position_type
 from attndistill.models.storage import load_model
 from attndistill.models.teachers import TEACHER_FORMATS
 from attndistill.models.teachers.fitting import Fitted, Plan, Wanted, empty, fit, plan, refit
@@ -120,8 +120,7 @@ def _recognise(contents: Contents, wanted: Wanted) -> Plan:
         raise ValueError(f"{contents.path} is {known} (it holds: {keys}){more}{advice}")
     nearest = min(problems, key=lambda name: getattr(problems[name], "count", float("inf")))
     problem = problems[nearest]
-    what = known_kind(contents) if isinstance(problem, NoVitError | MisfitError) else None
-    what = what or (where_it_lies(contents) if isinstance(problem, NoVitError) else None)
+    what = known_kind(contents) or (where_it_lies(contents) if isinstance(problem, NoVitError) else None)
     said = f": {what}" if what else f" (read as {nearest}): {problem}"
     raise ValueError(f"{contents.path}{said}{advice}")
 
