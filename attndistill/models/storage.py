@@ -23,6 +23,7 @@ from attndistill.models.projector import Projector, Student, state_of
 from attndistill.models.released import (
     STRICT,
     Architecture,
+    MisfitError,
     Positive,
     block_numbers,
     check_image_size,
@@ -67,7 +68,7 @@ class ProjectorSizes:
 
 
 def _kind(vit: Any) -> str:
-    names = vit if isinstance(vit, dict) else vars(vit)
+    names = vit if isinstance(vit, dict) else ()
     return "named" if "timm_name" in names else "released" if "hidden" in names else "own"
 
 
@@ -129,7 +130,7 @@ class Description(BaseModel):
         except (AssertionError, ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
             # whatever timm and torch raise for sizes that make no model
             problem = f"{type(error).__name__}: {shown(error)}"
-            raise ValueError(f"describes no model that can be built ({problem})") from None
+            raise ValueError(f"no model can be built as described ({problem})") from None
         check_shapes(weights, shapes)
 
 
@@ -186,8 +187,10 @@ def load_model(directory: Path) -> tuple[Backbone, Projector | None]:
     try:
         description.check(weights)
         check_finite(weights)
-    except ValueError as error:
+    except MisfitError as error:
         raise ValueError(f"{path} does not fit its model.json: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{directory / 'model.json'} and the tensors beside it: {error}") from None
     backbone, projector = description.backbone(), None
     if description.projector is not None:
         projector = Projector(backbone.embed_dim, seed=0, **asdict(description.projector))
@@ -222,7 +225,7 @@ def _first(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"] if part not in ("own", "released", "named"))
     if first["type"] == "json_invalid":
-        return f"is not valid JSON: {shown(first['msg'])}"
+        return f"not valid JSON: {shown(first['msg'])}"
     if field == "format":
         return f"model format {shown(first['input'])!r}; this version reads {FORMAT!r}"
     given = "" if first["type"] == "missing" else f" (given: {shown(first['input'])})"
