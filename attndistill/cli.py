@@ -95,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("path", help="a safetensors or torch file, or a folder stored by this package")
     inspect.add_argument("--format", default="auto", help="a teacher format; default: recognised")
     inspect.add_argument("--half", default="teacher", choices=("teacher", "student"), help="default: %(default)s")
+    weights = "ema: the averaged weights of a file that holds both"
+    inspect.add_argument("--weights", default="plain", choices=("plain", "ema"), help=weights)
     inspect.add_argument("--timm-name", help="the architecture, where the tensors do not tell it")
     inspect.add_argument("--num-heads", type=int, help="heads per block, where they are not of width 64")
     inspect.add_argument("--image-size", type=int, help="pixels, where it is not the one it was trained for")
@@ -104,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     study = _command(
         commands, "study", "search settings by study files; `study best FILE` names the winner", _run_study
     )
-    study.add_argument("words", nargs="+", metavar="[best] FILE", help="such as experiments/search/default.yaml")
+    study.add_argument("words", nargs="+", metavar="[best] FILE", help="such as search/default.yaml")
     study.add_argument("--storage", help="database address or journal file; default: sqlite under .work/study")
     study.add_argument("--artifacts", metavar="FOLDER", help="of the pictures; default: .work/study/artifacts")
     study.add_argument("-j", dest="workers", type=int, default=1, help="workers on this machine; default: %(default)s")
@@ -113,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     ui = commands.add_parser("ui", help="MLflow's pages and optuna-dashboard on 127.0.0.1, until Ctrl-C")
     ui.add_argument("--storage", help="of the studies; default: sqlite under .work/study")
     ui.add_argument("--artifacts", metavar="FOLDER", help="of the pictures; default: .work/study/artifacts")
+    ui.add_argument("--port", type=int, help="of MLflow; the dashboard's is the next; default: free ones")
     ui.set_defaults(handle=_show_pages)
     tracking = commands.add_parser("tracking", help="send recorded runs to MLflow", allow_abbrev=False)
     verbs = tracking.add_subparsers(metavar="VERB", required=True)
@@ -272,7 +275,7 @@ def _show_pages(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
         raise ValueError("ui takes no settings")
     from attndistill.study.ui import show_pages
 
-    return show_pages(_project(), options.storage, options.artifacts)
+    return show_pages(_project(), options.storage, options.artifacts, options.port)
 
 
 def _show_sizes(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
@@ -294,9 +297,7 @@ def _inspect(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     from attndistill.models.teachers.loading import Wanted, load_teacher
 
     path = Path(options.path)
-    if path.is_dir() and not (path / "model.json").exists():
-        raise ValueError(f"{path} has no model.json; allowed: a checkpoint file, or a folder stored by this package")
-    names = ("format", "half", "timm_name", "num_heads", "sha256", "image_size", "resize_positions")
+    names = ("format", "half", "weights", "timm_name", "num_heads", "sha256", "image_size", "resize_positions")
     loaded = load_teacher(path, Wanted(**{name: getattr(options, name) for name in names}))
     print("\n".join(loaded.report.lines()))
 

@@ -67,7 +67,8 @@ class Experiment:
     def config(self, item: str, overrides: Mapping[str, Any]) -> Config:
         """The configuration of one item: base, experiment, the item's row, the command line."""
         row = nested(self.rows[item].set) if item in self.rows else {}
-        return resolve([*self.layers, row, nested(overrides)])
+        layers = [*self.layers, row, nested(overrides)]
+        return resolve([*layers, *_teacher_as_it_is(self.folder, layers)])
 
     def changes(self, item: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """What differs from the defaults, dotted key -> value: by the experiment, the item's row, the command line."""
@@ -89,6 +90,34 @@ class Experiment:
                     self.config(name, {})
                 except ValueError:
                     raise ValueError(f"rows.{name}: {error}") from None
+
+
+def _teacher_as_it_is(folder: Path, layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The sizes of a teacher from elsewhere, read from its file where it is there: they are not asked for."""
+    source: Any = None
+    for layer in layers:
+        teacher = layer.get("teacher")
+        source = teacher.get("source", source) if isinstance(teacher, Mapping) else source
+    if not isinstance(source, Mapping) or not isinstance(source.get("path"), str):
+        return []
+    path = folder / source["path"]
+    if not path.exists():
+        return []
+    status = path.stat()
+    given = tuple(sorted((key, value) for key, value in source.items() if isinstance(value, str | int)))
+    return [{"teacher": _sizes({**dict(given), "path": str(path)}, (status.st_mtime_ns, status.st_size))}]
+
+
+def _sizes(source: Mapping[str, Any], state: tuple[int, int]) -> dict[str, Any]:
+    key = (*sorted(source.items()), state)
+    if key not in _known:
+        from attndistill.models.teachers.sizes import sizes_of_file
+
+        _known[key] = sizes_of_file(source)
+    return _known[key]
+
+
+_known: dict[Any, dict[str, Any]] = {}  # a file is read once a process
 
 
 def open_experiment(folder: Path) -> Experiment:

@@ -87,7 +87,9 @@ class Context:
 
         runtime, device = self.config.runtime, self._device()
         # thread pools do not survive a fork, and a device is busy with one run
-        alone = device.type != "cpu" or torch.cuda.is_available() or ranks_of_environment()[1] > 1 or runtime.threads != 1
+        alone = (
+            device.type != "cpu" or torch.cuda.is_available() or ranks_of_environment()[1] > 1 or runtime.threads != 1
+        )
         return Execution(
             device=device,
             processes=1 if alone else runtime.processes,

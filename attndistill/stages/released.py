@@ -13,23 +13,23 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from attndistill.config import Teacher
-from attndistill.core.artifacts import replacing_directory, write_json, write_text
+from attndistill.core.artifacts import replacing_directory
 from attndistill.data.loading import evaluation_batches
-from attndistill.data.splits import balanced_subset, stratified_subset
+from attndistill.data.splits import balanced_subset
 from attndistill.data.store import ImageSet, read_manifest
-from attndistill.evaluations.classifiers import LabelledFeatures, ProbeData, ProbeResult, knn
+from attndistill.evaluations.classifiers import LabelledFeatures, knn_scores, top_k
 from attndistill.evaluations.embedding import embed_split
 from attndistill.models.storage import save_model
 from attndistill.models.teachers import TEACHER_SOURCES
 from attndistill.models.teachers.loading import Loaded
-from attndistill.models.teachers.report import LoadReport
+from attndistill.results import ProbeCurve, TrainingFile
 from attndistill.stages.context import Context
 
 _NEIGHBOURS = 10  # k of the self-check, the smallest of DINO's sweep
-_HELD_OUT = 0.2  # share of every class of the subset that is asked about
+_PARTS = 5  # of the subset: each is asked about once, by the other four
 _A_CLASS = 15  # images: fewer leave a bank of less than k. With more classes than that allows, some are taken
 _DEVIATIONS = 3  # standard errors above the share that guessing gets right: what luck does not reach
+_TEMPERATURE = 0.07  # DINO's
 _PIXELS = 32  # raw pixels are compared at this side: 224 px would be 150,000 values an image
 
 
@@ -43,9 +43,10 @@ class SelfCheck:
         all_classes: of the data.
         teacher: by the class token.
         pixels: by raw pixels.
-        guessing: the most that guessing reaches: one class's share of those asked, and three standard errors.
+        guessing: the most that guessing reaches: one class's share and three standard errors, at most halfway to all.
         reference: what was recorded for this teacher and these images.
         floor: the least that passes.
+        neighbours: k; fewer than 10 where a class has fewer.
     """
 
     images: int
@@ -56,10 +57,16 @@ class SelfCheck:
     guessing: float
     reference: float | None
     floor: float
+    neighbours: int = _NEIGHBOURS
 
     @property
     def passed(self) -> bool:
         return self.teacher >= self.floor
+
+    def refusal(self) -> str:
+        """What is wrong, the usual causes, and the settings that would help."""
+        lowers = "no setting lowers what guessing reaches" if self.floor <= self.guessing else _LOWERS
+        return f"{self.sentence()}. {_CAUSES}; {lowers}"
 
     def sentence(self) -> str:
         """For people."""
@@ -70,7 +77,7 @@ class SelfCheck:
         )
         return (
             f"self-check: k-NN of the class token {self.teacher:.1f} %, of raw pixels {self.pixels:.1f} %{known} "
-            f"({self.images} training images of {self.classes}{some} classes, k = {_NEIGHBOURS}, guessing reaches "
+            f"({self.images} training images of {self.classes}{some} classes, k = {self.neighbours}, guessing reaches "
             f"{self.guessing:.1f} %{blind}); at least {self.floor:.1f} % is asked for"
         )
 
@@ -79,7 +86,7 @@ def take_released_teacher(context: Context) -> None:
     """Load, report, check and store the teacher named by teacher.source.
 
     Raises:
-        ValueError: the loader's refusals; sizes other than the configuration's; k-NN below the floor.
+        ValueError: the loader's refusals; k-NN below the floor.
     """
     teacher = context.config.teacher
     assert teacher.source is not None
@@ -88,81 +95,102 @@ def take_released_teacher(context: Context) -> None:
     )
     for line in loaded.report.lines():
         print(line)
-    _check_sizes(teacher, loaded.report)
     account: dict[str, Any] = {"load": loaded.report.plain()}
     if teacher.check == "on":
         check = _self_check(context, loaded)
         print(check.sentence())
         if not check.passed:
-            raise ValueError(f"{check.sentence()}. {_CAUSES}")
+            raise ValueError(check.refusal())
         account["self_check"] = vars(check)
     _store(context, loaded, account)
 
 
 _CAUSES = (
     "Usual causes: views.mean and views.std are not what it was trained with, another half or format than meant, or "
-    "images unlike its own. Nothing was stored; --teacher.check off goes on regardless, --teacher.check_floor lowers it"
+    "images unlike its own. Nothing was stored; --teacher.check off goes on regardless"
 )
-
-
-def _check_sizes(teacher: Teacher, report: LoadReport) -> None:
-    """The configuration says what the teacher is, and is checked before anything runs: so the two must agree."""
-    names = ("embed_dim", "depth", "num_heads", "patch_size")
-    wrong = [name for name in names if getattr(teacher, name) != getattr(report, name)]
-    if wrong:
-        said = ", ".join(f"teacher.{name} is {getattr(teacher, name)}" for name in wrong)
-        found = " ".join(f"--teacher.{name} {getattr(report, name)}" for name in wrong)
-        raise ValueError(f"{report.file} is another model than configured ({said}); set {found}")
+_LOWERS = "--teacher.check_floor lowers what raw pixels ask for, --teacher.check_slack what was recorded"
 
 
 def _self_check(context: Context, loaded: Loaded) -> SelfCheck:
     teacher, images, seed = context.config.teacher, context.images("train"), context.config.views.seed
-    chosen = balanced_subset(images.labels, teacher.check_images, _A_CLASS, seed, "self-check")
+    chosen = _balanced(images.labels, teacher.check_images, seed)
     features = embed_split(
         loaded.model,
         images,
-        context.recipe,
+        context.views,
         crop_share=context.config.views.evaluation_crop,
         batch_size=context.config.runtime.evaluation_batch_size,
-        device=context.device,
+        device=context.execution.device,
         indices=chosen,
     )
-    asked = stratified_subset(features.labels, _HELD_OUT, seed, "self-check, asked", leave_one=True)
-    classes = len(read_manifest(context.layout.data)["class_names"])
-    found = _nearest_neighbours(features, asked, classes)
-    pixels = LabelledFeatures(_raw_pixels(context, images, chosen), features.labels)
-    raw, guessing = _nearest_neighbours(pixels, asked, classes), _guessing(features.labels[asked])
+    labels, classes = features.labels, len(read_manifest(context.layout.data)["class_names"])
+    each = int(np.bincount(labels).max())
+    neighbours = max(1, min(_NEIGHBOURS, each - -(-each // _PARTS)))
+    found = _nearest_neighbours(features, classes, neighbours)
+    raw = _nearest_neighbours(LabelledFeatures(_raw_pixels(context, images, chosen), labels), classes, neighbours)
+    share, recorded = each / len(labels), (teacher.check_reference or 0.0) - teacher.check_slack
+    guessing = 100 * min(share + _luck(share, len(labels)), (share + 1) / 2)
+    of_pixels = teacher.check_floor * raw - 100 * _luck(raw / 100, len(labels))
     return SelfCheck(
         images=len(chosen),
-        classes=len(np.unique(features.labels)),
+        classes=len(np.unique(labels)),
         all_classes=classes,
         teacher=found,
         pixels=raw,
         guessing=guessing,
         reference=teacher.check_reference,
-        floor=max(guessing, teacher.check_floor * raw, (teacher.check_reference or 0.0) - teacher.check_slack),
+        floor=max(guessing, of_pixels, recorded),
+        neighbours=neighbours,
     )
 
 
-def _nearest_neighbours(features: LabelledFeatures, asked: NDArray[np.int64], classes: int) -> float:
-    """k-NN top-1 of the images at positions `asked` by all others."""
-    others = np.setdiff1d(np.arange(len(features.labels)), asked)
-    bank, questions = (LabelledFeatures(features.features[part], features.labels[part]) for part in (others, asked))
-    found: ProbeResult = knn(ProbeData(bank, np.arange(1), questions, classes), neighbours=[_NEIGHBOURS])
-    return found.top1
+def _balanced(labels: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """Positions of equally many images of every class that has 15; of the two largest where fewer have.
+
+    Raises:
+        ValueError: a class of the two largest has one image, which no other of its class could answer for.
+    """
+    sizes = np.bincount(labels)
+    enough = sizes >= min(_A_CLASS, np.sort(sizes)[-2:].min())
+    enough &= sizes > 0
+    classes = min(int(enough.sum()), max(2, most // _A_CLASS))
+    each = min(int(sizes[enough].min()), most // classes)
+    if each < 2:
+        raise ValueError(
+            "self-check: fewer than two classes have two training images; allowed: more images, or --teacher.check off"
+        )
+    positions = np.flatnonzero(enough[labels])
+    return positions[balanced_subset(labels[positions], each * classes, _A_CLASS, seed, "self-check")]
 
 
-def _guessing(labels: NDArray[np.int64]) -> float:
-    """Percent that naming one class for all reaches, at the end of what luck adds."""
-    share = float(np.bincount(labels).max() / len(labels))
-    return 100 * min(1.0, share + _DEVIATIONS * sqrt(share * (1 - share) / len(labels)))
+def _nearest_neighbours(features: LabelledFeatures, classes: int, neighbours: int) -> float:
+    """k-NN top-1 (percent) of every image by the images of the other parts; a class is spread evenly over the parts."""
+    order = np.argsort(features.labels, kind="stable")
+    parts = np.empty(len(order), np.int64)
+    parts[order] = np.arange(len(order)) % _PARTS
+    right = 0.0
+    for part in range(_PARTS):
+        bank, asked = (
+            LabelledFeatures(features.features[of], features.labels[of]) for of in (parts != part, parts == part)
+        )
+        if len(asked.labels):
+            scores = knn_scores(bank, asked, classes, [neighbours], _TEMPERATURE)[neighbours]
+            right += top_k(scores, asked.labels, 1) * len(asked.labels)
+    return right / len(features.labels)
+
+
+def _luck(share: float, count: int) -> float:
+    """Three standard errors of a share of `count` images, which are not none where all of them are right."""
+    share = (share * count + 1) / (count + 2)
+    return _DEVIATIONS * sqrt(share * (1 - share) / count)
 
 
 def _raw_pixels(context: Context, images: ImageSet, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
     rows = []
     for batch in evaluation_batches(
         images,
-        context.recipe,
+        context.views,
         crop_share=context.config.views.evaluation_crop,
         batch_size=context.config.runtime.evaluation_batch_size,
         indices=chosen,
@@ -175,14 +203,14 @@ def _raw_pixels(context: Context, images: ImageSet, chosen: NDArray[np.int64]) -
 
 def _store(context: Context, loaded: Loaded, account: Mapping[str, Any]) -> None:
     """Where pre-training would have put a model; its curves are empty, since nothing was trained."""
-    layout, item = context.layout, context.item
+    layout, item = context.layout, context.item.name
     with replacing_directory(layout.model(item)) as directory:
         size = context.config.views.image_size
         save_model(directory / f"seed-{context.config.teacher_seed}", loaded.model, image_size=size, vit=loaded.rebuild)
-    value = {"name": item, "kind": "released", "unit": "epoch", "curves": {}, "summary": {}, **account}
-    write_json(layout.result("training", f"{item}.json"), value)
-    write_text(layout.result("training", f"{item}.csv"), "seed,epoch,curve,value\n")
-    write_text(layout.result("pretrain_probe", f"{item}.csv"), "seed,epoch,top1\n")
+    empty = TrainingFile(name=item, kind="released", unit="epoch", curves={}, summary={}, **account)
+    empty.write(layout.result("training", f"{item}.json"))
+    empty.write_csv(layout.result("training", f"{item}.csv"))
+    ProbeCurve({}).write(layout.result("pretrain_probe", f"{item}.csv"))
     context.journal.artifact(layout.result("training", f"{item}.json"), folder="results")
     context.journal.artifact(layout.model(item), folder="model")
     context.journal.tag("teacher_sha256", loaded.report.sha256)

@@ -1,6 +1,8 @@
 """Stored models: what is written is read back bit for bit, timm takes it, and anything else is refused."""
 
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -101,10 +103,12 @@ def test_weights_of_another_model_under_a_matching_digest_are_refused_by_tensor(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "model.json is not valid JSON"),
-        ("[]", "model format None; this version reads"),
+        ("{", "model.json: not valid JSON"),
+        ("[" * 100_000, "model.json: not valid JSON"),
+        ("[]", "model.json: the whole: input should be an object"),
+        (" " * 2**21, "model.json has 2,097,152 bytes; allowed: at most"),
         ('{"format": "attndistill-model/9"}', "model format 'attndistill-model/9'; this version reads"),
-        ('{"format": "attndistill-model/1"}', "is not the file that model.json describes"),
+        ('{"format": "attndistill-model/1"}', "model.json: image_size: field required"),
     ],
 )
 def test_a_description_that_is_none_is_refused(stored, text, message):
@@ -115,8 +119,82 @@ def test_a_description_that_is_none_is_refused(stored, text, message):
 
 def test_a_description_of_an_impossible_model_is_refused(stored):
     change(stored / "model.json", vit=VIT | {"num_heads": 5})
-    with pytest.raises(ValueError, match=r"model\.json describes no model"):
+    with pytest.raises(ValueError, match=r"model\.json and the tensors beside it: no model can be built as described"):
         load_model(stored)
-    change(stored / "model.json", vit=VIT | {"colour": "red"})
-    with pytest.raises(ValueError, match=r"model\.json describes no model"):
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"vit": VIT | {"colour": "red"}}, "model.json: vit.colour: "),
+        ({"vit": VIT | {"depth": "2"}}, "model.json: vit.depth: input should be a valid integer (given: 2)"),
+        ({"vit": VIT | {"depth": 0}}, "model.json: vit.depth: input should be greater than 0 (given: 0)"),
+        ({"vit": VIT | {"depth": 10**9}}, "vit.depth is 1000000000, but there are tensors of 2"),
+        ({"vit": VIT | {"embed_dim": 10**9}}, "no model can be built as described"),
+        ({"vit": VIT | {"embed_dim": 20480}}, "of another shape"),
+        ({"vit": VIT | {"mlp_ratio": 1e300}}, "no model can be built as described"),
+        ({"vit": VIT | {"position": "rotary"}}, "model.json: vit.position: input should be 'learnable' or 'sincos'"),
+        ({"vit": {"timm_name": "hf-hub:x/y", "image_size": 16}}, "a plain timm name is wanted"),
+        ({"vit": {"timm_name": "vit_7b_patch16_dinov3", "image_size": 16}}, "does not fit its model.json"),
+        ({"vit": None}, "model.json: vit: "),
+        ({"image_size": 10**9}, "image size 1000000000 px; allowed: multiples of its patch, 4 to 2048 px"),
+        ({"image_size": 32}, "pos_embed is [1, 17, 16], wanted [1, 65, 16]"),
+        (
+            {"projector": {"teacher_dim": 24, "depth": 10**9}},
+            "projector.depth is 1000000000, but there are tensors of 3",
+        ),
+        (
+            {"projector": {"teacher_dim": 24, "depth": -1}},
+            "model.json: projector.depth: input should be greater than 0",
+        ),
+        ({"projector": None}, "projector.depth is 0, but there are tensors of 3"),
+        ({"weights_sha256": 5}, "model.json: weights_sha256: input should be a valid string"),
+        ({"\x1b[2J": 1}, "model.json: \\x1b[2J: "),
+    ],
+)
+def test_every_field_of_a_description_is_held_against_its_type_and_the_tensors(values, said, stored):
+    change(stored / "model.json", **values)
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
         load_model(stored)
+    assert str(caught.value).isprintable()
+    assert str(stored) in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_neither_stored_nor_read(stored, student, tmp_path):
+    with torch.no_grad():
+        student.projector.layers[1].weight[0, 0] = torch.inf
+    with pytest.raises(ValueError, match=r"not stored: projector\.layers\.1\.weight holds NaN or infinity"):
+        save_model(tmp_path / "diverged", student, image_size=16, vit=VIT)
+    assert not (tmp_path / "diverged").exists()
+    tensors = load_file(stored / "model.safetensors")
+    tensors["norm.bias"][0] = torch.nan
+    save_file(tensors, stored / "model.safetensors")
+    change(stored / "model.json", weights_sha256=file_digest(stored / "model.safetensors"))
+    with pytest.raises(ValueError, match=r"norm\.bias holds NaN or infinity"):
+        load_model(stored)
+
+
+def test_a_model_that_could_not_be_read_again_is_not_stored(student, tmp_path):
+    with pytest.raises(ValueError, match=r"not stored: vit\.depth is 3, but there are tensors of 2"):
+        save_model(tmp_path / "other", student, image_size=16, vit=VIT | {"depth": 3})
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_good_model_is_the_same_bytes_as_ever(stored):
+    text = (stored / "model.json").read_text()
+    digest = file_digest(stored / "model.safetensors")
+    values = {
+        "format": "attndistill-model/1",
+        "image_size": 16,
+        "projector": {"depth": 3, "teacher_dim": 24},
+        "vit": VIT,
+    }
+    assert text == json.dumps(values | {"weights_sha256": digest}, indent=2, sort_keys=True) + "\n"
+
+
+def test_pipes_in_a_stored_model_are_refused_unopened(stored):
+    for name in ("model.safetensors", "model.json"):
+        (stored / name).unlink()
+        os.mkfifo(stored / name)
+        with pytest.raises(ValueError, match=f"{name}: a pipe or device"):
+            load_model(stored)

@@ -101,18 +101,56 @@ def folder_project(place: Path, noise: bool) -> Path:
 def test_images_sorted_by_class_are_asked_about_by_all_classes_and_a_dead_teacher_is_refused(tmp_path):
     place = folder_project(tmp_path, noise=False)
     with pytest.raises(
-        ValueError, match=r"class token 10\.\d %, of raw pixels (9\d|100)\.\d % \(600 training images of 10 "
+        ValueError, match=r"of raw pixels (9\d|100)\.\d % \(5\d0 training images of 10 classes.* lowers what raw"
     ):
         take(place)
-    with pytest.raises(ValueError, match=r"class token 10\.\d %.* guessing reaches 19\.\d %\); at least 19\.\d %"):
+    with pytest.raises(
+        ValueError, match=r"guessing reaches 13\.\d %\); at least 13\.\d %.* no setting lowers what guessing"
+    ):
         take(place, **{"teacher.check_floor": 0.0})
 
 
 def test_where_raw_pixels_tell_nothing_the_check_says_so_and_guessing_is_the_floor(tmp_path):
     place = folder_project(tmp_path, noise=True)
-    said = r"raw pixels are no better than guessing here and bound nothing\); at least 19\.\d % is asked for"
+    said = r"raw pixels are no better than guessing here and bound nothing\); at least 13\.\d % is asked for"
     with pytest.raises(ValueError, match=said):
         take(place)
+
+
+def screening_project(place: Path, few: int, *, dead: bool) -> Path:
+    """Two classes told by brightness, 300 : few; four of the 300 look like the others."""
+    shutil.copy(ROOT / "params.yaml", place)
+    shutil.copytree(ROOT / "experiments/smoke", place / "experiments/smoke")
+    draws = np.random.default_rng(1)
+    for split, counts in {"train": (300, few), "val": (20, 4)}.items():
+        for name, count in zip(("healthy", "ill"), counts, strict=True):
+            (place / "tree" / split / name).mkdir(parents=True)
+            for number in range(count):
+                bright = name == "ill" or number % 75 == 7
+                pixels = draws.normal(200 if bright else 50, 15, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(place / "tree" / split / name / f"{number}.png")
+    stage(place, "prepare", **{"data.set": {"name": "image_folder", "root": str(place / "tree")}})
+    torch.manual_seed(0)
+    vit = VisionTransformer(img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=1, num_classes=0)
+    state = {name: torch.zeros_like(tensor) if dead else tensor for name, tensor in vit.state_dict().items()}
+    torch.save(state, place / "dino.pth")
+    return place
+
+
+@pytest.mark.parametrize("few", [12, 3])
+def test_imbalanced_classes_are_asked_about_in_balance_and_a_teacher_that_sees_them_passes(few, tmp_path, capsys):
+    assert take(screening_project(tmp_path, few, dead=False)).model("teacher").exists()
+    assert f"({2 * few} training images of 2 classes" in capsys.readouterr().out
+
+
+def test_a_dead_teacher_of_imbalanced_classes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"\(24 training images of 2 classes, k = 9, guessing reaches 75\.0 %"):
+        take(screening_project(tmp_path, 12, dead=True))
+
+
+def test_a_class_of_one_image_leaves_nothing_to_check_and_says_so(tmp_path):
+    with pytest.raises(ValueError, match=r"fewer than two classes have two training images; allowed: .*check off"):
+        take(screening_project(tmp_path, 1, dead=False))
 
 
 def test_with_more_classes_than_images_allow_some_classes_are_asked_about_and_counted(root):

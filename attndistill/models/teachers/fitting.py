@@ -1,24 +1,35 @@
 """From a state dict to a model that holds it: architecture, positions, and the one strict load.
 
 What a reader would get wrong: nothing here is lenient. The published code loads two of its three formats with
-strict=False, so that a wrong file silently gives a random teacher.
+strict=False, so that a wrong file silently gives a random teacher. And nothing is built before its tensors are there in
+their shapes: what a file claims costs no memory.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from attndistill.core.words import shown
 from attndistill.models.families import Backbone
 from attndistill.models.readout import check_readable
-from attndistill.models.released import Architecture, architecture_of, heads_and_width, named
-from attndistill.models.teachers.formats import Found, explaining
-from attndistill.models.teachers.reading import check_tensors
+from attndistill.models.released import (
+    Architecture,
+    MisfitError,
+    architecture_of,
+    check_image_size,
+    check_shapes,
+    expected_shapes,
+    heads_and_width,
+    named,
+)
+from attndistill.models.teachers import TEACHER_FORMATS
+from attndistill.models.teachers.formats import Found
+from attndistill.models.teachers.reading import check_finite, check_tensors
 from attndistill.models.vit import build_vit
-
-_NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,7 @@ class Wanted:
         sha256: of the file.
         image_size: side of the images it will see, pixels; None takes the one it was trained for.
         resize_positions: whether position embeddings may be resampled for that size.
+        weights: "plain" or "ema", of files that hold averaged weights beside.
     """
 
     format: str = "auto"
@@ -42,6 +54,7 @@ class Wanted:
     sha256: str | None = None
     image_size: int | None = None
     resize_positions: bool = False
+    weights: str = "plain"
 
 
 @dataclass(frozen=True)
@@ -53,17 +66,65 @@ class Fitted:
     notes: tuple[str, ...]
 
 
-def fit(found: Found, wanted: Wanted) -> Fitted:
-    """Build the model these weights belong to and load them strictly.
+@dataclass(frozen=True)
+class Plan:
+    """Weights that are a model's, name by name and shape by shape; nothing is built yet."""
+
+    found: Found
+    architecture: Architecture | None
+
+
+def plan(found: Found, wanted: Wanted) -> Plan:
+    """Tell the model these weights belong to and hold every name and shape against it.
 
     Raises:
-        ValueError: no weights; an architecture that cannot be told or read; positions for another image size; tensors
-            that are missing, left over or of another shape.
+        ValueError: no weights; an architecture that cannot be told or read; tensors that are missing, left over or of
+            another shape.
     """
     check_tensors(found.weights)
-    model, rebuild = _by_name(wanted) if wanted.timm_name is not None else _by_shape(found, wanted)
-    _check_names(model, found)
-    return _at_size(Fitted(model, rebuild, tuple(_notes(found, wanted, model))), found.weights, wanted)
+    found = TEACHER_FORMATS[found.format]().settled(found) if found.format else found
+    if wanted.timm_name is not None:
+        with torch.device("meta"):
+            model = empty(wanted.timm_name)
+        heads = model.blocks[0].attn.num_heads
+        if wanted.num_heads not in (None, heads):
+            raise ValueError(f"num_heads {wanted.num_heads}, but {wanted.timm_name} has {heads}; leave num_heads out")
+        check_shapes(found.weights, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+        return Plan(found, None)
+    architecture = architecture_of(
+        found.weights,
+        num_heads=_heads(found, wanted),
+        final_norm=found.final_norm,
+        norm_eps=found.norm_eps,
+        rope_temperature=found.rope_temperature,
+        image_size=wanted.image_size,
+    )
+    shapes = expected_shapes(lambda depth: replace(architecture, depth=depth).build(), architecture.depth)
+    check_shapes(found.weights, shapes)
+    if wanted.num_heads is None and not found.heads_follow_width:
+        raise MisfitError(
+            "students of one width have different numbers of heads (Table 7: ViT-T has 3 or 6) and the tensors do not "
+            "tell which: give num_heads",
+            0,
+        )
+    return Plan(found, architecture)
+
+
+def fit(planned: Plan, wanted: Wanted) -> Fitted:
+    """Build the model and load its weights strictly.
+
+    Raises:
+        ValueError: weights that are not finite; a model that cannot be read; positions for another image size.
+    """
+    found, architecture = planned.found, planned.architecture
+    check_finite(found.weights)
+    if architecture is None:
+        model = empty(str(wanted.timm_name))
+        rebuild = {"timm_name": wanted.timm_name, "image_size": model.patch_embed.img_size[0]}
+    else:
+        model, rebuild = architecture.build(), architecture.plain()
+        check_readable(model)
+    return _at_size(Fitted(model, rebuild, (*found.notes, *_notes(planned, wanted))), found.weights, wanted)
 
 
 def refit(model: Backbone, rebuild: Mapping[str, Any], wanted: Wanted) -> Fitted:
@@ -80,7 +141,7 @@ def refit(model: Backbone, rebuild: Mapping[str, Any], wanted: Wanted) -> Fitted
 
 def _check_stored(model: Any, rebuild: Mapping[str, Any], wanted: Wanted) -> None:
     """Nothing a user says of a stored model is passed over."""
-    kept = {"format": "auto", "half": "teacher", "timm_name": rebuild.get("timm_name")}
+    kept = {"format": "auto", "half": "teacher", "timm_name": rebuild.get("timm_name"), "weights": "plain"}
     wrong = [f"{name} {getattr(wanted, name)}" for name in kept if getattr(wanted, name) not in (None, kept[name])]
     heads = model.blocks[0].attn.num_heads
     if wanted.num_heads not in (None, heads):
@@ -96,6 +157,7 @@ def _at_size(fitted: Fitted, weights: Mapping[str, Tensor], wanted: Wanted) -> F
     model, rebuild, notes = fitted.model, fitted.rebuild, fitted.notes
     size: int = model.patch_embed.img_size[0]
     if wanted.image_size not in (None, size):
+        check_image_size(int(wanted.image_size or 0), model.patch_embed.patch_size[0])
         if not wanted.resize_positions:
             raise ValueError(
                 f"its positions are for {size} px and images of {wanted.image_size} px were asked for; "
@@ -126,25 +188,13 @@ def empty(timm_name: str, image_size: int | None = None) -> Any:
     return model
 
 
-def _by_name(wanted: Wanted) -> tuple[Any, dict[str, Any]]:
-    model = empty(str(wanted.timm_name))
-    heads = model.blocks[0].attn.num_heads
-    if wanted.num_heads not in (None, heads):
-        raise ValueError(f"num_heads {wanted.num_heads}, but {wanted.timm_name} has {heads}; leave num_heads out")
-    return model, {"timm_name": wanted.timm_name, "image_size": model.patch_embed.img_size[0]}
-
-
-def _by_shape(found: Found, wanted: Wanted) -> tuple[Any, dict[str, Any]]:
-    heads = _heads_of(found) if wanted.num_heads is None else wanted.num_heads
-    architecture = architecture_of(found.weights, num_heads=heads, final_norm=found.final_norm)
-    if wanted.num_heads is None and not found.heads_follow_width:
-        raise ValueError(
-            "students of one width have different numbers of heads (Table 7: ViT-T has 3 or 6) and the tensors do not "
-            "tell which: give num_heads"
-        )
-    model = architecture.build()
-    check_readable(model)
-    return model, architecture.plain()
+def _heads(found: Found, wanted: Wanted) -> int | None:
+    """By the file, else as given, else by the name the file gives itself; None leaves it to the rule."""
+    if found.heads is not None:
+        if wanted.num_heads not in (None, found.heads):
+            raise ValueError(f"num_heads {wanted.num_heads}, but the file says {found.heads}; leave num_heads out")
+        return found.heads
+    return _heads_of(found) if wanted.num_heads is None else wanted.num_heads
 
 
 def _heads_of(found: Found) -> int | None:
@@ -159,8 +209,6 @@ def _resized(
 ) -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
     """The same model for images of another size, its position embedding (if any) resampled."""
     patch = model.patch_embed.patch_size[0]
-    if image_size % patch:
-        raise ValueError(f"its patches of {patch} px do not fill {image_size} px")
     weights, changed = dict(weights), {**rebuild, "image_size": image_size}
     if model.pos_embed is not None:
         prefix = 0 if model.no_embed_class else model.num_prefix_tokens
@@ -173,36 +221,23 @@ def _resized(
     return build_vit(image_size, 0, **rebuild), dict(rebuild), weights  # of this package: its size stands elsewhere
 
 
-def _check_names(model: nn.Module, found: Found) -> None:
-    """Every tensor the model wants, in its shape, and no other."""
-    weights, wanted = found.weights, model.state_dict()
-    missing = [name for name in wanted if name not in weights]
-    left_over = [name for name in weights if name not in wanted]
-    shapes = [
-        f"{name} is {list(weights[name].shape)}, wanted {list(wanted[name].shape)}"
-        for name in wanted
-        if name in weights and weights[name].shape != wanted[name].shape
-    ]
-    problems = [
-        f"{len(names)} {what} ({', '.join(names[:_NAMES_SHOWN])}{', ...' if len(names) > _NAMES_SHOWN else ''})"
-        for what, names in (("missing", missing), ("left over", left_over), ("of another shape", shapes))
-        if names
-    ]
-    if problems:
-        nearest = explaining(left_over, found.format)
-        advice = f"; nearest known format: {nearest}" if nearest else ""
-        raise ValueError(f"{len(weights)} tensors found, {len(wanted)} wanted: {'; '.join(problems)}{advice}")
-
-
-def _notes(found: Found, wanted: Wanted, model: Any) -> list[str]:
-    notes = []
-    if wanted.num_heads is None and wanted.timm_name is None and _heads_of(found) is not None:
-        notes.append(f"{model.blocks[0].attn.num_heads} heads, as timm's {found.arch}, which the file calls itself")
-    elif wanted.num_heads is None and wanted.timm_name is None and isinstance(model.blocks[0].attn.q_norm, nn.Identity):
+def _notes(planned: Plan, wanted: Wanted) -> list[str]:
+    found, architecture = planned.found, planned.architecture
+    notes: list[str] = []
+    if architecture is None:
+        return notes
+    heads, width = architecture.num_heads, architecture.embed_dim
+    if found.rope_temperature is not None and wanted.image_size is None:
+        notes.append(f"rotary positions, which fit any image size, are computed for {architecture.image_size} px")
+    ruled = not architecture.qk_norm and found.heads is None
+    if wanted.num_heads is None and _heads_of(found) is not None:
+        notes.append(f"{heads} heads, as timm's {shown(found.arch)}, which the file calls itself")
+    elif wanted.num_heads is None and ruled:
         notes.append(
-            f"{model.blocks[0].attn.num_heads} heads, the rule of released models of width {model.embed_dim}: "
-            "the file does not say (num_heads overrides)"
+            f"{heads} heads, the rule of released models of width {width}: the file does not say (num_heads overrides)"
         )
+    elif wanted.num_heads is not None and ruled and found.heads_follow_width and width != 64 * heads:
+        notes.append(f"{heads} heads of width {width // heads}, as given: the file cannot say whether that is so")
     if not found.final_norm:
         notes.append("no final norm: the one in the file has the width of its own teacher")
     return notes

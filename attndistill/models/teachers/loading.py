@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from attndistill.core.artifacts import file_digest, read_json
+from attndistill.core.words import shown
 from attndistill.models.families import Backbone
-from attndistill.models.released import position_type
+from attndistill.models.released import NoVitError, position_type
 from attndistill.models.storage import load_model
 from attndistill.models.teachers import TEACHER_FORMATS
-from attndistill.models.teachers.fitting import Fitted, Wanted, empty, fit, refit
-from attndistill.models.teachers.formats import Found
+from attndistill.models.teachers.fitting import Fitted, Plan, Wanted, empty, fit, plan, refit
+from attndistill.models.teachers.formats import Found, known_kind, where_it_lies, with_weights
 from attndistill.models.teachers.reading import Contents, read_checkpoint
 from attndistill.models.teachers.report import LoadReport
 from attndistill.models.vit import count_parameters
@@ -23,6 +24,7 @@ from attndistill.models.vit import count_parameters
 __all__ = ["Loaded", "Wanted", "load_from_hub", "load_teacher"]
 
 _KEYS_SHOWN = 6
+_LONGEST = 1500  # characters of a refusal
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,32 @@ def load_teacher(path: Path, wanted: Wanted) -> Loaded:
     """Load a released checkpoint, or a model stored by this package.
 
     Args:
-        path: a safetensors or torch file, or a folder with model.json.
+        path: a safetensors or torch file, a folder with model.json, or a folder or index as transformers saves them.
         wanted: what the user says of it.
 
     Raises:
         ValueError: one line: a broken, hostile or unknown file, tensors missing or left over, an architecture that
             cannot be read, or positions for another image size.
     """
-    if path.is_dir():
+    try:
+        return _load(path, wanted)
+    except ValueError as error:
+        raise ValueError(shown(error, _LONGEST)) from None
+
+
+def _load(path: Path, wanted: Wanted) -> Loaded:
+    if (path / "model.json").exists():
         return _load_stored(path, wanted)
     if path.name == "model.safetensors" and (path.parent / "model.json").exists():
         raise ValueError(f"{path} is a part of a folder stored by this package: give the folder, {path.parent}")
-    contents = read_checkpoint(path, wanted.sha256)
-    name, found = _recognise(contents, wanted)
+    contents, notes = with_weights(read_checkpoint(path, wanted.sha256), wanted.weights)
+    planned = _recognise(contents, wanted)
     try:
-        return _loaded(path.name, name, found, fit(found, wanted), contents.sha256)
+        fitted = fit(planned, wanted)
     except ValueError as error:
-        raise ValueError(f"{path} (read as {name}): {error}") from None
+        raise ValueError(f"{path} (read as {planned.found.format}): {error}") from None
+    fitted = replace(fitted, notes=(*notes, *fitted.notes))
+    return _loaded(path.name, planned.found, fitted, contents.sha256)
 
 
 def load_from_hub(timm_name: str, wanted: Wanted) -> Loaded:
@@ -66,53 +77,70 @@ def load_from_hub(timm_name: str, wanted: Wanted) -> Loaded:
     """
     import timm
 
-    empty(timm_name)  # refused before anything is fetched
+    with torch.device("meta"):
+        empty(timm_name)  # refused before anything is fetched
     try:
         model = timm.create_model(timm_name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub's client raises many kinds
-        problem = " ".join(str(error).split())[:160] or type(error).__name__
+        problem = shown(" ".join(str(error).split()), 160) or type(error).__name__
         advice = "fetch its file where the network allows and give its path"
         raise ValueError(f"{timm_name}: timm could not fetch its weights ({problem}); {advice}") from None
-    found = Found(dict(model.state_dict()), {})
+    found, wanted = Found(dict(model.state_dict()), {}), replace(wanted, timm_name=timm_name)
     try:
-        fitted = fit(found, replace(wanted, timm_name=timm_name))
-        return _loaded(timm_name, "timm hub", found, fitted, _tensors_digest(found.weights))
+        return _loaded(timm_name, found, fit(plan(found, wanted), wanted), _tensors_digest(found.weights), "timm hub")
     except ValueError as error:
         raise ValueError(f"{timm_name} (from timm's hub): {error}") from None
 
 
-def _recognise(contents: Contents, wanted: Wanted) -> tuple[str, Found]:
-    names = TEACHER_FORMATS.names() if wanted.format == "auto" else (wanted.format,)
-    for name in names:
-        found = _read_as(name, contents, wanted)
-        if found is None:
-            continue
-        if wanted.half != "teacher" and not _has_halves(name):
-            raise ValueError(f"{contents.path} (read as {name}) holds one model: there is no {wanted.half} half of it")
-        return name, found
-    keys = ", ".join(list(contents.tree)[:_KEYS_SHOWN])
+def _recognise(contents: Contents, wanted: Wanted) -> Plan:
+    """The first format in which every tensor fits; where none does, the account of the one that comes nearest.
+
+    Raises:
+        ValueError: no format fits; another than the given one is named only where it does.
+    """
     if wanted.format != "auto":
-        other = next((name for name in TEACHER_FORMATS.names() if _read_as(name, contents, wanted)), None)
-        advice = f"; it looks like {other}" if other else ""
-        raise ValueError(f"{contents.path} is not laid out as {wanted.format} (it holds: {keys}){advice}")
-    known = ", ".join(TEACHER_FORMATS.names())
-    raise ValueError(
-        f"{contents.path} is of no known format (it holds: {keys}); known: {known}, and a folder of this package"
-    )
+        TEACHER_FORMATS[wanted.format]  # refused where there is none of that name
+    names = TEACHER_FORMATS.names() if wanted.format == "auto" else (wanted.format,)
+    problems: dict[str, ValueError] = {}
+    for name in names:
+        result = _tried(name, contents, wanted)
+        if isinstance(result, Plan):
+            return result
+        if result is not None:
+            problems[name] = result
+    others = [name for name in TEACHER_FORMATS.names() if name not in names]
+    fitting = next((name for name in others if isinstance(_tried(name, contents, wanted), Plan)), None)
+    advice = f"; it fits {fitting}" if fitting else ""
+    if not problems:
+        keys = ", ".join(map(shown, list(contents.tree)[:_KEYS_SHOWN]))
+        known = "of no known format" if wanted.format == "auto" else f"not laid out as {wanted.format}"
+        what = known_kind(contents) or where_it_lies(contents)
+        more = f"; known: {', '.join(names)}, and a folder of this package" if wanted.format == "auto" else ""
+        more = f": {what}" if what and not advice else more
+        raise ValueError(f"{contents.path} is {known} (it holds: {keys}){more}{advice}")
+    nearest = min(problems, key=lambda name: getattr(problems[name], "count", float("inf")))
+    problem = problems[nearest]
+    what = known_kind(contents) or (where_it_lies(contents) if isinstance(problem, NoVitError) else None)
+    said = f": {what}" if what else f" (read as {nearest}): {problem}"
+    raise ValueError(f"{contents.path}{said}{advice}")
 
 
-def _read_as(name: str, contents: Contents, wanted: Wanted) -> Found | None:
-    options = {"half": wanted.half} if _has_halves(name) else {}
-    found: Found | None = TEACHER_FORMATS.bind(name, options)(contents)
-    return found
+def _tried(name: str, contents: Contents, wanted: Wanted) -> Plan | ValueError | None:
+    """A plan, why there is none, or None where the layout is another."""
+    found: Found | None = TEACHER_FORMATS[name]().read(contents, name, wanted.half)
+    if found is None:
+        return None
+    try:
+        planned = plan(found, wanted)
+    except ValueError as error:
+        return error
+    if wanted.half != "teacher" and found.half != wanted.half:
+        raise ValueError(f"{contents.path} (read as {name}) holds one model: there is no {wanted.half} half of it")
+    return planned
 
 
-def _has_halves(name: str) -> bool:
-    return any(option.name == "half" for option in TEACHER_FORMATS.declared().get(name, ()))
-
-
-def _loaded(file: str, name: str, found: Found, fitted: Fitted, sha256: str) -> Loaded:
-    report = _report(fitted.model, file, name, found, sha256, fitted.notes)
+def _loaded(file: str, found: Found, fitted: Fitted, sha256: str, name: str = "") -> Loaded:
+    report = _report(fitted.model, file, name or found.format, found, sha256, fitted.notes)
     return Loaded(fitted.model.eval().requires_grad_(False), fitted.rebuild, report)
 
 
@@ -121,7 +149,7 @@ def _report(model: Any, file: str, name: str, found: Found, sha256: str, notes: 
     if model.num_prefix_tokens > 1:
         notes += ("registers are no patches: their share of attention is taken out and the rest renormalised",)
     return LoadReport(
-        file=file,
+        file=shown(file),
         format=name,
         half=found.half,
         sha256=sha256,
@@ -152,7 +180,7 @@ def _load_stored(path: Path, wanted: Wanted) -> Loaded:
         fitted = refit(model, read_json(path / "model.json")["vit"], wanted)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return _loaded(path.name, "attndistill", found, fitted, digest)
+    return _loaded(path.name, found, fitted, digest, "attndistill")
 
 
 def _tensors_digest(weights: Mapping[str, Tensor]) -> str:

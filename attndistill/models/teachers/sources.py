@@ -23,8 +23,9 @@ def checkpoint(
     num_heads: Annotated[int, Field(gt=0)] | None = None,
     sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None,
     resize_positions: bool = False,
+    weights: Literal["plain", "ema"] = "plain",
 ) -> Loaded:
-    """A released checkpoint, or a folder stored by this package.
+    """A released checkpoint, or a folder stored by this package or by transformers.
 
     Args:
         image_size: side of the images it will see, pixels.
@@ -35,8 +36,9 @@ def checkpoint(
         num_heads: heads per block, where they are not of width 64.
         sha256: of the file; checked before it is read.
         resize_positions: resample position embeddings for another image size.
+        weights: ema takes the averaged ones of a file that holds both.
     """
-    wanted = Wanted(format, half, timm_name, num_heads, sha256, image_size, resize_positions)
+    wanted = Wanted(format, half, timm_name, num_heads, sha256, image_size, resize_positions, weights)
     return load_teacher(Path(path), wanted)
 
 

@@ -19,6 +19,9 @@ from attndistill.models.teachers.loading import Wanted, load_from_hub, load_teac
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
+META_AND_TRANSFORMERS = {"attndistill_official", "dinov2", "dinov3", "transformers"}  # in test_meta_and_transformers.py
+
+
 def same(loaded: torch.nn.Module, wanted: torch.nn.Module) -> bool:
     """Whether two backbones answer alike, to the last bit."""
     mine, theirs = read_features(loaded, IMAGES), read_features(wanted, IMAGES)
@@ -45,7 +48,7 @@ def test_a_layout_is_recognised_and_gives_the_very_teacher(layout, saved, teache
 
 
 def test_every_registered_format_has_a_layout_that_is_tested():
-    assert set(TEACHER_FORMATS.names()) == {*FORMATS.values(), "attndistill_official"}
+    assert set(TEACHER_FORMATS.names()) == {*FORMATS.values(), *META_AND_TRANSFORMERS}
 
 
 @pytest.mark.parametrize("layout", [name for name in FORMATS if "full" in name])
@@ -312,7 +315,7 @@ def test_half_that_is_not_there_is_refused(tmp_path):
 
 
 def test_the_wrong_format_by_name_is_refused_with_the_one_it_looks_like(saved):
-    assert "is not laid out as mae (it holds: state_dict); it looks like mugs_backbone" in refusal(
+    assert "is not laid out as mae (it holds: state_dict); it fits mugs_backbone" in refusal(
         saved("mugs backbone"), format="mae"
     )
     assert "unknown teacher format 'moco'; allowed: dino_full" in refusal(saved("mae"), format="moco")
@@ -347,7 +350,7 @@ def test_a_distillation_token_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["module.", "backbone.", "module.base_encoder."])
+@pytest.mark.parametrize("prefix", ["model.", "backbone.", "module.base_encoder."])
 def test_a_prefix_that_no_format_has_is_named(wrapper, prefix, tmp_path):
     state = beneath(prefix, backbone().state_dict())
     torch.save({wrapper: state} if wrapper else state, tmp_path / "moco.pth")
@@ -361,18 +364,15 @@ def test_every_prefix_is_named_where_a_file_holds_several_models(tmp_path):
     assert "start with 'module.base_encoder.' (and module.momentum_encoder.)" in refusal(tmp_path / "moco.pth")
 
 
-def test_of_formats_that_explain_as_much_the_one_wrapped_alike_is_named(tmp_path):
-    path = tmp_path / "probed.pth"
-    torch.save({"model": {**backbone().state_dict(), "head.1.weight": torch.ones(10, 64)}}, path)
-    assert "(read as mae): 31 tensors found, 30 wanted: 1 left over (head.1.weight); nearest known format: sup" in (
-        refusal(path)
-    )
-
-
-def test_leftovers_name_the_format_that_would_explain_them(tmp_path):
+@pytest.mark.parametrize("left", ["head.1.weight", "relation_blocks.0.weight", "decoder.weight"])
+def test_no_format_is_recommended_that_does_not_fit(left, tmp_path):
     path = tmp_path / "strange.pth"
-    torch.save({"model": {**backbone().state_dict(), "relation_blocks.0.weight": torch.ones(2, 64)}}, path)
-    assert "1 left over (relation_blocks.0.weight); nearest known format: mugs_full" in refusal(path)
+    torch.save({"model": {**backbone().state_dict(), left: torch.ones(10, 64)}}, path)
+    for said in ("auto", "mae", "ibot", "dino_backbone"):
+        message = refusal(path, format=said)
+        assert "looks like" not in message
+        assert "fits" not in message
+        assert "nearest" not in message
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_a_model_without_a_class_token_is_refused(timm_file):
 
 def test_files_that_are_not_there_are_refused(tmp_path):
     assert "no such file" in refusal(tmp_path / "none.pth")
-    assert "model.json does not exist" in refusal(tmp_path)
+    assert "none of model.json, model.safetensors.index.json" in refusal(tmp_path)
 
 
 def test_a_model_of_the_hub_is_resized_only_when_asked_for(monkeypatch):

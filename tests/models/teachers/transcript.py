@@ -16,6 +16,7 @@ import timm
 import torch
 from layouts import VIT, State, also, backbone, beneath, layouts
 from safetensors.torch import save_file
+from test_meta_and_transformers import meta_dinov3, rotary, transformers
 from timm.models.vision_transformer import VisionTransformer
 
 from attndistill.cli import main
@@ -43,6 +44,10 @@ LOADED = [
     "own_student",
     "dinov2.safetensors",
     "dinov3.safetensors --timm-name vit_small_patch16_dinov3",
+    "dinov2_vits14_reg4_pretrain.pth",
+    "dinov3_vits16_pretrain.pth",
+    "hf/model.safetensors",
+    "with_ema.pth",
     "dino_full.pth --half student",
     "mae.pth --image-size 48 --resize-positions",
 ]
@@ -54,6 +59,7 @@ REFUSED = [
     "clip.pth",
     "averaged.pth",
     "resnet.pth",
+    "swin.pth",
     "moco.pth",
     "unknown.pth",
     "half.pth",
@@ -95,8 +101,19 @@ def write_files(directory: Path) -> None:
     save_model(directory / "own_student", student, image_size=32, vit=VIT)
     dinov2 = backbone(init_values=1e-5, reg_tokens=4, no_embed_class=True)
     save_file(dinov2.state_dict(), directory / "dinov2.safetensors")
+    meta_and_transformers(directory, state)
     dinov3 = timm.create_model("vit_small_patch16_dinov3", num_classes=0)
     save_file(dinov3.state_dict(), directory / "dinov3.safetensors")
+
+
+def meta_and_transformers(directory: Path, state: State) -> None:
+    registers = {"register_tokens": torch.ones(1, 4, 64), "mask_token": torch.zeros(1, 64)}
+    torch.save(backbone(init_values=1e-5).state_dict() | registers, directory / "dinov2_vits14_reg4_pretrain.pth")
+    torch.save(meta_dinov3(rotary(gated=False, bias=True)), directory / "dinov3_vits16_pretrain.pth")
+    (directory / "hf").mkdir()
+    save_file(transformers(state), directory / "hf/model.safetensors")
+    averaged = {name: tensor + 1 for name, tensor in state.items()}
+    torch.save({"model": state, "model_ema": averaged}, directory / "with_ema.pth")
 
 
 def _odd(state: State) -> dict[str, object]:
@@ -120,7 +137,8 @@ def _odd(state: State) -> dict[str, object]:
         "nan": {**state, "norm.bias": torch.full((64,), torch.nan)},
         "clip": also(state, "norm_pre.weight", "norm_pre.bias"),
         "averaged": averaged.state_dict(),
-        "resnet": {"model": {"conv1.weight": torch.ones(8, 3, 7, 7)}},
+        "resnet": {"model": {"layer1.0.conv1.weight": torch.ones(8, 3, 7, 7)}},
+        "swin": {"model": {"layers.0.blocks.0.attn.relative_position_bias_table": torch.ones(169, 3)}},
         "moco": {"arch": "vit_small", "state_dict": beneath("module.base_encoder.", state)},
         "unknown": {"state": state},
         "half": {"student": state, "dino_loss": {}},
