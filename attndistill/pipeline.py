@@ -11,6 +11,7 @@ from attndistill.config import Config
 from attndistill.core.artifacts import read_json
 from attndistill.core.ranks import ranks_of_environment
 from attndistill.experiments import Experiment
+from attndistill.relock import in_declared_order
 from attndistill.stages import STAGES, Item, Stage
 from attndistill.stages.code import code_digest
 from attndistill.tracking import Recorder
@@ -59,6 +60,8 @@ def run_stage(experiment: Experiment, stage: Stage, item: Item, overrides: Mappi
         if is_main:
             _note_imitated(config, stage.name)
         stage.run(context)
+    if is_main and os.environ.get("DVC_STAGE"):
+        in_declared_order(experiment.folder, list(experiment.rows))
 
 
 def check_item(experiment: Experiment, stage: Stage, item: Item, overrides: Mapping[str, Any]) -> Config:
