@@ -52,7 +52,8 @@ def run_stage(experiment: Experiment, stage: Stage, item: Item, overrides: Mappi
             enabled=is_main and config.runtime.tracking,
         ) as recorder,
     ):
-        make_deterministic(config)
+        if not stage.light:
+            make_deterministic(config)
         from attndistill.stages.context import Context
 
         code = code_digest(stage.module)
@@ -166,7 +167,7 @@ def make_deterministic(config: Config) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for
     import torch
 
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms(True), which imports a compiler
     # a debugging aid: nothing here reads the memory it fills
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

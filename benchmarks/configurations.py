@@ -123,7 +123,7 @@ class Pair:
         temperature = self.configuration.temperature
         chosen = {"name": "none"} if temperature is None else {"name": "geometric_mean", "temperature": temperature}
         options = configure({"distill.aggregation": chosen}).distill
-        objective = build_objective(options, self.teacher, self.student.backbone)  # type: ignore[arg-type]
+        objective = build_objective(options, self.teacher, self.student.backbone)
         return Distillation(self.student, teach, objective)
 
 

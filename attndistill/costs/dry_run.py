@@ -62,7 +62,7 @@ def _with_counts(plan: Plan, layout: Layout) -> Plan:
     """The prepared data's own counts, unless others were given."""
     if not (layout.data / "manifest.json").exists():
         return plan
-    from attndistill.data.store import read_manifest
+    from attndistill.data.manifest import read_manifest
 
     manifest = read_manifest(layout.data)
     counts = {name: int(split["count"]) for name, split in manifest["splits"].items()}

@@ -9,20 +9,22 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from attndistill.core.reading import machine_fault
 from attndistill.core.words import shown
 from attndistill.data.arrays import read_array
 from attndistill.data.decoding import decode, upright_sides
-from attndistill.data.views import Boxes
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from attndistill.data.views import Boxes
 
 # B batch, S side of the view
 
@@ -114,8 +116,10 @@ class ShardImages:
         with _shard_path(self.directory, self.split, int(entry["shard"])).open("rb", buffering=0) as file:
             return os.pread(file.fileno(), int(entry["length"]), int(entry["offset"]))
 
-    def crops(self, indices: NDArray[np.int64], boxes: Boxes, image_size: int) -> Float[Tensor, "B 3 S S"]:
+    def crops(self, indices: NDArray[np.int64], boxes: "Boxes", image_size: int) -> "Float[Tensor, 'B 3 S S']":
         """See `ImageSet.crops`."""
+        import torch
+
         pixels = np.empty((len(indices), image_size, image_size, 3), np.uint8)
         for row, index in enumerate(indices):
             top, left = int(boxes.top[row]), int(boxes.left[row])

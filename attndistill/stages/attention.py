@@ -26,7 +26,7 @@ TEACHER_ROWS = "log_attention.npy"  # of the whole test split, (N, H, 1+P) float
 def run(context: "Context") -> None:
     """Write outputs/attention/<item> (maps, panels, class folders) and the KL distance over seeds."""
     from attndistill.core.artifacts import replacing_directory
-    from attndistill.data.store import read_manifest
+    from attndistill.data.manifest import read_manifest
     from attndistill.evaluations.attention import attention, protocol
     from attndistill.results import AttentionFile, Measurement
 

@@ -52,4 +52,5 @@ STAGE = Stage(
     judges=True,
     outside=_outside,
     estimate="attndistill.costs.training:prepare",
+    light=True,
 )

@@ -21,7 +21,8 @@ def run(context: "Context") -> None:
         if context.is_main:
             take_released_teacher(context)
         return
-    from attndistill.data.store import read_manifest, validation_indices
+    from attndistill.data.manifest import read_manifest
+    from attndistill.data.store import validation_indices
     from attndistill.evaluations.embedding import probe_data
     from attndistill.pretraining import pretrain_encoder
     from attndistill.runs import Execution, Trained, train_seeds

@@ -25,7 +25,7 @@ def run(context: "Context") -> None:
     Evaluations on features judge the same ones, computed once; the others follow.
     """
     from attndistill.core.progress import progress
-    from attndistill.data.store import read_manifest
+    from attndistill.data.manifest import read_manifest
     from attndistill.evaluations import EVALUATIONS, evaluations
     from attndistill.models.vit import count_parameters
     from attndistill.results import ProbeFile
@@ -80,7 +80,8 @@ def _judged(
 ) -> "Judged":
     """One seed's model; the checkpoints of what is trained for its evaluations are added to `checkpoints`."""
     from attndistill.core.artifacts import digest_of
-    from attndistill.data.store import read_manifest, validation_indices
+    from attndistill.data.manifest import read_manifest
+    from attndistill.data.store import validation_indices
     from attndistill.evaluations.judged import Judged
     from attndistill.models.storage import load_model, weights_digest
 
@@ -122,7 +123,7 @@ def _labelled(context: "Context", images: "ImageSet") -> "NDArray[np.int64] | No
     import numpy as np
 
     from attndistill.data.label_subsets import LeftOut, label_subset
-    from attndistill.data.store import read_manifest
+    from attndistill.data.manifest import read_manifest
 
     options = context.config.probe.labels
     if options.fraction is None and options.list_file is None:

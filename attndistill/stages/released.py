@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from attndistill.core.artifacts import replacing_directory
 from attndistill.data.loading import evaluation_batches
+from attndistill.data.manifest import read_manifest
 from attndistill.data.splits import balanced_subset
-from attndistill.data.store import ImageSet, read_manifest
+from attndistill.data.store import ImageSet
 from attndistill.evaluations.classifiers import LabelledFeatures, knn_scores, top_k
 from attndistill.evaluations.embedding import embed_split
 from attndistill.models.storage import save_model

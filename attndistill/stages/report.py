@@ -17,7 +17,7 @@ TITLE = "Attention distillation"
 
 def run(context: "Context") -> None:
     """Write outputs/report (page, tables, figures); below results/ the table, DVC's metrics and the curves it plots."""
-    from attndistill.data.store import read_manifest
+    from attndistill.data.manifest import read_manifest
     from attndistill.report.build import build_report
 
     layout, config = context.layout, context.config
@@ -48,7 +48,7 @@ def run(context: "Context") -> None:
 
 def _description(context: "Context") -> dict[str, str]:
     """How the figures came about, without times or run numbers."""
-    from attndistill.data.store import read_manifest
+    from attndistill.data.manifest import read_manifest
 
     config, manifest = context.config, read_manifest(context.layout.data)
     counts = ", ".join(f"{part['count']} {name}" for name, part in manifest["splits"].items())
@@ -112,4 +112,5 @@ STAGE = Stage(
     ],
     report=True,
     estimate="attndistill.costs.evaluation:report",
+    light=True,
 )
