@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(problem: object, code: int) -> int:
-    say(f"attndistill: {shown(hidden(' '.join(str(problem).split())), 2000)}", "stderr")
+    say(f"attndistill: {shown(hidden(' '.join(str(problem).split()), code=True), 2000)}", "stderr")
     if os.environ.get("ATTNDISTILL_TRACEBACK"):
         import traceback
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from attndistill.stages.context import Context
 
 TEACHER_ROWS = "log_attention.npy"  # of the whole test split, (N, H, 1+P) float32
+IDENTITY = "identity.json"  # of which teacher, data and views
 
 
 def run(context: "Context") -> None:
@@ -70,11 +71,21 @@ def teacher_maps(directory: Path, context: "Context") -> "Maps":
     """What the teacher's item kept of the whole split. Raises ValueError when it is missing or broken."""
     import torch
 
+    from attndistill.core.artifacts import read_json
     from attndistill.data.arrays import read_array
     from attndistill.evaluations.attention import Maps
 
+    identity, wanted = directory / IDENTITY, context.targets_identity
+    if read_json(identity) != wanted:
+        raise ValueError(
+            f"{directory} is of another teacher, data or views: run `attndistill attention --model teacher` again"
+        )
     heads = torch.from_numpy(read_array(directory / TEACHER_ROWS))
     side = context.config.views.image_size // context.config.teacher.patch_size
+    if heads.ndim != 3 or heads.shape[2] != 1 + side**2 or heads.dtype != torch.float32:
+        raise ValueError(
+            f"{directory / TEACHER_ROWS}: {heads.dtype} {tuple(heads.shape)}; allowed: float32 (N, H, 1+P)"
+        )
     return Maps(heads, (side, side))
 
 
@@ -88,6 +99,7 @@ def write_teacher(
     """
     import numpy as np
 
+    from attndistill.core.artifacts import write_json
     from attndistill.results import TeacherMaps
 
     featured = featured or context.config.attention.images
@@ -98,6 +110,7 @@ def write_teacher(
         )
     maps = look_at(context, context.teacher_weights, test)
     np.save(directory / TEACHER_ROWS, maps.heads.numpy())
+    write_json(directory / IDENTITY, context.targets_identity)
     by_class = _first_per_class(test.labels, context.config.attention.images_per_class)
     pictured = [*featured, *(index for index in by_class if index not in featured)]
     shown = TeacherMaps(
@@ -194,7 +207,8 @@ def _first_per_class(labels: "NDArray[np.int64]", most: int | None) -> list[int]
 
 def _inputs(layout: Layout, item: Item) -> list[Path]:
     read = layout.model("teacher") if item.name == "teacher" else layout.attention("teacher")
-    return [layout.data, read] if item.name == "teacher" else [layout.data, read, layout.model(item.name)]
+    own = [] if item.name == "teacher" else [layout.model("teacher"), layout.model(item.name)]
+    return [layout.data, read, *own]
 
 
 STAGE = Stage(

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SETTINGS
 
 import attndistill
 from attndistill.config import flat
@@ -18,6 +17,12 @@ from attndistill.models.storage import load_model
 from attndistill.results import ProbeFile
 
 ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "runtime.tracking": False,
+    "runtime.processes": 1,
+    "seeds": [0],
+    "data.set.test_fraction": 0.8,
+}  # conftest's
 
 
 def settings_of(project: Path) -> dict:
