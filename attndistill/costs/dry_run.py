@@ -42,7 +42,9 @@ def dry_run(
     Raises:
         ValueError: a configuration that is refused.
     """
-    plan, alone = _with_rows(_with_counts(plan, experiment.layout), experiment, overrides), len(stages) == 1
+    plan, alone = _with_counts(plan, experiment.layout), len(stages) == 1
+    if any(stage.report for stage, _ in stages):
+        plan = _with_rows(plan, experiment, overrides)
     blocks = []
     for stage, item in stages:
         block = _block(experiment, stage, item, overrides, plan)

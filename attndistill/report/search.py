@@ -27,8 +27,8 @@ class Range(Strict):
     """Numbers from low to high."""
 
     type: Literal["float", "int"]
-    low: Number
-    high: Number
+    low: int | float  # finite, and no narrower: a search may try what fails
+    high: int | float
     scale: Literal["linear", "log"] = "linear"
 
     def holds(self, value: Value) -> bool:
