@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro smoke fashion table10 bench gpu-check test check lint types fast test-slow test-gpu study ui dashboard format lock clean
+.PHONY: repro compare smoke fashion table10 bench gpu-check test check lint types fast test-slow test-gpu study ui dashboard format lock clean
 
 repro: $(INSTALLED)  ## environment, then the embedded default through DVC; does nothing the second time
 	@python -m attndistill relock >/dev/null 2>&1 || true  # reworded code is the same code
@@ -49,6 +49,9 @@ bench: $(INSTALLED)  ## times beside the published algorithm and other libraries
 
 gpu-check: $(INSTALLED)  ## all that a GPU has to show, within 10 minutes on one: its tests, step times, resuming, the loader
 	python -m benchmarks.gpu
+
+compare: $(INSTALLED)  ## DVC's experiments: the settings and figures that differ
+	dvc exp show --no-pager --only-changed --drop 'outputs/|results/|attndistill/|_n$$'
 
 study: $(INSTALLED)  ## the default search: lambda, T and the depth of P; goes on where it was stopped
 	python -m attndistill study search/default.yaml -j 2

@@ -20,7 +20,7 @@ NOTE = (
 )
 _BEST = {"maximize": "the largest is best", "minimize": "the smallest is best"}
 
-Value = bool | Number | Annotated[str, Field(max_length=500)]
+Value = bool | int | float | str
 
 
 class Range(Strict):

@@ -9,6 +9,8 @@ from conftest import clone, run
 pytestmark = pytest.mark.drivers
 
 SETTINGS = {"seeds": [0], "runtime": {"tracking": False, "threads": 1}}
+# `make compare`: settings and figures that differ between experiments, without digests of files
+COMPARE = ("dvc", "exp", "show", "--no-pager", "--only-changed", "--drop", "outputs/|results/|attndistill/|_n$")
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
 
 
@@ -66,7 +68,7 @@ def test_plots_are_native_curves_that_work_offline(colleague):
 def test_an_experiment_of_one_stage_is_run_listed_applied_and_branched(colleague):
     done = run(colleague, "dvc", "exp", "run", "-n", "third", "-s", "prepare", "-S", "data.validation_fraction=0.3")
     assert "failed" not in (done.stdout + done.stderr).lower()
-    assert "third" in run(colleague, "dvc", "exp", "show", "--no-pager").stdout
+    assert run(colleague, "dvc", "exp", "list", "--name-only").stdout.split() == ["third"]
     run(colleague, "git", "checkout", "-q", ".")
     run(colleague, "dvc", "exp", "apply", "third")
     assert "validation_fraction: 0.3" in (colleague / "params.yaml").read_text()
@@ -81,8 +83,11 @@ def test_experiments_in_temporary_copies_and_from_a_queue_are_kept_and_shared(co
         colleague, "dvc", "exp", "run", "-n", "queued", "--queue", "-s", "prepare", "-S", "data.validation_fraction=0.5"
     )
     run(colleague, "dvc", "exp", "run", "--run-all")
-    shown = run(colleague, "dvc", "exp", "show", "--no-pager").stdout
-    assert {"apart", "queued"} <= {name for name in ("apart", "queued") if name in shown}
+    assert {"apart", "queued"} <= set(run(colleague, "dvc", "exp", "list", "--name-only").stdout.split())
+    shown = run(colleague, *COMPARE, COLUMNS="120").stdout
+    assert "apart" in shown
+    assert "data.validation_fraction" in shown
+    assert max(map(len, shown.splitlines())) <= 120
     assert "validation_fraction: 0.2" in (colleague / "params.yaml").read_text()
     run(colleague, "dvc", "exp", "push", "-q", "origin", "apart")
     run(author, "dvc", "exp", "apply", "apart")
