@@ -35,6 +35,7 @@ def run_stage(experiment: Experiment, stage: Stage, item: Item, overrides: Mappi
     config = check_item(experiment, stage, item, overrides)
     inputs = stage.inputs(experiment.layout, item)
     _check_inputs(experiment, stage, inputs, config)
+    _check_pictured(experiment, config)
     with (
         chdir(experiment.folder),
         Recorder.open(
@@ -105,6 +106,18 @@ def missing_input(experiment: Experiment, path: Path) -> str:
     """What is missing and how to make it, as a sentence."""
     command = maker_of(experiment, path)
     return f"{path.relative_to(experiment.folder)} does not exist" + (f": run `{command}`" if command else "")
+
+
+def _check_pictured(experiment: Experiment, config: Config) -> None:
+    """Before anything is trained: the test split has the images that are to be pictured."""
+    from attndistill.data.manifest import Manifest
+
+    if config.attention.images is None or not (experiment.layout.data / "manifest.json").exists():
+        return
+    count = Manifest.read(experiment.layout.data).splits["test"].count
+    beyond = [index for index in config.attention.images if index >= count]
+    if beyond:
+        raise ValueError(f"attention.images {beyond[0]}: the test split has {count} images; allowed: 0 to {count - 1}")
 
 
 def _check_inputs(experiment: Experiment, stage: Stage, inputs: Sequence[Path], config: Config) -> None:

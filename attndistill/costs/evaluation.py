@@ -136,7 +136,7 @@ def report(item: Item, config: Config, plan: Plan) -> Estimate:
 
 def _pictured(config: Config, plan: Plan) -> int | None:
     """Test images that get pictures; None where that is not known."""
-    each, featured = config.attention.images_per_class, len(config.attention.images)
+    each, featured = config.attention.images_per_class, len(config.attention.images or range(6))
     if each is None:
         return plan.test_images
     if plan.classes is None or plan.test_images is None:

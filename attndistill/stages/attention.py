@@ -92,22 +92,14 @@ def teacher_maps(directory: Path, context: "Context") -> "Maps":
 def write_teacher(
     context: "Context", directory: Path, test: "ImageSet", class_names: Sequence[str], featured: Sequence[int] = ()
 ) -> None:
-    """The pictured images, the teacher's maps of them, and its attention over the whole split.
-
-    Raises:
-        ValueError: a featured image that the split does not have.
-    """
+    """The pictured images, the teacher's maps of them, and its attention over the whole split."""
     import numpy as np
 
     from attndistill.core.artifacts import write_json
+    from attndistill.data.splits import first_of_classes
     from attndistill.results import TeacherMaps
 
-    featured = featured or context.config.attention.images
-    beyond = [index for index in featured if index >= len(test)]
-    if beyond:
-        raise ValueError(
-            f"attention.images {beyond[0]}: the test split has {len(test)} images; allowed: 0 to {len(test) - 1}"
-        )
+    featured = featured or context.config.attention.images or first_of_classes(test.labels)
     maps = look_at(context, context.teacher_weights, test)
     np.save(directory / TEACHER_ROWS, maps.heads.numpy())
     write_json(directory / IDENTITY, context.targets_identity)
