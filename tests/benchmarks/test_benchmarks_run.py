@@ -95,6 +95,7 @@ def test_tf32_is_refused_where_there_is_none(capsys):
     assert "--dtype tf32 on cpu; allowed there: fp32, bf16" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.drivers
 def test_the_whole_check_of_a_gpu_runs_at_toy_size_on_a_cpu(tmp_path: Path):
     assert gpu.main(["--device", "cpu", "--output", str(tmp_path), "--seconds", "1500"]) == 0
