@@ -77,7 +77,7 @@ def test_an_experiment_of_one_stage_is_run_listed_applied_and_branched(colleague
     run(colleague, "git", "checkout", "-q", ".")
 
 
-def test_experiments_in_temporary_copies_and_from_a_queue_are_kept_and_shared(colleague, author):
+def test_experiments_in_temporary_copies_and_from_a_queue_are_kept_and_shared(colleague, author, tmp_path):
     run(colleague, "dvc", "exp", "run", "-n", "apart", "--temp", "-s", "prepare", "-S", "data.validation_fraction=0.4")
     run(
         colleague, "dvc", "exp", "run", "-n", "queued", "--queue", "-s", "prepare", "-S", "data.validation_fraction=0.5"
@@ -90,8 +90,12 @@ def test_experiments_in_temporary_copies_and_from_a_queue_are_kept_and_shared(co
     assert max(map(len, shown.splitlines())) <= 120
     assert "validation_fraction: 0.2" in (colleague / "params.yaml").read_text()
     run(colleague, "dvc", "exp", "push", "-q", "origin", "apart")
-    run(author, "dvc", "exp", "apply", "apart")
-    assert "validation_fraction: 0.4" in (author / "params.yaml").read_text()
+    run(tmp_path, "git", "clone", "-q", str(author), "third")
+    third = tmp_path / "third"
+    run(third, "dvc", "pull", "-q")
+    run(third, "dvc", "exp", "pull", "-q", "origin", "apart")
+    run(third, "dvc", "exp", "apply", "apart")
+    assert "validation_fraction: 0.4" in (third / "params.yaml").read_text()
 
 
 def test_another_experiment_is_a_project_of_its_own(colleague):
