@@ -88,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "drivers", "write an experiment's dvc.yaml and MLproject from the stages", _write_drivers)
     relock = "keep dvc.lock over changes of code that change no figure (docstrings, comments, messages), proved"
     _command(commands, "relock", relock, _relock)
+    verify = commands.add_parser(
+        "verify", help=(what := "check results, dvc.lock, code and cache; trains nothing"), description=what
+    )
+    verify.add_argument("--experiment", metavar="FOLDER", help="default: every one of the project")
+    verify.set_defaults(handle=_verify)
     _command(commands, "sizes", "parameters and tokens of the teacher, the student and the named sizes", _show_sizes)
     show = _command(commands, "config", "print the resolved configuration", _show_config)
     show.add_argument("--row", dest="item", default="", metavar="NAME")
@@ -321,6 +326,16 @@ def _relock(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
     if overrides:
         raise ValueError("relock takes no settings")
     return relock(Path(options.experiment))
+
+
+def _verify(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from pathlib import Path
+
+    from attndistill.reproduction.verification import verify
+
+    if overrides:
+        raise ValueError("verify takes no settings")
+    return verify(Path(options.experiment) if options.experiment else None)
 
 
 def _show_config(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
