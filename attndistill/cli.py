@@ -93,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--experiment", metavar="FOLDER", help="default: every one of the project")
     verify.set_defaults(handle=_verify)
+    what = "make a figure again from its commit, command and inputs, and compare"
+    again = commands.add_parser("rebuild", help=what, description=what, allow_abbrev=False)
+    again.add_argument("reference", metavar="RUN", help="the beginning of a run id, a result file, or REVISION:PATH")
+    again.add_argument("--environment", default="current", choices=("current", "same"), help="default: %(default)s")
+    again.add_argument("--dry-run", action="store_true", help="say what it would need and cost")
+    again.set_defaults(handle=_rebuild)
     _command(commands, "sizes", "parameters and tokens of the teacher, the student and the named sizes", _show_sizes)
     show = _command(commands, "config", "print the resolved configuration", _show_config)
     show.add_argument("--row", dest="item", default="", metavar="NAME")
@@ -336,6 +342,14 @@ def _verify(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
     if overrides:
         raise ValueError("verify takes no settings")
     return verify(Path(options.experiment) if options.experiment else None)
+
+
+def _rebuild(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from attndistill.reproduction.rebuilding import rebuild
+
+    if overrides:
+        raise ValueError("rebuild takes no settings: it runs with those of the figure")
+    return rebuild(options.reference, environment=options.environment, dry_run=options.dry_run)
 
 
 def _show_config(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

@@ -74,7 +74,7 @@ def faults_of(experiment: Experiment, lock: Lock | None) -> Iterator[str]:
         for file, keys in stage.params.items():
             if file not in settings:
                 settings[file] = read_yaml(folder / file) if (folder / file).is_file() else {}
-            yield from _setting_faults(stage.name, file, keys, settings[file])
+            yield from setting_faults(stage.name, file, keys, settings[file])
         for path, md5 in lock.inputs(stage).items():
             made = lock.maker(path)
             if made is not None and made.outs.get(path, md5) != md5:
@@ -163,7 +163,7 @@ def _code_fault(folder: Path, path: str, md5: str) -> Iterator[str]:
     yield f"{path} is not what dvc.lock names ({md5}{known}): run `dvc repro`"
 
 
-def _setting_faults(stage: str, file: str, keys: Mapping[str, Any], today: Mapping[str, Any]) -> Iterator[str]:
+def setting_faults(stage: str, file: str, keys: Mapping[str, Any], today: Mapping[str, Any]) -> Iterator[str]:
     for key, value in keys.items():
         found = _at(today, key)
         if found is _ABSENT or found != value:

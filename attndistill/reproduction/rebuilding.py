@@ -1,0 +1,357 @@
+"""`attndistill rebuild`: make a figure again from its commit, patch, command and inputs, and hold it against what was.
+
+Inputs are taken by their md5 from DVC's cache, from the working tree where it still holds those bytes, or from a
+remote; where they are nowhere, the stages that make them run first, in the same place. Nothing outside a temporary
+folder is written, but for the record of the rebuilding and git's list of worktrees, which ends as it began.
+"""
+
+import errno
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attndistill.config.layers import flat, read_yaml
+from attndistill.core.artifacts import write_json, write_text
+from attndistill.core.progress import say
+from attndistill.core.words import shown
+from attndistill.reproduction.cache import Cache, caches_of, fetched
+from attndistill.reproduction.comparison import DIFFERS, SAME_BYTES, Row, compared, reasons, table
+from attndistill.reproduction.recipe import Kitchen, Recipe
+from attndistill.reproduction.verification import setting_faults
+from attndistill.reproduction.workplace import (
+    Workplace,
+    differing_versions,
+    fresh_environment,
+    scratch_folder,
+    workplace,
+)
+from attndistill.stages.layout import project_folder
+from attndistill.tracking import Recorder
+from attndistill.tracking.inputs import md5_of
+from attndistill.tracking.lineage import processor
+
+_QUIET = ("--runtime.tracking=false",)  # the rebuilding has one run, which holds the comparison
+_WHERE = "import torch; print('cuda ' + torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu')"
+
+
+def rebuild(reference: str, *, environment: str = "current", dry_run: bool = False) -> int:
+    """Make a figure again; prints the table of what is the same.
+
+    Args:
+        reference: a run's id or the beginning of it, a result file, or REVISION:PATH of one.
+        environment: "current", or "same" for a fresh virtual environment of the run's own requirements.
+        dry_run: only say what it would need.
+
+    Returns:
+        0 the same, 1 differs.
+
+    Raises:
+        ValueError: it cannot be made again; one line says what is missing.
+    """
+    project = project_folder(Path.cwd())
+    kitchen = Kitchen(project)
+    recipe = kitchen.find(reference)
+    say(f"{recipe.title}: `{recipe.command}` at {recipe.code}")
+    for note in recipe.notes:
+        say(f"note: {note}")
+    try:
+        with scratch_folder() as scratch:
+            return _dry(kitchen, recipe, scratch) if dry_run else _rebuilt(kitchen, recipe, scratch, environment)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(f"the disk of temporary folders is full ({error.filename}): set TMPDIR to another") from None
+
+
+def _rebuilt(kitchen: Kitchen, recipe: Recipe, scratch: Path, environment: str) -> int:
+    begun = time.monotonic()
+    python = fresh_environment(recipe, scratch / "environment") if environment == "same" else sys.executable
+    pantry = Pantry(kitchen, scratch, python)
+    with ExitStack() as stack:
+        place = stack.enter_context(pantry.opened(recipe))
+        config = _config(place, recipe)
+        with _recorded(kitchen, recipe, config) as recorder:
+            plan = pantry.plan(recipe)
+            say(f"inputs: {plan.summary()}")
+            made = pantry.lay_out(plan, place)
+            training = time.monotonic()
+            place.run(recipe, scratch / "log", more=_QUIET)
+            seconds = time.monotonic() - training
+            versions = (
+                [] if environment == "same" or recipe.run is None else differing_versions(recipe.run.requirements)
+            )
+            rows = [
+                _environment_row(recipe, versions),
+                _configuration_row(recipe, config, place),
+                *made,
+                *_outputs(kitchen, recipe, place, scratch / "then"),
+            ]
+            same = not any(row.verdict == DIFFERS for row in rows if row.what in recipe.outputs)
+            if not same:
+                rows.append(Row("reason", *_reason(recipe, place, versions, rows)))
+            print(table(rows))
+            beside = time.monotonic() - begun - seconds
+            verdict = "same" if same else "differs"
+            say(f"{verdict}: {recipe.title}; the command took {seconds:.0f} s, everything else {beside:.0f} s")
+            _tell(recorder, recipe, rows, verdict, scratch)
+    return int(not same)
+
+
+@dataclass(frozen=True)
+class Step:
+    """How one input comes into the workplace.
+
+    Attributes:
+        path, md5: of the input.
+        source: "cache", "working tree", "remote", or by what it is made again.
+        recipe: what makes it again, if so.
+        steps: how that one's inputs come.
+    """
+
+    path: str
+    md5: str
+    source: str
+    recipe: Recipe | None = None
+    steps: Sequence["Step"] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The inputs of a recipe."""
+
+    recipe: Recipe
+    steps: Sequence[Step]
+
+    def summary(self) -> str:
+        return ", ".join(f"{step.path} ({step.source})" for step in self.steps) or "none"
+
+
+@dataclass
+class Pantry:
+    """Where inputs are taken from, and the places in which what is missing is made."""
+
+    kitchen: Kitchen
+    scratch: Path
+    python: str
+    _done: dict[str, Path] = field(default_factory=dict)
+
+    @contextmanager
+    def opened(self, recipe: Recipe) -> Iterator[Workplace]:
+        """A place of the recipe's own code."""
+        number = sum(1 for _ in self.scratch.glob("place-*"))
+        folder = self.scratch / f"place-{number}"
+        folder.mkdir()
+        with workplace(self.kitchen, recipe, folder, self.python) as place:
+            yield place
+
+    def plan(self, recipe: Recipe, above: Sequence[str] = ()) -> Plan:
+        """How each input is got. Raises ValueError for one that is nowhere and that nobody knows how to make."""
+        return Plan(recipe, [self._step(recipe, path, md5, above) for path, md5 in recipe.inputs.items()])
+
+    def _step(self, recipe: Recipe, path: str, md5: str, above: Sequence[str]) -> Step:
+        project = self.kitchen.project
+        cache = self._cache(recipe)
+        faults = [fault] if (fault := cache.fault(md5)) else []
+        if cache.has(md5):
+            return Step(path, md5, "cache")
+        if md5_of(project / path, project) == md5:
+            return Step(path, md5, "working tree")
+        if (remote := self._remote(recipe, md5)) and remote.has(md5):
+            return Step(path, md5, "remote")
+        maker = self.kitchen.maker(recipe, path) if path not in above else None
+        if maker is not None:
+            inner = self.plan(maker, (*above, path))
+            return Step(path, md5, f"made again by `{maker.command}`", maker, inner.steps)
+        raise ValueError(
+            "; ".join(
+                [
+                    f"input {path} ({md5}) is in no cache, not in the working tree and in no remote, and no lock or "
+                    "run says what made it",
+                    *faults,
+                ]
+            )
+        )
+
+    def _cache(self, recipe: Recipe) -> Cache:
+        return caches_of(self.kitchen.project / (recipe.folder or "."))
+
+    def _remote(self, recipe: Recipe, md5: str) -> Cache | None:
+        folder = self.kitchen.project / (recipe.folder or ".")
+        return fetched([md5], folder if folder.is_dir() else self.kitchen.project, self.scratch)
+
+    def lay_out(self, plan: Plan, place: Workplace) -> list[Row]:
+        """Put every input where the command reads it; gives a row for each."""
+        rows = []
+        for step in plan.steps:
+            target = place.project / step.path
+            if step.recipe is None:
+                self._take(plan.recipe, step, target)
+            else:
+                self._make(step, target, place, plan.recipe)
+            found = md5_of(target, place.project)
+            same = found == step.md5
+            detail = f"{found} ({step.source})" if same else f"md5 {step.md5} -> {found}, {step.source}"
+            rows.append(Row(step.path, SAME_BYTES if same else DIFFERS, detail))
+        return rows
+
+    def _take(self, recipe: Recipe, step: Step, target: Path) -> None:
+        shutil.rmtree(target, ignore_errors=True)
+        if step.source == "working tree":
+            source = self.kitchen.project / step.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
+            return
+        cache = self._cache(recipe) if step.source == "cache" else self._remote(recipe, step.md5)
+        assert cache is not None
+        cache.take(step.md5, target)
+
+    def _make(self, step: Step, target: Path, place: Workplace, asker: Recipe) -> None:
+        """Run what makes an input: in the same place where the code is the same, else in one of its own."""
+        maker = step.recipe
+        assert maker is not None
+        if target.exists() and step.path in self._done:
+            return
+        say(f"making {step.path} again: `{maker.command}`")
+        if maker.code == asker.code:
+            self.lay_out(Plan(maker, step.steps), place)
+            place.run(maker, self.scratch / "log", more=_QUIET)
+        else:
+            with self.opened(maker) as other:
+                self.lay_out(Plan(maker, step.steps), other)
+                other.run(maker, self.scratch / "log", more=_QUIET)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(other.project / step.path, target)
+        self._done |= {path: place.project / path for path in maker.outputs}
+
+
+def _config(place: Workplace, recipe: Recipe) -> dict[str, Any] | None:
+    """The configuration that code and command line give today, dotted; None where that code cannot say."""
+    words = [word for word in recipe.words[1:] if word.startswith("--") and "." in word.partition("=")[0]]
+    given: list[str] = []
+    remaining = iter(recipe.words[1:])
+    for word in remaining:
+        if word in words:
+            given += [word] if "=" in word else [word, next(remaining, "")]
+    item = recipe.name.partition("@")[2].partition("@")[0]
+    for row in ([item] if item else []), []:
+        text = place.ask(recipe, "-m", "attndistill", "config", *(["--row", *row] if row else []), *given)
+        if text is not None:
+            break
+    else:
+        return None
+    file = place.project.parent / "config.yaml"
+    write_text(file, text)
+    return flat(read_yaml(file))
+
+
+def _configuration_row(recipe: Recipe, config: Mapping[str, Any] | None, place: Workplace) -> Row:
+    if recipe.run is not None and not recipe.params:
+        if config is None:
+            return Row("configuration", "unknown", "its code prints none")
+        then = {key: value for key, value in flat(recipe.run.config).items() if not key.startswith("runtime.")}
+        now = {key: value for key, value in config.items() if not key.startswith("runtime.")}
+        other = [key for key in sorted({**then, **now}) if then.get(key) != now.get(key)]
+        changes = "; ".join(f"{key} {shown(then.get(key))} -> {shown(now.get(key))}" for key in other[:5])
+        return Row("configuration", DIFFERS if other else "same values", changes)
+    folder = place.folder_of(recipe)
+    faults = [
+        fault
+        for file, keys in recipe.params.items()
+        for fault in setting_faults(recipe.name, file, keys, read_yaml(folder / file))
+    ]
+    return Row("configuration", DIFFERS if faults else "same values", "; ".join(faults[:3]))
+
+
+def _environment_row(recipe: Recipe, versions: Sequence[str]) -> Row:
+    if recipe.run is None:
+        return Row("environment", "unknown", "no run of these bytes is recorded here; today's is used")
+    return Row("environment", DIFFERS if versions else "same versions", ", ".join(versions))
+
+
+def _outputs(kitchen: Kitchen, recipe: Recipe, place: Workplace, then: Path) -> Iterator[Row]:
+    for path, md5 in recipe.outputs.items():
+        now = md5_of(place.project / path, place.project)
+        old = None if now == md5 else _bytes_of_then(kitchen, recipe, path, md5, then / path)
+        yield compared(path, md5, now, old, place.project / path)
+
+
+def _bytes_of_then(kitchen: Kitchen, recipe: Recipe, path: str, md5: str, target: Path) -> Path | None:
+    """What was made then: in the working tree, DVC's cache, or git's history."""
+    if md5_of(kitchen.project / path, kitchen.project) == md5:
+        return kitchen.project / path
+    cache = caches_of(kitchen.project / (recipe.folder or "."))
+    if cache.has(md5):
+        cache.take(md5, target)
+        return target
+    blob = kitchen.history.bytes_of(kitchen.in_git(path), md5)
+    if blob is None:
+        return None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(blob)
+    return target
+
+
+def _reason(recipe: Recipe, place: Workplace, versions: Sequence[str], rows: Sequence[Row]) -> tuple[str, str]:
+    """(verdict, detail) of the row that says why."""
+    found = [row.what for row in rows if row.verdict == DIFFERS and row.what not in recipe.outputs]
+    first = [f"{name} differs" for name in found if name != "environment"]
+    run = recipe.run
+    if run is not None:
+        device = (place.ask(recipe, "-c", _WHERE) or "").strip().removeprefix("cuda ")
+        then = {**run.environment, **{key: run.tags[key] for key in ("device", "threads") if key in run.tags}}
+        now = {"processor": processor(), "python": ".".join(map(str, sys.version_info[:3]))}
+        first += reasons(then, {**now, **({"device": device} if device else {})}, versions)
+    return ("known", "; ".join(first)) if first else ("unknown", "code, inputs, versions and processor are the same")
+
+
+@contextmanager
+def _recorded(kitchen: Kitchen, recipe: Recipe, config: Mapping[str, Any] | None) -> Iterator[Recorder]:
+    """The rebuilding's own run, which names what it rebuilds."""
+    run = recipe.run
+    with Recorder.open(
+        root=kitchen.project,
+        command="rebuild",
+        name=f"rebuild {recipe.name}",
+        experiment=recipe.experiment,
+        config=dict(run.config) if run else {},
+        changes={},
+        argv=sys.argv,
+        enabled=bool((config or {}).get("runtime.tracking", True)),
+    ) as recorder:
+        recorder.tag("rebuilds", run.id if run else recipe.title)
+        recorder.tag("rebuilt.code", recipe.code)
+        yield recorder
+
+
+def _tell(recorder: Recorder, recipe: Recipe, rows: Sequence[Row], verdict: str, scratch: Path) -> None:
+    recorder.tag("rebuilt", verdict)
+    file = scratch / "comparison.json"
+    what = {"rebuilds": recipe.title, "code": recipe.code, "command": recipe.command, "verdict": verdict}
+    write_json(file, {**what, "rows": [row.plain() for row in rows]})
+    recorder.artifact(file, folder="rebuild")
+
+
+def _dry(kitchen: Kitchen, recipe: Recipe, scratch: Path) -> int:
+    """What it would need and cost."""
+    pantry = Pantry(kitchen, scratch, sys.executable)
+    with pantry.opened(recipe):
+        say("the commit is here" + (", the patch applies" if recipe.patch else ""))
+    run = recipe.run
+    if run is not None:
+        versions = differing_versions(run.requirements)
+        say(f"versions that differ from the run's: {', '.join(versions) or 'none'}")
+        say(f"the command took {run.seconds:.0f} s then" if run.seconds else "how long the command took is not known")
+    _show_steps(pantry.plan(recipe).steps, "")
+    say(f"compared with {', '.join(recipe.outputs)}")
+    return 0
+
+
+def _show_steps(steps: Sequence[Step], indent: str) -> None:
+    for step in steps:
+        say(f"{indent}input {step.path} ({step.md5}): {step.source}")
+        _show_steps(step.steps, f"{indent}  ")
