@@ -99,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--environment", default="current", choices=("current", "same"), help="default: %(default)s")
     again.add_argument("--dry-run", action="store_true", help="say what it would need and cost")
     again.set_defaults(handle=_rebuild)
+    what = "follow a figure back to runs, code, data and teacher"
+    chain = commands.add_parser("trace", help=what, description=what, allow_abbrev=False)
+    chain.add_argument("figure", help="a row of the report with a COLUMN; a result file, REVISION:PATH, or a run")
+    chain.add_argument("column", nargs="?", help="such as knn_top1")
+    chain.add_argument("--experiment", default=".", metavar="FOLDER", help="of the row; default: this one")
+    chain.set_defaults(handle=_trace)
     _command(commands, "sizes", "parameters and tokens of the teacher, the student and the named sizes", _show_sizes)
     show = _command(commands, "config", "print the resolved configuration", _show_config)
     show.add_argument("--row", dest="item", default="", metavar="NAME")
@@ -350,6 +356,16 @@ def _rebuild(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
     if overrides:
         raise ValueError("rebuild takes no settings: it runs with those of the figure")
     return rebuild(options.reference, environment=options.environment, dry_run=options.dry_run)
+
+
+def _trace(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from pathlib import Path
+
+    from attndistill.reproduction.tracing import trace
+
+    if overrides:
+        raise ValueError("trace takes no settings")
+    return trace(options.figure, options.column, Path(options.experiment))
 
 
 def _show_config(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

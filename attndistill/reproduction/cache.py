@@ -7,6 +7,7 @@ import configparser
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -137,14 +138,8 @@ def fetched(wanted: Sequence[str], folder: Path, into: Path) -> Cache | None:
     Returns:
         None where no remote is configured.
     """
-    places = [place for place in (folder, *folder.parents) if (place / ".dvc").is_dir()]
-    merged = configparser.ConfigParser(interpolation=None)
-    for place in reversed(places):
-        for file in reversed(list(_configurations(place))):
-            for name, section in _read(file).items():
-                if "remote" in name or name == "core":
-                    merged.read_dict({name: _absolute(section, file.parent)})
-    if not any("remote" in name for name in merged.sections()):
+    merged = _remotes(folder)
+    if not _names(merged):
         return None
     project = Path(tempfile.mkdtemp(prefix="fetch-", dir=into))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
@@ -155,8 +150,31 @@ def fetched(wanted: Sequence[str], folder: Path, into: Path) -> Cache | None:
     for number, md5 in enumerate(wanted):
         named = f"outs:\n- md5: {md5}\n  hash: md5\n  path: out-{number}\n"
         (project / f"out-{number}.dvc").write_text(named)
-    subprocess.run([*dvc, "fetch", "-q"], cwd=project, env=environment, capture_output=True, check=False)
+    for name in _names(merged):
+        subprocess.run(
+            [*dvc, "fetch", "-q", "-r", name], cwd=project, env=environment, capture_output=True, check=False
+        )
     return Cache((project / ".dvc" / "cache",))
+
+
+def has_remote(folder: Path) -> bool:
+    """Whether an experiment's folder has a remote to fetch from."""
+    return bool(_names(_remotes(folder)))
+
+
+def _names(remotes: configparser.ConfigParser) -> list[str]:
+    """Of the sections `['remote "name"']`."""
+    return [found[1] for name in remotes.sections() if (found := re.fullmatch(r"""'?remote "(.+)"'?""", name))]
+
+
+def _remotes(folder: Path) -> configparser.ConfigParser:
+    merged = configparser.ConfigParser(interpolation=None)
+    for place in reversed([place for place in (folder, *folder.parents) if (place / ".dvc").is_dir()]):
+        for file in reversed(list(_configurations(place))):
+            for name, section in _read(file).items():
+                if "remote" in name:
+                    merged.read_dict({name: _absolute(section, file.parent)})
+    return merged
 
 
 def _absolute(section: Mapping[str, str], folder: Path) -> dict[str, str]:

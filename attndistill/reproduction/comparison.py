@@ -53,24 +53,26 @@ def compared(path: str, then: str, now: str, old: Path | None, new: Path) -> Row
         return Row(path, DIFFERS, f"md5 {then} -> {now}; the bytes of then are nowhere")
     if old.is_dir() or new.is_dir():
         return Row(path, DIFFERS, _folders(old, new))
-    numbers = _numbers(old), _numbers(new)
-    if numbers[0] is None or numbers[1] is None:
+    one, other = _numbers(old), _numbers(new)
+    if one is None or other is None:
         return Row(path, DIFFERS, f"{old.stat().st_size} bytes -> {new.stat().st_size} bytes")
-    text = _distance(*numbers)
+    text = _distance(one, other)
     return Row(path, SAME_FIGURE if text is None else DIFFERS, text or f"md5 {then} -> {now}, every number the same")
 
 
 def _folders(old: Path, new: Path) -> str:
-    names = [
-        {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()} for place in (old, new)
-    ]
-    other = [name for name in sorted(names[0] & names[1]) if (old / name).read_bytes() != (new / name).read_bytes()]
-    parts = [f"{len(other)} of {len(names[0] & names[1])} files: {', '.join(other[:3])}" if other else ""]
-    for word, missing in (("gone", names[0] - names[1]), ("new", names[1] - names[0])):
+    then, now = _files(old), _files(new)
+    other = [name for name in sorted(then & now) if (old / name).read_bytes() != (new / name).read_bytes()]
+    parts = [f"{len(other)} of {len(then & now)} files: {', '.join(other[:3])}" if other else ""]
+    for word, missing in (("gone", then - now), ("new", now - then)):
         parts += [f"{word}: {', '.join(sorted(missing)[:3])}"] if missing else []
     weights = [_tensors(old / name, new / name) for name in other if name.endswith(".safetensors")]
     parts += [f"largest difference of a weight {max(weights):.3g}"] if weights else []
     return "; ".join(filter(None, parts))
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def _tensors(old: Path, new: Path) -> float:
@@ -88,9 +90,8 @@ def _numbers(file: Path) -> dict[str, Any] | None:
         return dict(_flat(json.loads(file.read_text(encoding="utf-8"))))
     if file.suffix == ".csv":
         lines = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8"))))
-        return {
-            f"line {i}, {lines[0][j]}": _number(cell) for i, line in enumerate(lines) for j, cell in enumerate(line)
-        }
+        cells = ((i, j, cell) for i, line in enumerate(lines) for j, cell in enumerate(line))
+        return {f"line {i}, column {j}": _number(cell) for i, j, cell in cells}
     return None
 
 
@@ -114,15 +115,18 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _distance(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """How far apart; None where every number is the same."""
-    other = {key: (then.get(key), now.get(key)) for key in {**then, **now} if then.get(key) != now.get(key)}
-    pairs = {key: pair for key, pair in other.items() if all(isinstance(one, (int, float)) for one in pair)}
-    apart = {key: abs(one - two) for key, (one, two) in pairs.items()}
+    one, two = ({key: value for key, value in found.items() if _counts(value)} for found in (then, now))
+    if missing := sorted(one.keys() ^ two.keys()):
+        return f"figures that one of them lacks: {', '.join(missing[:3])}"
+    apart = {key: abs(value - two[key]) for key, value in one.items() if value != two[key]}
     if not apart:
-        missing = [key for key, pair in other.items() if any(isinstance(one, (int, float)) for one in pair)]
-        return f"figures that one of them lacks: {', '.join(missing[:3])}" if missing else None
+        return None
     key = max(apart, key=apart.__getitem__)
-    one, two = pairs[key]
-    return f"by {apart[key]:.3g} at most: {key} {one:.6g} -> {two:.6g}; {len(apart)} of {len(now)} numbers"
+    return f"by {apart[key]:.3g} at most: {key} {one[key]:.6g} -> {two[key]:.6g}; {len(apart)} of {len(one)} numbers"
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def reasons(then: Mapping[str, Any], now: Mapping[str, Any], versions: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from attndistill.config.layers import flat, read_yaml
 from attndistill.core.artifacts import write_json, write_text
 from attndistill.core.progress import say
 from attndistill.core.words import shown
-from attndistill.reproduction.cache import Cache, caches_of, fetched
+from attndistill.reproduction.cache import Cache, caches_of, fetched, has_remote
 from attndistill.reproduction.comparison import DIFFERS, SAME_BYTES, Row, compared, reasons, table
 from attndistill.reproduction.recipe import Kitchen, Recipe
 from attndistill.reproduction.verification import setting_faults
@@ -79,12 +79,13 @@ def _rebuilt(kitchen: Kitchen, recipe: Recipe, scratch: Path, environment: str) 
             plan = pantry.plan(recipe)
             say(f"inputs: {plan.summary()}")
             made = pantry.lay_out(plan, place)
+            for path in recipe.outputs:  # of results that git keeps, the tree has those of then
+                _remove(place.project / path)
             training = time.monotonic()
             place.run(recipe, scratch / "log", more=_QUIET)
             seconds = time.monotonic() - training
-            versions = (
-                [] if environment == "same" or recipe.run is None else differing_versions(recipe.run.requirements)
-            )
+            then = recipe.run.requirements if recipe.run and environment == "current" else ()
+            versions = differing_versions(then)
             rows = [
                 _environment_row(recipe, versions),
                 _configuration_row(recipe, config, place),
@@ -138,7 +139,10 @@ class Pantry:
     kitchen: Kitchen
     scratch: Path
     python: str
+    fetches: bool = True
     _done: dict[str, Path] = field(default_factory=dict)
+    _fetched: dict[str, Cache] = field(default_factory=dict)
+    _caches: dict[Path, Cache] = field(default_factory=dict)
 
     @contextmanager
     def opened(self, recipe: Recipe) -> Iterator[Workplace]:
@@ -161,12 +165,17 @@ class Pantry:
             return Step(path, md5, "cache")
         if md5_of(project / path, project) == md5:
             return Step(path, md5, "working tree")
-        if (remote := self._remote(recipe, md5)) and remote.has(md5):
+        folder = self._folder(recipe)
+        if self.fetches and (remote := fetched([md5], folder, self.scratch)) and remote.has(md5):
+            self._fetched[md5] = remote
             return Step(path, md5, "remote")
         maker = self.kitchen.maker(recipe, path) if path not in above else None
+        first = "a remote if one has it, else " if not self.fetches and has_remote(folder) else ""
         if maker is not None:
             inner = self.plan(maker, (*above, path))
-            return Step(path, md5, f"made again by `{maker.command}`", maker, inner.steps)
+            return Step(path, md5, f"{first}made again by `{maker.command}`", maker, inner.steps)
+        if first:
+            return Step(path, md5, "a remote if one has it, else nowhere")
         raise ValueError(
             "; ".join(
                 [
@@ -177,12 +186,16 @@ class Pantry:
             )
         )
 
-    def _cache(self, recipe: Recipe) -> Cache:
-        return caches_of(self.kitchen.project / (recipe.folder or "."))
-
-    def _remote(self, recipe: Recipe, md5: str) -> Cache | None:
+    def _folder(self, recipe: Recipe) -> Path:
+        """The experiment's folder today, whose DVC configuration counts; the project's where it is gone."""
         folder = self.kitchen.project / (recipe.folder or ".")
-        return fetched([md5], folder if folder.is_dir() else self.kitchen.project, self.scratch)
+        return folder if folder.is_dir() else self.kitchen.project
+
+    def _cache(self, recipe: Recipe) -> Cache:
+        folder = self._folder(recipe)
+        if folder not in self._caches:
+            self._caches[folder] = caches_of(folder)
+        return self._caches[folder]
 
     def lay_out(self, plan: Plan, place: Workplace) -> list[Row]:
         """Put every input where the command reads it; gives a row for each."""
@@ -200,14 +213,13 @@ class Pantry:
         return rows
 
     def _take(self, recipe: Recipe, step: Step, target: Path) -> None:
-        shutil.rmtree(target, ignore_errors=True)
+        _remove(target)
         if step.source == "working tree":
             source = self.kitchen.project / step.path
             target.parent.mkdir(parents=True, exist_ok=True)
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
             return
-        cache = self._cache(recipe) if step.source == "cache" else self._remote(recipe, step.md5)
-        assert cache is not None
+        cache = self._cache(recipe) if step.source == "cache" else self._fetched[step.md5]
         cache.take(step.md5, target)
 
     def _make(self, step: Step, target: Path, place: Workplace, asker: Recipe) -> None:
@@ -231,12 +243,7 @@ class Pantry:
 
 def _config(place: Workplace, recipe: Recipe) -> dict[str, Any] | None:
     """The configuration that code and command line give today, dotted; None where that code cannot say."""
-    words = [word for word in recipe.words[1:] if word.startswith("--") and "." in word.partition("=")[0]]
-    given: list[str] = []
-    remaining = iter(recipe.words[1:])
-    for word in remaining:
-        if word in words:
-            given += [word] if "=" in word else [word, next(remaining, "")]
+    given = _settings(recipe.words)
     item = recipe.name.partition("@")[2].partition("@")[0]
     for row in ([item] if item else []), []:
         text = place.ask(recipe, "-m", "attndistill", "config", *(["--row", *row] if row else []), *given)
@@ -247,6 +254,16 @@ def _config(place: Workplace, recipe: Recipe) -> dict[str, Any] | None:
     file = place.project.parent / "config.yaml"
     write_text(file, text)
     return flat(read_yaml(file))
+
+
+def _settings(words: Sequence[str]) -> list[str]:
+    """The settings of a command line: --section.key value or --section.key=value."""
+    found: list[str] = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, _ = word.removeprefix("--").partition("=")
+        if word.startswith("--") and ("." in name or name in ("seeds", "teacher_seed")):
+            found += [word] if equals else [word, following]
+    return found
 
 
 def _configuration_row(recipe: Recipe, config: Mapping[str, Any] | None, place: Workplace) -> Row:
@@ -278,6 +295,13 @@ def _outputs(kitchen: Kitchen, recipe: Recipe, place: Workplace, then: Path) -> 
         now = md5_of(place.project / path, place.project)
         old = None if now == md5 else _bytes_of_then(kitchen, recipe, path, md5, then / path)
         yield compared(path, md5, now, old, place.project / path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _bytes_of_then(kitchen: Kitchen, recipe: Recipe, path: str, md5: str, target: Path) -> Path | None:
@@ -338,7 +362,7 @@ def _tell(recorder: Recorder, recipe: Recipe, rows: Sequence[Row], verdict: str,
 
 def _dry(kitchen: Kitchen, recipe: Recipe, scratch: Path) -> int:
     """What it would need and cost."""
-    pantry = Pantry(kitchen, scratch, sys.executable)
+    pantry = Pantry(kitchen, scratch, sys.executable, fetches=False)
     with pantry.opened(recipe):
         say("the commit is here" + (", the patch applies" if recipe.patch else ""))
     run = recipe.run

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -226,10 +226,7 @@ class Kitchen:
         self, path: str, folder: str, lock: Lock, stage: LockedStage, commit: str, patch: bytes, name: str
     ) -> Recipe:
         outputs = _below(folder, stage.outs)
-        run = None
-        with contextlib.suppress(ValueError):  # a clone without a tracking store: the lock says enough
-            run = self.runs.that_made(path, outputs[path])
-        return Recipe(
+        recipe = Recipe(
             f"{path} ({outputs[path][:8]})",
             stage.name,
             commit,
@@ -239,15 +236,22 @@ class Kitchen:
             _words_of_lock(stage.command),
             _below(folder, lock.inputs(stage)),
             outputs,
-            run,
-            lock,
-            stage.params,
+            lock=lock,
+            params=stage.params,
         )
+        return self.with_run(recipe, path, outputs[path])
 
     def _name_of(self, folder: str) -> str:
         from attndistill.experiments import open_experiment
 
         return open_experiment(self.project / folder).name
+
+    def with_run(self, recipe: Recipe, path: str, md5: str) -> Recipe:
+        """The same with the run that made those bytes, where one is recorded here."""
+        run = None
+        with contextlib.suppress(ValueError):  # a clone without a tracking store: the lock says enough
+            run = self.runs.that_made(path, md5)
+        return replace(recipe, run=run)
 
     def maker(self, recipe: Recipe, path: str) -> Recipe | None:
         """What makes an input of a recipe: by its lock, with the same code; else by the run that made it."""

@@ -164,6 +164,7 @@ def _code_fault(folder: Path, path: str, md5: str) -> Iterator[str]:
 
 
 def setting_faults(stage: str, file: str, keys: Mapping[str, Any], today: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that a file has other than the lock."""
     for key, value in keys.items():
         found = _at(today, key)
         if found is _ABSENT or found != value:
