@@ -53,23 +53,22 @@ def rebuild(reference: str, *, environment: str = "current", dry_run: bool = Fal
     Raises:
         ValueError: it cannot be made again; one line says what is missing.
     """
-    project = project_folder(Path.cwd())
-    kitchen = Kitchen(project)
+    begun = time.monotonic()
+    kitchen = Kitchen(project_folder(Path.cwd()))
     recipe = kitchen.find(reference)
     say(f"{recipe.title}: `{recipe.command}` at {recipe.code}")
     for note in recipe.notes:
         say(f"note: {note}")
     try:
         with scratch_folder() as scratch:
-            return _dry(kitchen, recipe, scratch) if dry_run else _rebuilt(kitchen, recipe, scratch, environment)
+            return _dry(kitchen, recipe, scratch) if dry_run else _rebuilt(kitchen, recipe, scratch, environment, begun)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ValueError(f"the disk of temporary folders is full ({error.filename}): set TMPDIR to another") from None
 
 
-def _rebuilt(kitchen: Kitchen, recipe: Recipe, scratch: Path, environment: str) -> int:
-    begun = time.monotonic()
+def _rebuilt(kitchen: Kitchen, recipe: Recipe, scratch: Path, environment: str, begun: float) -> int:
     python = fresh_environment(recipe, scratch / "environment") if environment == "same" else sys.executable
     pantry = Pantry(kitchen, scratch, python)
     with ExitStack() as stack:
@@ -81,9 +80,7 @@ def _rebuilt(kitchen: Kitchen, recipe: Recipe, scratch: Path, environment: str) 
             made = pantry.lay_out(plan, place)
             for path in recipe.outputs:  # of results that git keeps, the tree has those of then
                 _remove(place.project / path)
-            training = time.monotonic()
-            place.run(recipe, scratch / "log", more=_QUIET)
-            seconds = time.monotonic() - training
+            pantry.run(place, recipe)
             then = recipe.run.requirements if recipe.run and environment == "current" else ()
             versions = differing_versions(then)
             rows = [
@@ -96,9 +93,9 @@ def _rebuilt(kitchen: Kitchen, recipe: Recipe, scratch: Path, environment: str) 
             if not same:
                 rows.append(Row("reason", *_reason(recipe, place, versions, rows)))
             print(table(rows))
-            beside = time.monotonic() - begun - seconds
+            beside = time.monotonic() - begun - pantry.seconds
             verdict = "same" if same else "differs"
-            say(f"{verdict}: {recipe.title}; the command took {seconds:.0f} s, everything else {beside:.0f} s")
+            say(f"{verdict}: {recipe.title}; stages took {pantry.seconds:.0f} s, everything else {beside:.0f} s")
             _tell(recorder, recipe, rows, verdict, scratch)
     return int(not same)
 
@@ -140,6 +137,7 @@ class Pantry:
     scratch: Path
     python: str
     fetches: bool = True
+    seconds: float = 0.0  # that stages took
     _done: dict[str, Path] = field(default_factory=dict)
     _fetched: dict[str, Cache] = field(default_factory=dict)
     _caches: dict[Path, Cache] = field(default_factory=dict)
@@ -160,7 +158,9 @@ class Pantry:
     def _step(self, recipe: Recipe, path: str, md5: str, above: Sequence[str]) -> Step:
         project = self.kitchen.project
         cache = self._cache(recipe)
-        faults = [fault] if (fault := cache.fault(md5)) else []
+        fault = cache.fault(md5)
+        if fault:
+            say(f"note: {path} is not taken from the cache: {fault}")
         if cache.has(md5):
             return Step(path, md5, "cache")
         if md5_of(project / path, project) == md5:
@@ -177,13 +177,8 @@ class Pantry:
         if first:
             return Step(path, md5, "a remote if one has it, else nowhere")
         raise ValueError(
-            "; ".join(
-                [
-                    f"input {path} ({md5}) is in no cache, not in the working tree and in no remote, and no lock or "
-                    "run says what made it",
-                    *faults,
-                ]
-            )
+            f"input {path} ({md5}) is whole in no cache, not in the working tree and in no remote, and no lock or run "
+            "says what made it: bring its bytes back, or rebuild what it was made from"
         )
 
     def _folder(self, recipe: Recipe) -> Path:
@@ -231,14 +226,20 @@ class Pantry:
         say(f"making {step.path} again: `{maker.command}`")
         if maker.code == asker.code:
             self.lay_out(Plan(maker, step.steps), place)
-            place.run(maker, self.scratch / "log", more=_QUIET)
+            self.run(place, maker)
         else:
             with self.opened(maker) as other:
                 self.lay_out(Plan(maker, step.steps), other)
-                other.run(maker, self.scratch / "log", more=_QUIET)
+                self.run(other, maker)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(other.project / step.path, target)
         self._done |= {path: place.project / path for path in maker.outputs}
+
+    def run(self, place: Workplace, recipe: Recipe) -> None:
+        """Run a recipe's command, and count how long it takes."""
+        begun = time.monotonic()
+        place.run(recipe, self.scratch / "log", more=_QUIET)
+        self.seconds += time.monotonic() - begun
 
 
 def _config(place: Workplace, recipe: Recipe) -> dict[str, Any] | None:
