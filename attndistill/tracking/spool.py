@@ -69,7 +69,8 @@ class Description(_Record):
     def tree(self) -> Path:
         """The working tree that the run reads: the root, or the copy of it in which `dvc exp run --temp` runs."""
         folder, copies = Path(self.folder or self.root), Path(self.root, ".dvc", "tmp", "exps").resolve()
-        return copies / folder.relative_to(copies).parts[0] if copies in folder.parents else Path(self.root)
+        inside = [place for place in (folder, *folder.parents) if copies in place.parents]
+        return next((place for place in inside if (place / ".git").exists()), Path(self.root))
 
     def recorder_is_alive(self) -> bool:
         """Whether the recording process may still write. On another machine nobody can tell, so: yes."""
