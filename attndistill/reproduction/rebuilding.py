@@ -20,8 +20,9 @@ from attndistill.core.artifacts import write_json, write_text
 from attndistill.core.progress import say
 from attndistill.core.words import shown
 from attndistill.reproduction.cache import Cache, caches_of, fetched, has_remote
-from attndistill.reproduction.comparison import DIFFERS, SAME_BYTES, Row, compared, reasons, table
+from attndistill.reproduction.comparison import DIFFERS, SAME_BYTES, SAME_FIGURE, Row, compared, reasons, table
 from attndistill.reproduction.recipe import Kitchen, Recipe
+from attndistill.reproduction.trials import measured, narrowed
 from attndistill.reproduction.verification import setting_faults
 from attndistill.reproduction.workplace import (
     Workplace,
@@ -78,20 +79,18 @@ def _rebuilt(kitchen: Kitchen, recipe: Recipe, scratch: Path, environment: str, 
             plan = pantry.plan(recipe)
             say(f"inputs: {plan.summary()}")
             made = pantry.lay_out(plan, place)
+            if recipe.trial is not None:
+                recipe = narrowed(recipe, place.folder_of(recipe), scratch)
             for path in recipe.outputs:  # of results that git keeps, the tree has those of then
                 _remove(place.project / path)
             pantry.run(place, recipe)
             then = recipe.run.requirements if recipe.run and environment == "current" else ()
             versions = differing_versions(then)
-            rows = [
-                _environment_row(recipe, versions),
-                _configuration_row(recipe, config, place),
-                *made,
-                *_outputs(kitchen, recipe, place, scratch / "then"),
-            ]
-            same = not any(row.verdict == DIFFERS for row in rows if row.what in recipe.outputs)
-            if not same:
-                rows.append(Row("reason", *_reason(recipe, place, versions, rows)))
+            given = [_environment_row(recipe, versions), _configuration_row(recipe, config, place), *made]
+            results = [*_figures(recipe, place), *_outputs(kitchen, recipe, place, scratch / "then")]
+            same = not any(row.verdict == DIFFERS for row in results)
+            why = [] if same else [Row("reason", *_reason(recipe, place, versions, given))]
+            rows = [*given, *results, *why]
             print(table(rows))
             beside = time.monotonic() - begun - pantry.seconds
             verdict = "same" if same else "differs"
@@ -268,6 +267,8 @@ def _settings(words: Sequence[str]) -> list[str]:
 
 
 def _configuration_row(recipe: Recipe, config: Mapping[str, Any] | None, place: Workplace) -> Row:
+    if recipe.trial is not None:
+        return Row("configuration", "of the study", ", ".join(f"{key}={text}" for key, text in recipe.trial.items()))
     if recipe.run is not None and not recipe.params:
         if config is None:
             return Row("configuration", "unknown", "its code prints none")
@@ -298,6 +299,19 @@ def _outputs(kitchen: Kitchen, recipe: Recipe, place: Workplace, then: Path) -> 
         yield compared(path, md5, now, old, place.project / path)
 
 
+def _figures(recipe: Recipe, place: Workplace) -> list[Row]:
+    """Of a trial, which leaves no file: its objectives, against those recorded."""
+    if recipe.trial is None or recipe.run is None:
+        return []
+    then, found = recipe.run.metrics, measured(place.project)
+    if not found:
+        return [Row("objectives", DIFFERS, "the trial was not complete this time")]
+    return [
+        Row(name, SAME_FIGURE if then.get(name) == value else DIFFERS, f"{then.get(name)} -> {value}")
+        for name, value in found.items()
+    ]
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
@@ -321,10 +335,9 @@ def _bytes_of_then(kitchen: Kitchen, recipe: Recipe, path: str, md5: str, target
     return target
 
 
-def _reason(recipe: Recipe, place: Workplace, versions: Sequence[str], rows: Sequence[Row]) -> tuple[str, str]:
+def _reason(recipe: Recipe, place: Workplace, versions: Sequence[str], given: Sequence[Row]) -> tuple[str, str]:
     """(verdict, detail) of the row that says why."""
-    found = [row.what for row in rows if row.verdict == DIFFERS and row.what not in recipe.outputs]
-    first = [f"{name} differs" for name in found if name != "environment"]
+    first = [f"{row.what} differs" for row in given if row.verdict == DIFFERS and row.what != "environment"]
     run = recipe.run
     if run is not None:
         device = (place.ask(recipe, "-c", _WHERE) or "").strip().removeprefix("cuda ")

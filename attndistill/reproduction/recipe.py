@@ -40,6 +40,7 @@ class Recipe:
         lock: of the experiment, as it was.
         params: settings by the lock: file -> key -> value; of a run, empty: its configuration is known whole.
         notes: what a reader should know before the figures.
+        trial: of a study's trial, what was tried: key -> value as text.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Recipe:
     lock: Lock | None = None
     params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    trial: Mapping[str, str] | None = None
 
     @cached_property
     def code(self) -> str:
@@ -109,12 +111,12 @@ class Kitchen:
             raise ValueError(f"{what} has no commit ({shown(commit)}): it cannot be made again")
         if patch.startswith("truncated"):
             raise ValueError(f"the patch of {what} is not whole ({shown(patch)}): it cannot be made again")
-        if "study.trial" in run.tags:
-            best = f"attndistill study best FILE --trial {run.tags['study.trial']} --apply"
-            raise ValueError(f"{what} is a trial of a study, judged within it: `{best}` makes it with today's code")
-        if run.status != "FINISHED" or not run.outputs:
-            ended = run.status if run.status != "FINISHED" else "FINISHED, and no output of it is known"
-            raise ValueError(f"{what} ended {ended}: there is nothing to compare")
+        key = "study.param."
+        point = {name.removeprefix(key): text for name, text in run.tags.items() if name.startswith(key)}
+        state = run.tags.get("study.state", run.status) if point else run.status
+        if state not in ("FINISHED", "complete") or not (run.outputs or point):
+            ended = f"{state}, and no output of it is known" if state == "FINISHED" else state
+            raise ValueError(f"{what} ended {shown(ended)}: there is nothing to compare")
         notes = [] if patch in ("none", "whole") else [f"the patch is {patch}"]
         if not str(run.tags.get("lineage.inputs_verified", "")).startswith(("yes", "none", "partly")):
             notes.append(f"its inputs were not those of dvc.lock: {run.tags.get('lineage.inputs_verified')}")
@@ -132,6 +134,7 @@ class Kitchen:
             run,
             lock,
             notes=notes,
+            trial=point or None,
         )
 
     def of_file(self, path: str) -> Recipe:
@@ -290,6 +293,8 @@ def _words(run: RecordedRun) -> list[str]:
     """
     given = list(run.argv[1:])
     words, skip = [], False
+    if given[:1] == ["study"]:
+        return given  # it runs where it was typed
     for word in given:
         if not skip and not word.startswith("--experiment=") and word != "--experiment":
             words.append(word)

@@ -25,7 +25,7 @@ class RecordedRun:
     Attributes:
         id, name, experiment, status: MLflow's.
         seconds: that it took; None of one that has not ended.
-        tags: as they are in MLflow.
+        tags, metrics: as they are in MLflow, of a curve its last point.
         code: commit, dirty, patch ("none", "whole", or what is missing), left_out.
         patch: what `git apply` understands.
         folder: in which the command ran; None of one recorded before that was.
@@ -43,6 +43,7 @@ class RecordedRun:
     status: str
     seconds: float | None
     tags: Mapping[str, str]
+    metrics: Mapping[str, float]
     code: Mapping[str, Any]
     patch: bytes
     folder: str | None
@@ -138,6 +139,7 @@ class Runs:
                 status=str(run.info.status),
                 seconds=(ended - run.info.start_time) / 1000 if ended else None,
                 tags=dict(run.data.tags),
+                metrics=dict(run.data.metrics),
                 code=code,
                 patch=patch.read_bytes() if patch.is_file() else b"",
                 folder=command.get("folder"),
