@@ -6,6 +6,7 @@ folder is written, but for the record of the rebuilding and git's list of worktr
 """
 
 import errno
+import os
 import shutil
 import sys
 import time
@@ -19,6 +20,7 @@ from attndistill.config.layers import flat, read_yaml
 from attndistill.core.artifacts import write_json, write_text
 from attndistill.core.progress import say
 from attndistill.core.words import shown
+from attndistill.experiments import open_experiment
 from attndistill.reproduction.cache import Cache, caches_of, fetched, has_remote
 from attndistill.reproduction.comparison import DIFFERS, SAME_BYTES, SAME_FIGURE, Row, compared, reasons, table
 from attndistill.reproduction.recipe import Kitchen, Recipe
@@ -31,6 +33,7 @@ from attndistill.reproduction.workplace import (
     scratch_folder,
     workplace,
 )
+from attndistill.stages import STAGES, Item
 from attndistill.stages.layout import project_folder
 from attndistill.tracking import Recorder
 from attndistill.tracking.inputs import md5_of
@@ -83,6 +86,7 @@ def _rebuilt(kitchen: Kitchen, recipe: Recipe, scratch: Path, environment: str, 
                 recipe = narrowed(recipe, place.folder_of(recipe), scratch)
             for path in recipe.outputs:  # of results that git keeps, the tree has those of then
                 _remove(place.project / path)
+            made += _link_outside(kitchen, recipe, place)
             pantry.run(place, recipe)
             then = recipe.run.requirements if recipe.run and environment == "current" else ()
             versions = differing_versions(then)
@@ -225,10 +229,12 @@ class Pantry:
         say(f"making {step.path} again: `{maker.command}`")
         if maker.code == asker.code:
             self.lay_out(Plan(maker, step.steps), place)
+            _link_outside(self.kitchen, maker, place)
             self.run(place, maker)
         else:
             with self.opened(maker) as other:
                 self.lay_out(Plan(maker, step.steps), other)
+                _link_outside(self.kitchen, maker, other)
                 self.run(other, maker)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(other.project / step.path, target)
@@ -239,6 +245,36 @@ class Pantry:
         begun = time.monotonic()
         place.run(recipe, self.scratch / "log", more=_QUIET)
         self.seconds += time.monotonic() - begun
+
+
+def _link_outside(kitchen: Kitchen, recipe: Recipe, place: Workplace) -> list[Row]:
+    """Link what comes from outside by a relative path (images, class lists, checkpoints), as it is today.
+
+    What it is, the stage itself holds against digests where its settings name them.
+    """
+    stage, words = STAGES.get(recipe.words[0]), dict(zip(recipe.words, [*recipe.words[1:], ""], strict=True))
+    if stage is None:
+        return []
+    folder = place.folder_of(recipe)
+    item = Item(words.get(f"--{stage.option}", ""), words.get("--data", ""))
+    try:
+        found = stage.outside(open_experiment(folder).config(item.name, {}), item)
+    except ValueError:  # an older code's settings: its own stage will say what is missing
+        return []
+    rows = []
+    for one in found:
+        source = kitchen.project / os.path.relpath(folder, place.project) / one.path
+        target = folder / one.path
+        if Path(one.path).is_absolute() or target.exists() or not source.exists() or not _below(target, place.project):
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source.resolve())
+        rows.append(Row(one.path, "as it is", "from outside, the working tree's of today"))
+    return rows
+
+
+def _below(path: Path, folder: Path) -> bool:
+    return Path(os.path.normpath(path)).is_relative_to(folder)
 
 
 def _config(place: Workplace, recipe: Recipe) -> dict[str, Any] | None:

@@ -58,6 +58,11 @@ class Recipe:
     notes: Sequence[str] = ()
     trial: Mapping[str, str] | None = None
 
+    def __post_init__(self) -> None:
+        for path in (*self.inputs, *self.outputs, self.folder or "."):
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                raise ValueError(f"{self.title}: {shown(path)} lies outside of the project: it cannot be made again")
+
     @cached_property
     def code(self) -> str:
         """The state of the code in a few words."""
@@ -128,7 +133,7 @@ class Kitchen:
             run.patch,
             run.folder,
             run.experiment,
-            _words(run),
+            words_of(run),
             run.inputs,
             run.outputs,
             run,
@@ -236,7 +241,7 @@ class Kitchen:
             patch,
             folder,
             name,
-            _words_of_lock(stage.command),
+            words_of_lock(stage.command),
             _below(folder, lock.inputs(stage)),
             outputs,
             lock=lock,
@@ -269,7 +274,7 @@ class Kitchen:
                     recipe.patch,
                     folder,
                     recipe.experiment,
-                    _words_of_lock(stage.command),
+                    words_of_lock(stage.command),
                     _below(folder, recipe.lock.inputs(stage)),
                     _below(folder, stage.outs),
                     lock=recipe.lock,
@@ -286,7 +291,7 @@ def _read(place: Path) -> bytes | None:
     return place.read_bytes() if place.is_file() else None
 
 
-def _words(run: RecordedRun) -> list[str]:
+def words_of(run: RecordedRun) -> list[str]:
     """What follows `attndistill`, without the experiment's folder: the command runs in it.
 
     A stage that `attndistill pipeline` ran has the pipeline's command line; its own is in its name.
@@ -307,7 +312,7 @@ def _words(run: RecordedRun) -> list[str]:
     return [*own, *(["--data", data] if data else []), *words[1:]]
 
 
-def _words_of_lock(command: str) -> list[str]:
+def words_of_lock(command: str) -> list[str]:
     """Of "PYTHONPATH=../.. python -m attndistill probe --model x", what follows `attndistill`; no shell reads it."""
     words = shlex.split(command)
     for index, word in enumerate(words):

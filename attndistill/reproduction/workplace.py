@@ -19,6 +19,7 @@ from attndistill.core.words import shown
 from attndistill.experiments import ROWS
 from attndistill.reproduction.history import plain_environment
 from attndistill.reproduction.recipe import Kitchen, Recipe
+from attndistill.tracking.lineage import SUMS
 
 _OURS = "attndistill"
 
@@ -78,7 +79,7 @@ class Workplace:
 
     def _environment(self, recorded: Mapping[str, str]) -> dict[str, str]:
         """This process's, without what redirects, with the run's own variables that order sums."""
-        own = {key: value for key, value in recorded.items() if not key.startswith("DVC_")}
+        own = {key: str(recorded[key]) for key in SUMS if key in recorded}
         place = {"PATH": f"{Path(self.python).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         return {**plain_environment(), **place, **own, "PYTHONPATH": str(self.project)}
 

@@ -28,16 +28,9 @@ from attndistill.tracking.git import code_state
 from attndistill.tracking.inputs import listed_outs, locks, made_outputs, own_lock, verified_inputs
 from attndistill.tracking.spool import Description
 
-VARIABLES = (
-    "DVC_STAGE",
-    "DVC_ROOT",
-    "DVC_EXP_NAME",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "PYTHONHASHSEED",
-)
+# variables by which DVC is in the game, and those by which sums are ordered
+DVC = ("DVC_STAGE", "DVC_ROOT", "DVC_EXP_NAME")
+SUMS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED")
 
 
 def capture_code(told: Description, folder: Path) -> None:
@@ -54,7 +47,7 @@ def capture_surroundings(told: Description, folder: Path) -> None:
     """Write everything else. Reads every byte of the inputs: not for the training process."""
     root = told.tree
     write_json(folder / "config.json", told.config)
-    variables = {key: os.environ[key] for key in VARIABLES if key in os.environ}
+    variables = {key: os.environ[key] for key in (*DVC, *SUMS) if key in os.environ}
     place = os.path.relpath(told.folder or told.root, root.resolve())
     write_json(folder / "command.json", {"argv": told.argv, "folder": place, "environment": variables})
     distributions = installed_distributions()

@@ -140,6 +140,23 @@ def test_an_untracked_experiment_with_uncommitted_code_is_rebuilt_when_both_are_
     assert state(toy) == before
 
 
+def test_a_trial_of_a_study_gets_its_figures_again_from_its_study_file_alone(toy, untouched):
+    study = "search/toy.yaml"
+    text = (toy / "experiments/smoke/search/smoke.yaml").read_text()
+    (toy / study).write_text(text.replace("trials: 4", "trials: 1"))
+    attndistill(toy, "study", study, ATTNDISTILL_TRACKING_WAIT="90")
+    (toy / study).unlink()
+    (toy / "search/found/toy.json").unlink()
+    shutil.rmtree(toy / "outputs/study")
+    (trial,) = runs(toy, **{"study.trial": "0"})
+    done = attndistill(toy, "rebuild", trial.info.run_id)
+    figure = trial.data.metrics["knn_top1"]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("knn_top1 ")]
+    assert "same figure" in line
+    assert line.endswith(f"{figure} -> {figure}")
+    assert "distill.lambda=0.1, " in done.stdout
+
+
 def test_a_changed_cached_input_is_reported_never_used_and_made_again(toy, untouched):
     (probe,) = runs(toy, stage="probe")
     md5 = probe.data.tags["lineage.input.outputs/distilled/attndistill"]
