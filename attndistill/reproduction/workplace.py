@@ -162,18 +162,19 @@ def fresh_environment(recipe: Recipe, folder: Path) -> str:
     listed.write_text("".join(f"{line}\n" for line in wanted), encoding="utf-8")
     version = str(run.environment.get("python", ""))
     if uv := shutil.which("uv"):
-        _install(uv, "venv", "--quiet", "--python", version or sys.executable, str(python.parents[1]))
-        _install(uv, "pip", "install", "--quiet", "--no-deps", "--python", str(python), "-r", str(listed))
+        _install(folder, uv, "venv", "--quiet", "--python", version or sys.executable, str(python.parents[1]))
+        _install(folder, uv, "pip", "install", "--quiet", "--no-deps", "--python", str(python), "-r", str(listed))
     else:
         if version.split(".")[:2] != platform.python_version().split(".")[:2]:
             raise ValueError(f"the run had Python {version}, and this is {platform.python_version()}: install uv")
-        _install(sys.executable, "-m", "venv", str(python.parents[1]))
-        _install(str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-r", str(listed))
+        _install(folder, sys.executable, "-m", "venv", str(python.parents[1]))
+        _install(folder, str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-r", str(listed))
     return str(python)
 
 
-def _install(*words: str) -> None:
-    done = subprocess.run(words, env=plain_environment(), capture_output=True, text=True, check=False)
+def _install(scratch: Path, *words: str) -> None:
+    environment = {**plain_environment(), "TMPDIR": str(scratch)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.strip().splitlines() if line.strip()] or ["it said nothing"]
         said = next((line for line in lines if "error" in line.lower()), lines[-1])
