@@ -88,6 +88,23 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "drivers", "write an experiment's dvc.yaml and MLproject from the stages", _write_drivers)
     relock = "keep dvc.lock over changes of code that change no figure (docstrings, comments, messages), proved"
     _command(commands, "relock", relock, _relock)
+    verify = commands.add_parser(
+        "verify", help=(what := "check results, dvc.lock, code and cache; trains nothing"), description=what
+    )
+    verify.add_argument("--experiment", metavar="FOLDER", help="default: every one of the project")
+    verify.set_defaults(handle=_verify)
+    what = "make a figure again from its commit, command and inputs, and compare"
+    again = commands.add_parser("rebuild", help=what, description=what, allow_abbrev=False)
+    again.add_argument("reference", metavar="RUN", help="the beginning of a run id, a result file, or REVISION:PATH")
+    again.add_argument("--environment", default="current", choices=("current", "same"), help="default: %(default)s")
+    again.add_argument("--dry-run", action="store_true", help="say what it would need and cost")
+    again.set_defaults(handle=_rebuild)
+    what = "follow a figure back to runs, code, data and teacher"
+    chain = commands.add_parser("trace", help=what, description=what, allow_abbrev=False)
+    chain.add_argument("figure", help="a row of the report with a COLUMN; a result file, REVISION:PATH, or a run")
+    chain.add_argument("column", nargs="?", help="such as knn_top1")
+    chain.add_argument("--experiment", default=".", metavar="FOLDER", help="of the row; default: this one")
+    chain.set_defaults(handle=_trace)
     _command(commands, "sizes", "parameters and tokens of the teacher, the student and the named sizes", _show_sizes)
     show = _command(commands, "config", "print the resolved configuration", _show_config)
     show.add_argument("--row", dest="item", default="", metavar="NAME")
@@ -321,6 +338,34 @@ def _relock(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
     if overrides:
         raise ValueError("relock takes no settings")
     return relock(Path(options.experiment))
+
+
+def _verify(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from pathlib import Path
+
+    from attndistill.reproduction.verification import verify
+
+    if overrides:
+        raise ValueError("verify takes no settings")
+    return verify(Path(options.experiment) if options.experiment else None)
+
+
+def _rebuild(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from attndistill.reproduction.rebuilding import rebuild
+
+    if overrides:
+        raise ValueError("rebuild takes no settings: it runs with those of the figure")
+    return rebuild(options.reference, environment=options.environment, dry_run=options.dry_run)
+
+
+def _trace(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from pathlib import Path
+
+    from attndistill.reproduction.tracing import trace
+
+    if overrides:
+        raise ValueError("trace takes no settings")
+    return trace(options.figure, options.column, Path(options.experiment))
 
 
 def _show_config(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def relock(folder: Path) -> int:
         now = source.read_bytes() if source.is_file() else b""
         if hashlib.md5(now, usedforsecurity=False).hexdigest() == md5:
             continue
-        then = _text_of(place, path, md5)
+        then = text_of(place, path, md5)
         if then is None:
             verdicts[path] = "changed; the text that the lock names is in no commit"
         elif same_code(then.decode(), now.decode()):
@@ -62,7 +62,7 @@ def _renewed(found: "re.Match[str]", kept: dict[tuple[str, str], bytes]) -> str:
     return f"\n{found['indent']}".join(lines) + "\n"
 
 
-def _text_of(place: Path, path: str, md5: str) -> bytes | None:
+def text_of(place: Path, path: str, md5: str) -> bytes | None:
     """The file's bytes of that digest, from git's history, the newest first."""
     for revision in _git(place, "log", "--format=%H", "--", path).decode().split():
         blob = _git(place, "show", f"{revision}:./{path}")

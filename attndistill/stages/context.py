@@ -87,6 +87,8 @@ class Context:
         from attndistill.runs import Execution
 
         runtime, device = self.config.runtime, self._device()
+        self.journal.tag("device", torch.cuda.get_device_name(device) if device.type == "cuda" else device.type)
+        self.journal.tag("threads", str(torch.get_num_threads()))
         # thread pools do not survive a fork, and a device is busy with one run
         alone = (
             device.type != "cpu" or torch.cuda.is_available() or ranks_of_environment()[1] > 1 or runtime.threads != 1

@@ -7,7 +7,7 @@
     dvc.lock          as it was, if one lists what the run reads or makes
     environment.json  interpreter, platform, processors; requirements.txt: every installed distribution
     config.json       the resolved configuration
-    command.json      what to type again, and the variables by which DVC was in the game
+    command.json      what to type again and where, and the variables by which DVC was in the game or sums are ordered
 
 A reader would get wrong: the patch is taken through a private index and a private object store, because `git add` in
 the user's own would change what the user is about to commit; DVC's outs and dvc.lock are left out of it, because they
@@ -28,10 +28,14 @@ from attndistill.tracking.git import code_state
 from attndistill.tracking.inputs import listed_outs, locks, made_outputs, own_lock, verified_inputs
 from attndistill.tracking.spool import Description
 
+# variables by which DVC is in the game, and those by which sums are ordered
+DVC = ("DVC_STAGE", "DVC_ROOT", "DVC_EXP_NAME")
+SUMS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED")
+
 
 def capture_code(told: Description, folder: Path) -> None:
     """Write code.json and patch.diff for the repository around the root: quick, and due before anyone edits."""
-    root = Path(told.root)
+    root = told.tree
     books = [os.path.relpath(lock, root) for lock in locks(root, told.experiment)]
     state, patch = code_state(root, results=[*listed_outs(root, told.experiment), *books])
     if patch:
@@ -41,10 +45,11 @@ def capture_code(told: Description, folder: Path) -> None:
 
 def capture_surroundings(told: Description, folder: Path) -> None:
     """Write everything else. Reads every byte of the inputs: not for the training process."""
-    root = Path(told.root)
+    root = told.tree
     write_json(folder / "config.json", told.config)
-    variables = {key: os.environ[key] for key in ("DVC_STAGE", "DVC_ROOT", "DVC_EXP_NAME") if key in os.environ}
-    write_json(folder / "command.json", {"argv": told.argv, "environment": variables})
+    variables = {key: os.environ[key] for key in (*DVC, *SUMS) if key in os.environ}
+    place = os.path.relpath(told.folder or told.root, root.resolve())
+    write_json(folder / "command.json", {"argv": told.argv, "folder": place, "environment": variables})
     distributions = installed_distributions()
     write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in distributions))
     write_json(
@@ -69,7 +74,7 @@ def capture_surroundings(told: Description, folder: Path) -> None:
 
 def capture_outputs(told: Description, folder: Path) -> None:
     """Write outputs.json, right after a run that ended well: later, the files may be another run's."""
-    write_json(folder / "outputs.json", made_outputs(Path(told.root), told.outputs))
+    write_json(folder / "outputs.json", made_outputs(told.tree, told.outputs))
 
 
 def outputs_of(folder: Path) -> dict[str, str]:

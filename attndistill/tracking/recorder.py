@@ -185,6 +185,7 @@ def _described(root: Path, **given: Any) -> Description:
     return Description(
         id=f"{time.time_ns():x}-{os.urandom(4).hex()}",  # sorts by age: a parent is sent before its children
         root=str(Path(root).absolute()),
+        folder=str(Path.cwd()),
         own_uri=own_uri(home(root)),
         tracking_uri=hidden(tracking_uri(root)),
         started_ms=_now_ms(),

@@ -47,6 +47,7 @@ class Description(_Record):
     outputs: list[str] = []
     accounts: list[str] = []
     root: str
+    folder: str = ""  # where the command ran
     own_uri: str  # of the project's own database, when it was recorded
     tracking_uri: str
     started_ms: int
@@ -63,6 +64,13 @@ class Description(_Record):
     def item(self) -> str:
         """What the stage works on: of "distill@attndistill", the row."""
         return self.name.partition("@")[2]
+
+    @property
+    def tree(self) -> Path:
+        """The working tree that the run reads: the root, or the copy of it in which `dvc exp run --temp` runs."""
+        folder, copies = Path(self.folder or self.root), Path(self.root, ".dvc", "tmp", "exps").resolve()
+        inside = [place for place in (folder, *folder.parents) if copies in place.parents]
+        return next((place for place in inside if (place / ".git").exists()), Path(self.root))
 
     def recorder_is_alive(self) -> bool:
         """Whether the recording process may still write. On another machine nobody can tell, so: yes."""

@@ -1,0 +1,68 @@
+"""A dvc.lock: of each stage its command, code, settings, inputs and outputs by md5."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LockedStage:
+    """One stage as a lock names it; paths are relative to the lock's folder.
+
+    Attributes:
+        name: DVC's, such as distill@attndistill.
+        command: as DVC runs it, in that folder.
+        deps: path -> md5, of code and of inputs.
+        params: file -> dotted key -> value.
+        outs: path -> md5.
+    """
+
+    name: str
+    command: str
+    deps: Mapping[str, str]
+    params: Mapping[str, Mapping[str, Any]]
+    outs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A whole lock: its stages by name."""
+
+    stages: Mapping[str, LockedStage]
+
+    @cached_property
+    def _makers(self) -> dict[str, LockedStage]:
+        return {out: stage for stage in self.stages.values() for out in stage.outs}
+
+    def maker(self, path: str) -> LockedStage | None:
+        """The stage that makes a file or folder, or the folder that holds it."""
+        places = [path, *map(str, PurePosixPath(path).parents)]
+        return next((self._makers[place] for place in places if place in self._makers), None)
+
+    def code(self, stage: LockedStage) -> dict[str, str]:
+        """The dependencies that no stage makes (path -> md5): source files, and files from outside."""
+        return {path: md5 for path, md5 in stage.deps.items() if self.maker(path) is None}
+
+    def inputs(self, stage: LockedStage) -> dict[str, str]:
+        """The dependencies that another stage makes."""
+        return {path: md5 for path, md5 in stage.deps.items() if self.maker(path) is not None}
+
+
+def read_lock(text: str, place: str) -> Lock:
+    """A lock's text. Raises ValueError for one that is none; `place` says whose it is."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        stages = (YAML(typ="safe", pure=True).load(text) or {}).get("stages") or {}
+        return Lock({str(name): _stage(str(name), entry) for name, entry in stages.items()})
+    except (YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{place} is no lock of DVC: {' '.join(str(error).split())}") from None
+
+
+def _stage(name: str, entry: Mapping[str, Any]) -> LockedStage:
+    deps, outs = ({str(one["path"]): str(one.get("md5")) for one in entry.get(key) or []} for key in ("deps", "outs"))
+    params = {str(file): dict(keys or {}) for file, keys in (entry.get("params") or {}).items()}
+    return LockedStage(name, str(entry["cmd"]), deps, params, outs)

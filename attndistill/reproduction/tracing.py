@@ -1,0 +1,116 @@
+"""`attndistill trace`: from a figure to the run that made it, to the runs of its inputs, back to data and teacher.
+
+The chain is one of digests: an input's md5 is some stage's output. Names and times decide nothing.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from attndistill.core.progress import say
+from attndistill.core.words import shown
+from attndistill.evaluations import evaluations
+from attndistill.experiments import open_experiment
+from attndistill.reproduction.cache import caches_of
+from attndistill.reproduction.recipe import Kitchen, Recipe
+from attndistill.results import Measurement
+from attndistill.stages.layout import project_folder
+from attndistill.tracking.recorded import RecordedRun
+
+
+def trace(figure: str, column: str | None, folder: Path) -> int:
+    """Print the chain of a figure.
+
+    Args:
+        figure: a result file, REVISION:PATH of one, a run, or with `column` a row of the report.
+        column: such as knn_top1 or kl_to_teacher.
+        folder: of the experiment, for a row.
+
+    Raises:
+        ValueError: no such figure, or nothing says what made it.
+    """
+    kitchen = Kitchen(project_folder(Path.cwd()))
+    if column is not None:
+        figure = _cell(folder, figure, column)
+    recipe = kitchen.find(figure)
+    say(recipe.title)
+    _show(kitchen, recipe, "  ", set())
+    return 0
+
+
+def _cell(folder: Path, row: str, column: str) -> str:
+    """The result file that a cell of the report is read from; prints the cell."""
+    layout = open_experiment(folder).layout
+    keys = {
+        evaluation.key(name): (evaluation, name) for evaluation in evaluations().values() for name in evaluation.figures
+    }
+    if column not in keys:
+        raise ValueError(f"unknown column {shown(column)!r}; allowed: {', '.join(keys)}")
+    evaluation, name = keys[column]
+    place = layout.result("attention" if evaluation.on == "maps" else "probes", f"{row}.json")
+    if not place.is_file():
+        rows = ", ".join(sorted(path.stem for path in place.parent.glob("*.json"))) or "none"
+        raise ValueError(f"no row {shown(row)!r} is measured; allowed: {rows}")
+    found = json.loads(place.read_text(encoding="utf-8"))
+    cell = found.get("probes", {}).get(evaluation.name, {}).get(name) or found.get(name)
+    if not isinstance(cell, Mapping):
+        raise ValueError(f"{place} has no {column}: it was not measured")
+    figure = Measurement.model_validate_json(json.dumps(cell))
+    sd = "" if figure.sd is None else f" ± {figure.sd:.4g}"
+    seeds = ", ".join(map(str, figure.seeds))
+    say(f"{row}, {column}: {figure.mean:.6g}{sd} (n = {figure.n}, seeds {seeds}, protocol {figure.protocol})")
+    return str(place)
+
+
+def _show(kitchen: Kitchen, recipe: Recipe, indent: str, seen: set[str]) -> None:
+    run = recipe.run
+    for line in _facts(recipe, run):
+        say(f"{indent}{line}")
+    for path, md5 in recipe.inputs.items():
+        if md5 in seen:
+            say(f"{indent}from {path} ({md5}), as above")
+            continue
+        seen.add(md5)
+        say(f"{indent}from {path} ({md5})")
+        for line in _stated(kitchen, recipe, path, md5):
+            say(f"{indent}  {line}")
+        maker = kitchen.maker(recipe, path)
+        if maker is None:
+            say(f"{indent}  comes from outside, or nothing says what made it")
+            continue
+        if maker.run is None:
+            maker = kitchen.with_run(maker, path, md5)
+        _show(kitchen, maker, f"{indent}  ", seen)
+
+
+def _facts(recipe: Recipe, run: RecordedRun | None) -> Iterator[str]:
+    yield f"made by `{recipe.command}` ({recipe.name}) at {recipe.code}"
+    if run is not None:
+        seeds = f", seeds {run.tags['seeds']}" if "seeds" in run.tags else ""
+        where = ", ".join(filter(None, (str(run.environment.get("processor", "")), run.tags.get("device", ""))))
+        commit = str(run.code.get("commit"))[:12] + (" and a patch" if run.patch else "")
+        yield f"run {run.id} of commit {commit}{seeds}, on {where}; again: attndistill rebuild {run.id[:8]}"
+        for place, digest in run.accounts.items():
+            if not any(place.startswith(f"{path}/") for path in recipe.inputs):  # an input says so itself
+                yield f"{place} {digest}"
+    else:
+        path = next((path for path in recipe.outputs if "results/" in path), "")
+        yield f"no run is recorded here{f'; again: attndistill rebuild {path}' if path else ''}"
+
+
+def _stated(kitchen: Kitchen, recipe: Recipe, path: str, md5: str) -> Iterator[str]:
+    """What an input says of itself: of prepared data its digest, of weights each file's md5."""
+    cache = caches_of(kitchen.project / (recipe.folder or "."))
+    if not md5.endswith(".dir") or not cache.has(md5):
+        return
+    for name, inner in cache.listing(md5):
+        if name.endswith(".safetensors"):
+            yield f"{name} {inner}"
+        if name == "manifest.json" and (place := cache.find(inner)) is not None:
+            with suppress(ValueError):
+                stated: Any = json.loads(place.read_bytes())
+                for key in ("dataset", "digest"):
+                    if isinstance(stated, Mapping) and key in stated:
+                        yield f"{key} {shown(stated[key])}"
