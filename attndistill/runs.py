@@ -19,6 +19,7 @@ from attndistill.data.views import ViewRecipe
 from attndistill.training import OPTIMIZERS
 from attndistill.training.checkpoint import Checkpoint
 from attndistill.training.loop import History, Observers, Plan, fit
+from attndistill.training.optimizers import PER_STEP, RateCurve
 from attndistill.training.recipe import Recipe
 
 Evaluate = Callable[[int], dict[str, float] | None]
@@ -75,10 +76,11 @@ def train(
     view_epoch: ViewEpoch = lambda epoch: epoch,
     evaluate: Evaluate = lambda epoch: None,
     published: bool = False,
+    curve: RateCurve = PER_STEP,
 ) -> History:
     """Train `task` by `recipe`, from its checkpoint when there is one; returns its curves, one point an epoch.
 
-    `published` samples and drops batches as the published code does.
+    `published` samples and drops batches as the published code does; `curve` shapes the learning rate.
     """
     accelerator = make_accelerator(execution, recipe)
     schedule = make_schedule(recipe, execution, len(images), seed, accelerator.num_processes, accelerator.process_index)
@@ -91,6 +93,7 @@ def train(
         warmup_steps=recipe.warmup_epochs * schedule.steps_per_epoch,
         checkpoint_seconds=execution.checkpoint_seconds,
         drop_unfinite=published,
+        curve=curve,
     )
     task.to(accelerator.device)
     optimizer = OPTIMIZERS.bind(recipe.optimizer.name, recipe.optimizer.options())(task)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+from attndistill.core.artifacts import digest_of
 from attndistill.core.registry import Registry
+from attndistill.core.words import shown
 
 EVALUATIONS: Registry[Any] = Registry("evaluation", "attndistill.evaluations")
 
@@ -59,6 +61,23 @@ class Evaluation:
     def key(self, figure: str) -> str:
         """The name of a figure among those of all evaluations: "knn_top1", "kl_to_teacher"."""
         return figure if self.on == "maps" else f"{self.name}_{figure}"
+
+
+def protocol_of(evaluation: str, published: str, given: Mapping[str, Any]) -> str:
+    """The published protocol's name, and which options differ from its own: "linear/ibot-v1 (rates 2)".
+
+    Args:
+        evaluation: the entry; its signature's defaults are the published settings.
+        published: name and version of the protocol.
+        given: the options that were used. Of a list its length is named, and a digest of its values.
+    """
+    defaults = {option.name: option.default for option in EVALUATIONS.declared()[evaluation] if not option.required}
+    odd = [f"{name} {_short(value)}" for name, value in given.items() if value != defaults[name]]
+    return f"{published} ({', '.join(odd)})" if odd else published
+
+
+def _short(value: Any) -> str:
+    return f"{len(value)}:{digest_of(value)[:8]}" if isinstance(value, list) else shown(value)
 
 
 @cache

@@ -1,12 +1,13 @@
 """A model and what it is judged on: the one thing that every evaluation is given, with features computed once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attndistill.data.loading import Batch, evaluation_batches
 from attndistill.data.splits import stratified_subset
 from attndistill.data.store import ImageSet
 from attndistill.data.views import ViewRecipe
@@ -77,10 +78,46 @@ class Judged:
         if self.labelled is None:
             return found
         train = LabelledFeatures(found.train.features[self.labelled], found.train.labels[self.labelled])
+        return ProbeData(train, self._held_out, found.test, self.classes)
+
+    @property
+    def kept(self) -> NDArray[np.int64]:
+        """Places in train that keep their label."""
+        return np.arange(len(self.train), dtype=np.int64) if self.labelled is None else self.labelled
+
+    @property
+    def parts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Places in train whose labels are learned from, and those on which hyper-parameters are chosen.
+
+        Raises:
+            ValueError: as `features`.
+        """
+        return np.delete(self.kept, self._held_out), self.kept[self._held_out]
+
+    def check_classes(self, learned: NDArray[np.int64]) -> None:
+        """Refuse to train on these places where a class has none among them. Raises ValueError."""
+        counts = np.bincount(np.asarray(self.train.labels)[learned], minlength=self.classes)
+        if missing := np.flatnonzero(counts == 0).tolist():
+            raise ValueError(
+                f"{len(missing)} of {self.classes} classes have no training image, the first is number {missing[0]}; "
+                "allowed: one or more of every class"
+            )
+
+    def batches(self, images: ImageSet, indices: NDArray[np.int64] | None = None) -> Iterator[Batch]:
+        """Evaluation views of a split, or of some of its images."""
+        size = self.execution.evaluation_batch_size
+        return evaluation_batches(images, self.views, crop_share=self.crop_share, batch_size=size, indices=indices)
+
+    @cached_property
+    def _held_out(self) -> NDArray[np.int64]:
+        """Which of the labelled images are for choosing."""
+        if self.labelled is None:
+            return self.validation
+        labels = np.asarray(self.train.labels)[self.labelled]
         held_out = stratified_subset(
-            train.labels, self.validation_fraction, self.validation_seed, "validation", leave_one=True
+            labels, self.validation_fraction, self.validation_seed, "validation", leave_one=True
         )
         if not len(held_out):
             count = len(self.labelled)
             raise ValueError(f"probe.labels keeps {count} images, one a class: none is left to choose k and C on")
-        return ProbeData(train, held_out, found.test, self.classes)
+        return held_out

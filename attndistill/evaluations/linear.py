@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from attndistill.core.randomness import derived_seed
-from attndistill.data.loading import evaluation_batches
 from attndistill.data.store import ChosenImages
 from attndistill.evaluations import EVALUATIONS
 from attndistill.evaluations.classifiers import ProbeResult, top_k
@@ -63,10 +62,7 @@ def _check_groups(judged: Judged, recipe: Recipe, length: int, statistics: int) 
 def _scores(judged: Judged, task: LinearProbing) -> NDArray[np.float64]:
     """(N, C), on the evaluation views."""
     task.eval()
-    batches = evaluation_batches(
-        judged.test, judged.views, crop_share=judged.crop_share, batch_size=judged.execution.evaluation_batch_size
-    )
     with torch.no_grad():
-        rows = [task.logits(batch.images).double().cpu().numpy() for batch in batches]
+        rows = [task.logits(batch.images).double().cpu().numpy() for batch in judged.batches(judged.test)]
     scores: NDArray[np.float64] = np.concatenate(rows)
     return scores
