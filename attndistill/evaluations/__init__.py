@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from attndistill.core.artifacts import digest_of
 from attndistill.core.registry import Registry
-from attndistill.core.words import shown
 
 EVALUATIONS: Registry[Any] = Registry("evaluation", "attndistill.evaluations")
 
@@ -45,6 +43,7 @@ class Evaluation:
         name: in settings, result files and column names.
         title: for people.
         on: what it is given: "features", "model" or "maps".
+        trains: of one on the model, what learns: a "head", or the "backbone" too.
         figures: by name, in the order of their columns.
     """
 
@@ -52,6 +51,7 @@ class Evaluation:
     title: str
     on: Literal["features", "model", "maps"]
     figures: Mapping[str, Figure]
+    trains: Literal["head", "backbone"] = "head"
 
     @property
     def objective(self) -> bool:
@@ -63,23 +63,6 @@ class Evaluation:
         return figure if self.on == "maps" else f"{self.name}_{figure}"
 
 
-def protocol_of(evaluation: str, published: str, given: Mapping[str, Any]) -> str:
-    """The published protocol's name, and which options differ from its own: "linear/ibot-v1 (rates 2)".
-
-    Args:
-        evaluation: the entry; its signature's defaults are the published settings.
-        published: name and version of the protocol.
-        given: the options that were used. Of a list its length is named, and a digest of its values.
-    """
-    defaults = {option.name: option.default for option in EVALUATIONS.declared()[evaluation] if not option.required}
-    odd = [f"{name} {_short(value)}" for name, value in given.items() if value != defaults[name]]
-    return f"{published} ({', '.join(odd)})" if odd else published
-
-
-def _short(value: Any) -> str:
-    return f"{len(value)}:{digest_of(value)[:8]}" if isinstance(value, list) else shown(value)
-
-
 @cache
 def evaluations() -> dict[str, Evaluation]:
     """Every registered evaluation by name, in the order of their columns."""
@@ -87,6 +70,8 @@ def evaluations() -> dict[str, Evaluation]:
     for name in EVALUATIONS.names():
         facts = EVALUATIONS.facts_of(name)
         figures = {key: Figure(*told) for key, told in facts.get("figures", ACCURACY).items()}
-        found.append(Evaluation(name, facts["title"], facts.get("on", "features"), figures))
+        found.append(
+            Evaluation(name, facts["title"], facts.get("on", "features"), figures, facts.get("trains", "head"))
+        )
     order = ("features", "model", "maps")
     return {one.name: one for one in sorted(found, key=lambda one: order.index(one.on))}

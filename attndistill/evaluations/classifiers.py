@@ -9,7 +9,7 @@ N images, D width, C classes.
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
@@ -61,11 +61,12 @@ class ProbeResult:
     top5: float
     chosen: dict[str, float]
     sweep: dict[str, float]
+    further: dict[str, float] = field(default_factory=dict)
 
     @property
     def figures(self) -> dict[str, float]:
-        """By the names that the evaluation declares."""
-        return {"top1": self.top1, "top5": self.top5}
+        """By the names that the evaluation declares; `further` ones beside the two of every probe."""
+        return {"top1": self.top1, "top5": self.top5, **self.further}
 
 
 @EVALUATIONS.register("knn", title="k-NN")

@@ -8,26 +8,21 @@ its own. A rate is times the recipe's: `base_learning_rate` 1.0 makes `rates` th
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from pydantic import Field
 
 from attndistill.core.randomness import derived_seed
-from attndistill.data.store import ChosenImages, ImageSet
-from attndistill.evaluations import EVALUATIONS, protocol_of
+from attndistill.data.store import ChosenImages
+from attndistill.evaluations import EVALUATIONS
 from attndistill.evaluations.classifiers import ProbeResult
-from attndistill.evaluations.judged import Judged
+from attndistill.evaluations.judged import Judged, protocol_of
 from attndistill.runs import train
-from attndistill.tasks.linear_heads import Feature, LinearHeads, places
+from attndistill.tasks.linear_heads import Feature, LinearHeads
 from attndistill.training.optimizers import PER_STEP, RateCurve
 from attndistill.training.recipe import Recipe
 
 IBOT_RATES = [float(f"{digit}e{power}") for power in range(-4, 1) for digit in range(1, 10)]
 _PER_EPOCH = RateCurve(per_epoch=True)
 DINOV2_RATES = [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1]
-
-# N images, K heads
 
 
 @dataclass(frozen=True)
@@ -122,20 +117,19 @@ def _judge(judged: Judged, heads: _Heads, recipe: Recipe) -> ProbeResult:
     held_out = alone or heads.choose == "test"
     learned, choosing = (judged.kept, None) if held_out else judged.parts
     judged.check_classes(learned)
-    label = judged.execution.label.replace("probe", f"{heads.evaluation} probe", 1)
     train(
         task,
         recipe,
         ChosenImages(judged.train, learned),
         replace(judged.views, scale=(heads.smallest_crop, 1.0)),
         judged.checkpoint({**judged.inputs, "evaluation": heads.evaluation}),
-        replace(judged.execution, label=label),
+        judged.execution_of(heads.evaluation),
         seed=judged.seed,
         curve=heads.curve,
     )
     task.eval()
-    top1, top5 = _accuracies(judged, task, judged.test)
-    chosen_by = top1 if choosing is None else _accuracies(judged, task, judged.train, choosing)[0]
+    top1, top5 = judged.accuracies(task.logits, judged.test)
+    chosen_by = top1 if choosing is None else judged.accuracies(task.logits, judged.train, choosing)[0]
     best = int(chosen_by.argmax())  # the lower rate of equals
     feature, rate = task.heads[best]
     of = "" if len(heads.features) > 1 else f" on {feature}"
@@ -151,18 +145,3 @@ def _check_depth(judged: Judged, heads: _Heads) -> None:
     asked, depth = max(feature.blocks for feature in heads.features), len(judged.backbone.blocks)
     if asked > depth:
         raise ValueError(f"probe.{heads.evaluation}.blocks {asked}; this model has {depth}")
-
-
-def _accuracies(
-    judged: Judged, task: LinearHeads, images: ImageSet, indices: NDArray[np.int64] | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Top-1 and top-5 of every head in percent, (K,) each, on the evaluation views."""
-    hits, count = torch.zeros(2, len(task.heads), dtype=torch.int64), 0
-    with torch.no_grad():
-        for batch in judged.batches(images, indices):
-            logits = task.logits(batch.images).float()
-            before = places(logits, batch.labels.to(logits.device)[:, None].expand(logits.shape[:2]))
-            hits += torch.stack([(before < k).sum(dim=0) for k in (1, 5)]).cpu()
-            count += len(batch.labels)
-    top1, top5 = (100 * hits.double() / count).numpy()
-    return top1, top5

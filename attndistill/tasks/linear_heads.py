@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attndistill.data.loading import Batch
@@ -86,11 +86,3 @@ class LinearHeads(nn.Module):
             answer = nn.functional.linear(rows.flatten(1), weights.flatten(0, 1), biases.flatten())
             answers.append(answer.unflatten(1, biases.shape))
         return torch.cat(answers, dim=1)
-
-
-def places(logits: Float[Tensor, "*B C"], labels: Int[Tensor, "*B"]) -> Int[Tensor, "*B"]:
-    """How many classes come before the true one, ties to the lower class number: below k, it is among the k best."""
-    true = logits.gather(-1, labels[..., None])
-    numbers = torch.arange(logits.shape[-1], device=logits.device)
-    before = (logits > true) | ((logits == true) & (numbers < labels[..., None]))
-    return before.sum(dim=-1)

@@ -11,12 +11,12 @@ from torch import nn
 
 from attndistill.data.loading import Batch
 from attndistill.data.store import ImageSet
-from attndistill.evaluations import protocol_of
 from attndistill.evaluations.heads import DINOV2_RATES, IBOT_RATES
+from attndistill.evaluations.judged import places, protocol_of
 from attndistill.library import array_images, evaluate
 from attndistill.models.readout import read_features, read_last_blocks
 from attndistill.models.vit import build_vit
-from attndistill.tasks.linear_heads import Feature, LinearHeads, places
+from attndistill.tasks.linear_heads import Feature, LinearHeads
 from attndistill.training.checkpoint import Checkpoint
 from attndistill.training.loop import Observers, Plan, fit
 from attndistill.training.optimizers import lars, sgd
