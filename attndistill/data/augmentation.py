@@ -75,14 +75,3 @@ def _changed(crop: Float[Tensor, "3 S S"], change: RandAugment) -> Float[Tensor,
     pixels = crop.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     found = np.asarray(change(Image.fromarray(pixels)), dtype=np.float32) / 255
     return torch.from_numpy(found).permute(2, 0, 1)
-
-
-def check_policy(policy: str) -> None:
-    """Refuse a text that timm does not know as a RandAugment. Raises ValueError."""
-    problem = ValueError(f"policy {policy[:40]!r}; allowed: timm's, as rand-m9-mstd0.5-inc1, or an empty text for none")
-    if policy and not policy.startswith("rand-"):
-        raise problem
-    try:
-        _ = policy and rand_augment_transform(policy, {})
-    except (AssertionError, KeyError, ValueError):
-        raise problem from None

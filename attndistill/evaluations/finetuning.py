@@ -15,7 +15,7 @@ from pydantic import Field
 
 from attndistill.core.progress import say
 from attndistill.core.randomness import derived_seed
-from attndistill.data.augmentation import Augmentation, check_policy
+from attndistill.data.augmentation import Augmentation
 from attndistill.data.store import ChosenImages
 from attndistill.evaluations import EVALUATIONS
 from attndistill.evaluations.classifiers import ProbeResult
@@ -69,7 +69,9 @@ def finetune(
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None,
     repeats: Annotated[int, Field(gt=0)] | None = None,
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1,
-    policy: str = "rand-m9-mstd0.5-inc1",
+    policy: Annotated[
+        str, Field(pattern=r"^(rand(-(m|n|mmax)[0-9]+|-(p|mstd)[0-9]+([.][0-9]+)?|-inc[01])+)?$")
+    ] = "rand-m9-mstd0.5-inc1",
     erasing: Annotated[float, Field(ge=0, le=1)] = 0.25,
     mixup: Annotated[float, Field(ge=0)] = 0.8,
     cutmix: Annotated[float, Field(ge=0)] = 1.0,
@@ -85,8 +87,8 @@ def finetune(
     `keep_projector_layer` n the head stands on the first n layers of P, where a model has one.
 
     Raises:
-        ValueError: groups that a batch cannot be cut into, a layer that P does not have, a policy that timm does not
-            know, a class without a training image, or none left to choose on.
+        ValueError: groups that a batch cannot be cut into, a layer that P does not have, a class without a training
+            image, or none left to choose on.
     """
     recipe, published = Recipe.model_validate(recipe), _PUBLISHED[protocol]
     given = {"layer_decay": layer_decay, "repeats": repeats, "drop_path": drop_path, "policy": policy}
@@ -140,7 +142,6 @@ class _Sweep:
 
     def check(self, recipe: Recipe) -> None:
         """Refuse before anything trains. Raises ValueError."""
-        check_policy(self.augmentation.policy)
         self.judged.check_classes(self._parts[0])
         if self.keep and self.judged.projector is not None:
             first_layers(self.judged.projector, self.keep)

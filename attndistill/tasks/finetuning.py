@@ -103,22 +103,29 @@ class FineTuning(nn.Module):
         if pooled:
             self.backbone.norm = self.backbone.fc_norm = nn.Identity()
         linears = [module for module in self.projector.modules() if isinstance(module, nn.Linear)]
-        self.head = nn.Linear(linears[-1].out_features if linears else width, classes)
         with seeded(seed, "head"):
+            self.head = nn.Linear(linears[-1].out_features if linears else width, classes)
             nn.init.trunc_normal_(self.head.weight, std=_HEAD_STD)
         nn.init.zeros_(self.head.bias)
         self.paths = _drop_paths(self.backbone.blocks, regularisation.drop_path)
         self.loss = SoftTargetCrossEntropy()
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """By layer: vectors, class token and positions are not decayed; what is new learns at the full rate."""
+        """By layer; vectors, class token and positions are not decayed. What is new learns at the full rate, so does
+        the final norm: timm counts it to the last block and gives both the full rate; BEiT, MAE and iBOT do not.
+        """
         groups: list[dict[str, Any]] = param_groups_layer_decay(
             self.backbone,
             weight_decay=weight_decay,
             no_weight_decay_list=self.backbone.no_weight_decay(),
             layer_decay=self.layer_decay,
         )
-        new = [p for part in (self.projector, self.norm, self.head) for p in part.parameters()]
+        final = {id(p) for norm in (self.backbone.norm, self.backbone.fc_norm) for p in norm.parameters()}
+        new = [p for p in self.backbone.parameters() if id(p) in final]
+        new += [p for part in (self.projector, self.norm, self.head) for p in part.parameters()]
+        for group in groups:
+            group["params"] = [p for p in group["params"] if id(p) not in final]
+            group["lr_scale"] *= self.layer_decay
         matrices, vectors = ([p for p in new if (p.ndim > 1) == matrix] for matrix in (True, False))
         return [*groups, {"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 

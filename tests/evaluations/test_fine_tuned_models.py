@@ -96,8 +96,10 @@ def test_the_head_may_stand_on_the_first_layer_of_p():
     [
         ({"mixing_group": 12}, "takes 16 images at once, no multiple of probe.finetune.mixing_group 12; "),
         ({"mixing_group": 7}, "multiple of 2"),
-        ({"policy": "nonsense"}, "policy 'nonsense'; allowed: timm's, as rand-m9-mstd0.5-inc1"),
-        ({"policy": "rand-q7"}, "policy 'rand-q7'; allowed: timm's"),
+        *(
+            ({"policy": text}, "probe.finetune.policy: ")
+            for text in ("nonsense", "rand", "rand-q7", "rand-mx", "augmix-m5")
+        ),
         ({"protocol": "deit"}, "probe.finetune.protocol: 'deit'; allowed: 'deit-v1', 'beit-ld-v1' or 'mae-v1'"),
         (
             {"recipe": RECIPE | {"batch_size": 4096}, "mixing_group": 2},
