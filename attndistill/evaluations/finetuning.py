@@ -40,7 +40,7 @@ class _Published:
     pooled: bool = False
 
 
-_PUBLISHED = {
+PUBLISHED = {
     "deit-v1": _Published(RateCurve(start=1e-6, lowest=1e-5, per_epoch=True, whole=True), layer_decay=1.0, repeats=3),
     "beit-ld-v1": _Published(RateCurve(lowest=1e-6), layer_decay=0.75, repeats=1),
     "mae-v1": _Published(RateCurve(lowest=1e-6), layer_decay=0.65, repeats=1, pooled=True),
@@ -90,7 +90,7 @@ def finetune(
         ValueError: groups that a batch cannot be cut into, a layer that P does not have, a class without a training
             image, or none left to choose on.
     """
-    recipe, published = Recipe.model_validate(recipe), _PUBLISHED[protocol]
+    recipe, published = Recipe.model_validate(recipe), PUBLISHED[protocol]
     given = {"layer_decay": layer_decay, "repeats": repeats, "drop_path": drop_path, "policy": policy}
     given |= {"erasing": erasing, "mixup": mixup, "cutmix": cutmix, "smoothing": smoothing}
     given |= {"mixing_group": mixing_group, "smallest_crop": smallest_crop}

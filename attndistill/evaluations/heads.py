@@ -17,11 +17,10 @@ from attndistill.evaluations.classifiers import ProbeResult
 from attndistill.evaluations.judged import Judged, protocol_of
 from attndistill.runs import train
 from attndistill.tasks.linear_heads import Feature, LinearHeads
-from attndistill.training.optimizers import PER_STEP, RateCurve
+from attndistill.training.optimizers import PER_EPOCH, PER_STEP, RateCurve
 from attndistill.training.recipe import Recipe
 
 IBOT_RATES = [float(f"{digit}e{power}") for power in range(-4, 1) for digit in range(1, 10)]
-_PER_EPOCH = RateCurve(per_epoch=True)
 DINOV2_RATES = [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1]
 
 
@@ -43,7 +42,7 @@ class _Heads:
     rates: list[float]
     smallest_crop: float
     choose: str = "validation"
-    curve: RateCurve = _PER_EPOCH
+    curve: RateCurve = PER_EPOCH
 
 
 @EVALUATIONS.register("linear_dino", title="Linear (DINO)", on="model")

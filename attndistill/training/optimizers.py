@@ -159,7 +159,7 @@ class RateCurve:
     whole: bool = False
 
 
-PER_STEP = RateCurve()
+PER_STEP, PER_EPOCH = RateCurve(), RateCurve(per_epoch=True)
 
 
 def peak_learning_rate(base: float, batch_size: int) -> float:
