@@ -117,7 +117,7 @@ class _Views(Dataset):  # type: ignore[type-arg]
         recipe: ViewRecipe,
         schedule: Schedule,
         view_epoch: ViewEpoch,
-        augmentation: Augments | None,
+        augmentation: Augments | None = None,
     ) -> None:
         self.images, self.recipe, self.schedule, self.view_epoch = images, recipe, schedule, view_epoch
         self.augmentation = augmentation
