@@ -133,7 +133,7 @@ def _judge(judged: Judged, heads: _Heads, recipe: Recipe) -> ProbeResult:
     feature, rate = task.heads[best]
     of = "" if len(heads.features) > 1 else f" on {feature}"
     protocol = f"{heads.protocol}{of}, {recipe.optimizer.name}, {recipe.epochs} epochs"
-    chosen = {"rate": rate, "blocks": feature.blocks, "patch_mean": feature.patch_mean}
+    chosen = {"rate": rate, "blocks": feature.blocks, "patch_mean": int(feature.patch_mean)}
     sweep = {f"{feature}, rate {rate:g}": float(top1[place]) for place, (feature, rate) in enumerate(task.heads)}
     if alone:
         chosen, sweep = {}, {}
