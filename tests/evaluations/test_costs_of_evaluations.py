@@ -1,12 +1,17 @@
 """A dry run counts the evaluations that train: what a step costs, how many steps, how often a model is judged."""
 
 import math
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from attndistill.cli import main
+from attndistill.config import read_yaml, resolve
+from attndistill.experiments import DEFAULTS
+from attndistill.study.definition import directions
 
 ROOT = Path(__file__).parents[2]
 COUNTS = "--images 126689 --test-images 5000 --classes 100"
@@ -49,3 +54,19 @@ def test_many_heads_cost_one_reading_of_the_backbone_and_their_rate_changes_betw
     assert "linear ibot steps 615 of 12,300 steps" in many  # of all of train
     lowest = 6e-4 * 4 * 0.5 * (1 + math.cos(math.pi * 94 / 95))  # of the last epoch's first step
     assert float(many.split("linear ibot steps")[1].split("last ")[1].split("\n")[0]) == pytest.approx(lowest, rel=0.01)
+
+
+def test_a_study_may_aim_at_what_is_cheap_and_not_at_what_trains():
+    allowed = directions()
+    assert allowed["logistic_mairal_top1"] == "maximize"
+    assert not {name for name in allowed if name.startswith(("finetune", "linear"))}
+
+
+def examples() -> list[dict]:
+    blocks = re.findall("```yaml\n(.*?)```", (ROOT / "docs/evaluations.md").read_text(), re.DOTALL)
+    return [yaml.safe_load(block) for block in blocks]
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda one: "-".join(one.get("probe", one)))
+def test_every_example_of_the_page_on_evaluations_is_a_setting(example):
+    assert resolve([read_yaml(DEFAULTS), example]).probe.chosen()

@@ -151,3 +151,23 @@ def test_a_further_data_set_that_was_not_prepared_is_refused(root):
     settings = {**SETTINGS, "probe.finetune": TUNED, "datasets": {"other": {"views": {"seed": 5}}}}
     with pytest.raises(ValueError, match=r"^probe: outputs/datasets/other does not exist$"):
         run_stage(open_experiment(root / "experiments/smoke"), STAGES["probe"], Item("teacher", "other"), settings)
+
+
+@pytest.mark.parametrize("size", [16, 48])
+def test_a_further_data_set_of_another_resolution_is_judged_with_positions_resampled(root, size):
+    experiment, item = open_experiment(root / "experiments/smoke"), Item("teacher", "other")
+    tuned = TUNED | {"rates": [1.0], "recipe": RECIPE | {"warmup_epochs": 0, "epochs": 1}}
+    settings = {**SETTINGS, "probe.finetune": tuned, "datasets": {"other": {"views": {"image_size": size}}}}
+    run_stage(experiment, STAGES["prepare"], Item("", "other"), settings)
+    run_stage(experiment, STAGES["probe"], item, settings)
+    found = json.loads(layout(root).result("probes", "teacher@other.json").read_text())["probes"]
+    assert found["knn"]["top1"]["mean"] > 15  # of ten digits, by an untrained model
+    assert 0 < found["finetune"]["last_top1"]["mean"] < 100
+
+
+def test_a_further_data_set_that_the_patches_do_not_divide_is_refused_before_it_is_prepared(root):
+    settings = {**SETTINGS, "datasets": {"other": {"views": {"image_size": 30}}}}
+    with pytest.raises(
+        ValueError, match=r"teacher\.patch_size 4 does not divide datasets\.other\.views\.image_size 30"
+    ):
+        run_stage(open_experiment(root / "experiments/smoke"), STAGES["prepare"], Item("", "other"), settings)
