@@ -244,12 +244,18 @@ def evaluate(
             seed=seed,
             inputs={"model": _weights_digest(backbone), "data": _data_digest(train)},
             execution=_execution(config, "evaluate"),
-            checkpoint=lambda inputs: Checkpoint(folder / f"seed-{seed}", digest_of({**inputs, "seed": seed})),
+            checkpoint=lambda inputs: _checkpoint(folder, {**inputs, "seed": str(seed)}),
         )
         return {
             name: EVALUATIONS.bind(name, options)(judged.features if evaluations()[name].on == "features" else judged)
             for name, options in config.probe.chosen().items()
         }
+
+
+def _checkpoint(folder: Path, identity: Mapping[str, str]) -> Checkpoint:
+    """Of one of the runs that an evaluation trains."""
+    digest = digest_of(dict(identity))
+    return Checkpoint(folder / digest[:16], digest)
 
 
 def _execution(config: Config, label: str) -> Execution:

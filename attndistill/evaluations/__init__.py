@@ -43,6 +43,7 @@ class Evaluation:
         name: in settings, result files and column names.
         title: for people.
         on: what it is given: "features", "model" or "maps".
+        trains: of one on the model, what learns: a "head", or the "backbone" too.
         figures: by name, in the order of their columns.
     """
 
@@ -50,6 +51,7 @@ class Evaluation:
     title: str
     on: Literal["features", "model", "maps"]
     figures: Mapping[str, Figure]
+    trains: Literal["head", "backbone"] = "head"
 
     @property
     def objective(self) -> bool:
@@ -68,6 +70,8 @@ def evaluations() -> dict[str, Evaluation]:
     for name in EVALUATIONS.names():
         facts = EVALUATIONS.facts_of(name)
         figures = {key: Figure(*told) for key, told in facts.get("figures", ACCURACY).items()}
-        found.append(Evaluation(name, facts["title"], facts.get("on", "features"), figures))
+        found.append(
+            Evaluation(name, facts["title"], facts.get("on", "features"), figures, facts.get("trains", "head"))
+        )
     order = ("features", "model", "maps")
     return {one.name: one for one in sorted(found, key=lambda one: order.index(one.on))}

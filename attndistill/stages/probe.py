@@ -83,10 +83,12 @@ def _judged(
     from attndistill.data.manifest import read_manifest
     from attndistill.data.store import validation_indices
     from attndistill.evaluations.judged import Judged
-    from attndistill.models.storage import load_model, weights_digest
+    from attndistill.models.storage import fit_image_size, load_model, weights_digest
 
     weights, directory = context.layout.weights(context.item.name, seed), context.layout.prepared(context.item.data)
+    views = context.config.views_of(context.item.data)
     backbone, projector = load_model(weights)
+    fit_image_size(backbone, views.image_size)
     manifest, data = read_manifest(directory), context.config.data_of(context.item.data)
     labels = "all" if labelled is None else digest_of(labelled.tolist())
 
@@ -106,9 +108,14 @@ def _judged(
         validation_seed=data.validation_seed,
         classes=len(manifest["class_names"]),
         views=context.views,
-        crop_share=context.config.views_of(context.item.data).evaluation_crop,
+        crop_share=views.evaluation_crop,
         seed=seed,
-        inputs={"model": weights_digest(weights), "data": manifest["digest"], "labels": labels},
+        inputs={
+            "model": weights_digest(weights),
+            "data": manifest["digest"],
+            "labels": labels,
+            "views": digest_of(views.plain()),
+        },
         execution=context.execution,
         checkpoint=checkpoint,
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cache, data, gpu, kernels, probes, search, startup, step
+from benchmarks import cache, data, gpu, heads, kernels, probes, search, startup, step
 from benchmarks.configurations import CONFIGURATIONS, made_up_images
 from benchmarks.tables import comparison_page, page
 
@@ -57,6 +57,13 @@ def test_kernels_are_measured_beside_the_plain_ones():
     taken = {label: one["1x2x5x8, taken"] for label, one in measured.items() if label.startswith("attention")}
     assert taken["attention, bf16, with backward"] == "plain"  # short sequences: what the table says
     assert taken["attention, fp32, with backward"] == "fused"
+
+
+def test_a_step_with_many_heads_is_measured_beside_one_with_a_single_head():
+    vit = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 8, "mlp_ratio": 2.0, "position": "learnable"}
+    measured = heads.measure(repeats=1, images=4, image_size=16, classes=3, vit=vit, blocks=2)
+    check_page("probes", measured)
+    assert len(measured["heads"]["ways"]) == 4
 
 
 def test_every_way_of_nearest_neighbours_has_the_same_answers():
