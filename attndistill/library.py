@@ -12,8 +12,9 @@ N images, S side of a view in pixels, D width of a feature, P the projector.
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ from attndistill.data.splits import stratified_subset
 from attndistill.data.store import ArrayImages, ImageSet
 from attndistill.data.views import ViewRecipe
 from attndistill.distillation import build_objective, distil_student, open_teaching
-from attndistill.evaluations import EVALUATIONS, evaluations
-from attndistill.evaluations.classifiers import ProbeResult
+from attndistill.evaluations import EVALUATIONS, Result, evaluations
 from attndistill.evaluations.embedding import embed_split
 from attndistill.evaluations.judged import Judged
 from attndistill.experiments import DEFAULTS
@@ -200,7 +200,8 @@ def evaluate(
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     work: str | Path | None = None,
-) -> dict[str, ProbeResult]:
+    teacher: Backbone | None = None,
+) -> dict[str, Result]:
     """Judge a model by every evaluation that the section `probe` turns on, each by its named protocol.
 
     Args:
@@ -211,12 +212,13 @@ def evaluate(
         settings: dotted keys of `probe`, `data`, `views` and `runtime`.
         seed: of what an evaluation draws.
         work: folder for resume checkpoints of evaluations that train; None: a temporary one.
+        teacher: of a student, for evaluations that compare the two (`probe.agreement`).
 
     Returns:
-        Name of the evaluation -> top-1 and top-5 in percent, protocol, what was chosen.
+        Name of the evaluation -> its figures (top-1 and top-5 in percent), protocol, what was chosen.
 
     Raises:
-        ValueError: settings that are refused, or classes of test that train does not have.
+        ValueError: settings that are refused, classes of test that train does not have, or a teacher that is wanted.
     """
     backbone, projector = _halves(model)
     config = configure({"views.image_size": _image_size(backbone), **_fitting(backbone), **(settings or {})})
@@ -224,6 +226,10 @@ def evaluate(
     missing = sorted(set(np.asarray(test.labels).tolist()) - set(labels.tolist()))
     if missing:
         raise ValueError(f"test has images of class {missing[0]}, train has none; allowed: classes of train")
+    chosen = config.probe.chosen()
+    paired = next((name for name in chosen if evaluations()[name].on == "pair"), None)
+    if paired and teacher is None:
+        raise ValueError(f"probe.{paired} compares a student with its teacher; allowed: evaluate(..., teacher=...)")
     with ExitStack() as stack:
         folder = Path(work or stack.enter_context(tempfile.TemporaryDirectory()))
         judged = Judged(
@@ -246,9 +252,13 @@ def evaluate(
             execution=_execution(config, "evaluate"),
             checkpoint=lambda inputs: Checkpoint(folder / f"seed-{seed}", digest_of({**inputs, "seed": seed})),
         )
+        given: dict[str, Callable[[], tuple[Any, ...]]] = {
+            "features": lambda: (judged.features,),
+            "model": lambda: (judged,),
+            "pair": lambda: (judged, replace(judged, backbone=teacher, projector=None, layer=0)),
+        }
         return {
-            name: EVALUATIONS.bind(name, options)(judged.features if evaluations()[name].on == "features" else judged)
-            for name, options in config.probe.chosen().items()
+            name: EVALUATIONS.bind(name, options)(*given[evaluations()[name].on]()) for name, options in chosen.items()
         }
 
 
