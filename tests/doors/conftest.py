@@ -48,6 +48,12 @@ def dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def small() -> dict[str, object]:
+    """Settings under which a student of the photos trains in a second."""
+    return {key: value for key, value in SMALL.items() if key != "student"}
+
+
+@pytest.fixture
 def project(tmp_path: Path, photos: Path, dino: Path) -> Callable[..., Path]:
     """Makes an experiment on the photos: rows.yaml, and params.yaml with these settings."""
     from ruamel.yaml import YAML
