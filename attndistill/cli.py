@@ -134,6 +134,17 @@ def _add_doors(commands: Any) -> None:
         "--formats", default="timm,pt2", metavar="LIST", help="of timm, pt2, onnx; default: %(default)s"
     )
     export.add_argument("--licence", default="unknown", help="of the weights, for the card; default: %(default)s")
+    new = commands.add_parser(
+        "new", help="a project that runs, from a folder of photos and a teacher", allow_abbrev=False
+    )
+    new.add_argument("folder", help="new, or empty")
+    new.add_argument("--images", required=True, metavar="PATH", help="a folder of photos, or a list of files")
+    new.add_argument(
+        "--teacher", metavar="FILE", help="a checkpoint, or a timm name; default: pre-trained on the photos"
+    )
+    new.add_argument("--student", default="vit_tiny", metavar="SIZE", help="a named size; default: %(default)s")
+    new.add_argument("--no-dvc", dest="dvc", action="store_false", help="leave git and DVC alone")
+    new.set_defaults(handle=_new)
     embed = _command(commands, "embed", "features of any folder of images, by name, as a file", _embed)
     embed.add_argument("images", help="a folder, or one image")
     embed.add_argument("--model", required=True, help=what)
@@ -340,13 +351,25 @@ def _export(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     say(f"{to}: {names}; timm.create_model('local-dir:{to}', pretrained=True) opens it")
 
 
+def _new(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from attndistill.projects import new_project
+
+    if overrides:
+        raise ValueError("new takes no settings: change the project's params.yaml")
+    folder, images = Path(options.folder), Path(options.images)
+    for line in new_project(folder, images, teacher=options.teacher, student=options.student, dvc=options.dvc):
+        say(line)
+
+
 def _embed(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     from pathlib import Path
 
     from attndistill.handover.photos import embed_photos
 
-    places = {"experiment": Path(options.experiment), "settings": overrides}
-    count = embed_photos(Path(options.images), options.model, Path(options.to), **places)
+    images, to, experiment = Path(options.images), Path(options.to), Path(options.experiment)
+    count = embed_photos(images, options.model, to, experiment=experiment, settings=overrides)
     say(f"{options.to}: features of {count} images")
 
 
@@ -356,8 +379,10 @@ def _neighbours(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     from attndistill.handover.photos import nearest_photos
 
     image, among, to = Path(options.image), Path(options.among), Path(options.to)
-    places = {"experiment": Path(options.experiment), "settings": overrides}
-    for name, cosine in nearest_photos(image, options.model, among, to, count=options.count, **places):
+    experiment, count = Path(options.experiment), options.count
+    for name, cosine in nearest_photos(
+        image, options.model, among, to, count=count, experiment=experiment, settings=overrides
+    ):
         say(f"{cosine:.3f}  {shown(name)}")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attndistill.core.artifacts import replacing_directory, write_text
+from attndistill.core.artifacts import check_empty, replacing_directory, write_text
 from attndistill.core.words import shown
 from attndistill.handover.card import model_card
 from attndistill.handover.models import Finished, open_finished
@@ -56,7 +56,7 @@ def export(
         finished = open_finished(str(model), Path(experiment), settings or {})
     else:
         backbone, projector = (model.backbone, model.projector) if isinstance(model, Student) else (model, None)
-        finished = Finished(to.name, backbone, projector, configure({**fitting(backbone), **(settings or {})}))  # type: ignore[arg-type]
+        finished = Finished(to.name, backbone, projector, configure({**fitting(backbone), **(settings or {})}))
     finished.backbone.cpu().float().eval()
     with replacing_directory(to) as directory:
         checked = {"model.safetensors": write_timm_folder(directory, finished, licence)}
@@ -66,9 +66,3 @@ def export(
             checked["model.onnx"] = write_onnx(directory, finished)
         write_text(directory / "README.md", model_card(finished, directory, checked, licence))
     return to
-
-
-def check_empty(to: Path) -> None:
-    """Raise ValueError for a target that exists and is no empty folder."""
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ValueError(f"{shown(to)} exists and is not an empty folder; allowed: a new or an empty one")

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,9 @@ def write_onnx(directory: Path, finished: Finished) -> dict[str, float]:
 def check_onnx() -> Any:
     """onnxruntime. Raises ValueError where the optional extra is not installed."""
     try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401
+        return [import_module(name) for name in ("onnx", "onnxscript", "onnxruntime")][-1]
     except ImportError as error:
         raise ValueError(f"ONNX needs {error.name}: pip install 'attndistill[onnx]'") from None
-    return onnxruntime
 
 
 _FREE_BATCH = ({0: torch.export.Dim("batch", min=1)},)
