@@ -92,7 +92,7 @@ def new_project(
             write_text(beside / "rows.yaml", _ROWS.format(name=_plain(folder)))
             write_text(beside / ".gitignore", _GITIGNORE)
             write_text(beside / ".dvcignore", _DVCIGNORE)
-            write_text(beside / "README.md", _readme(folder, dvc))
+            write_text(beside / "README.md", _readme(folder, photos, dvc))
             config = open_experiment(beside).config("", {})  # refuses what does not fit together
         written = write_drivers(folder)
         if dvc:
@@ -260,13 +260,14 @@ def _params(photos: Photos, told: Mapping[str, Any]) -> str:
     )
 
 
-def _readme(folder: Path, dvc: bool) -> str:
+def _readme(folder: Path, photos: Photos, dvc: bool) -> str:
     run = (
         "dvc repro                                  # runs what must run; again: only what changed"
         if dvc
         else _PIPELINE
     )
-    return _README.format(name=_plain(folder), run=run, lock=_README_LOCK if dvc else "")
+    counts = {"train": photos.train, "held_out": photos.held_out}
+    return _README.format(name=_plain(folder), run=run, lock=_README_LOCK if dvc else "", **counts)
 
 
 _PIPELINE = "attndistill pipeline                       # every stage, in this process; resumed where it was stopped"
@@ -343,7 +344,7 @@ runtime: {{threads: null, processes: 1, workers: 2, evaluation_batch_size: 64}}
 _README = """\
 # {name}
 
-    attndistill pipeline --dry-run             # what it would cost
+    attndistill pipeline --dry-run --images {train} --test-images {held_out} --classes 1   # what it would cost
     {run}
     attndistill export attndistill --to student   # for timm, without any code of attndistill
 
@@ -352,5 +353,6 @@ Then open outputs/report/index.html. Settings are in params.yaml, what is compar
 {lock}"""
 _README_LOCK = """
 dvc.yaml, MLproject and attndistill.lock are written by `attndistill drivers`: run it after you add a section to
-params.yaml or upgrade attndistill. DVC watches attndistill.lock in place of the installed package's code.
+params.yaml or upgrade attndistill. DVC watches attndistill.lock in place of the installed package's code. It does not
+watch the photos: after a change there, `dvc repro -s -f prepare`, then `dvc repro`.
 """

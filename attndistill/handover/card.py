@@ -41,7 +41,8 @@ def model_card(finished: Finished, directory: Path, checked: Mapping[str, Mappin
         "pipeline_tag": "image-feature-extraction",
         "tags": ["timm", "vision-transformer", "attention-distillation"],
     }
-    parts = [_front_matter(front), f"# {finished.name}", _what(finished), _use(finished, directory)]
+    title = finished.name if experiment is None else f"{experiment.name}: {finished.name}"
+    parts = [_front_matter(front), f"# {title}", _what(finished), _use(finished, directory)]
     if experiment is not None:
         parts += [_figures(finished, experiment), _provenance(finished, experiment)]
     parts.append(_files(directory, checked))
@@ -85,7 +86,7 @@ Images: the central {views.evaluation_crop:g} of the shorter side, bicubic to {s
 {[round(value, 4) for value in views.mean]}, divided by {[round(value, 4) for value in views.std]}."""
     graphs = [name for name in ("model.pt2", "model.onnx") if (directory / name).exists()]
     if graphs:
-        text += f"\n{' and '.join(graphs)} take such images (any batch, {size} px) and give the same features."
+        text += f"\n{' and '.join(graphs)}: such images in (any batch, {size} px), the same features out."
     return text
 
 
