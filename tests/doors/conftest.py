@@ -22,7 +22,7 @@ SMALL = {
 }
 
 
-def write_photos(folder: Path, count: int = 60) -> Path:
+def make_photos(folder: Path, count: int = 60) -> Path:
     """Digits as photos of several sizes, partly in folders of folders."""
     for number, digit in enumerate(load_digits().images[:count]):
         place = folder / ("" if number % 3 else f"trip {number % 2}/day")
@@ -34,7 +34,12 @@ def write_photos(folder: Path, count: int = 60) -> Path:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_photos(tmp_path_factory.mktemp("photos"))
+    return make_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture
+def write_photos() -> Callable[[Path, int], Path]:
+    return make_photos
 
 
 @pytest.fixture(scope="session")
