@@ -10,6 +10,7 @@ from typing import Any
 from attndistill.config import Config
 from attndistill.core.artifacts import read_json
 from attndistill.core.ranks import ranks_of_environment
+from attndistill.drivers import LOCK, stale_lock
 from attndistill.experiments import Experiment
 from attndistill.relock import in_declared_order
 from attndistill.stages import STAGES, Item, Stage
@@ -58,6 +59,9 @@ def run_stage(experiment: Experiment, stage: Stage, item: Item, overrides: Mappi
         from attndistill.stages.context import Context
 
         code = code_digest(stage.module)
+        if is_main and stale_lock(experiment, stage, code):
+            note = f"{LOCK} is of other code than this: run `attndistill drivers`, so that dvc repro knows"
+            print(f"attndistill: note: {note}", file=sys.stderr)
         context = Context(config, experiment.layout, stage.name, item, experiment.file, recorder, is_main, code)
         if is_main:
             _note_imitated(config, stage.name)

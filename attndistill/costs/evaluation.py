@@ -47,7 +47,8 @@ def probe(item: Item, config: Config, plan: Plan) -> Estimate:
         lines |= _on_the_cpu(_width(item, config), config, plan.images, plan.test_images, plan)
         lines["in all"] = f"{plan.images + plan.test_images:,} images{_each(item, config)}, {hours(flops, plan)}"
     for name, options in config.probe:
-        if evaluation := evaluations().get(name) if options is not None else None:
+        evaluation = evaluations().get(name) if options is not None else None
+        if evaluation and not (evaluation.on == "pair" and item.name in MODELS):  # those learned of no teacher
             trained = _trained(evaluation, reading, options, item, config, plan)
             lines, flops = {**lines, **trained.lines}, flops + trained.flops
     return Estimate(lines, flops)

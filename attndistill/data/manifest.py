@@ -86,6 +86,7 @@ class Manifest(_Part):
     container: Literal["arrays", "shards"]
     class_names: Names
     class_list_sha256: Digest
+    labelled: Literal[False] | None = None
     left_out_classes: Names | None = None
     left_aside: LeftAside | None = None
     other_formats: Annotated[list[OtherFormat], Field(min_length=1)] | None = None

@@ -83,38 +83,18 @@ class ShardWriter:
         self._file = _shard_path(self.directory, self.split, self._number).open("wb")
 
 
-class ShardImages:
-    """The images of one split, decoded when asked for by whoever asks (a loader worker, as a rule).
+class EncodedImages:
+    """Image files, decoded when asked for by whoever asks (a loader worker, as a rule).
 
     Crops are cut, resized (antialiased bicubic) and mirrored on 8-bit pictures, as torchvision does with PIL images.
     The whole file is decoded for a crop: JPEG's cheaper reduced decoding would change the pixels.
     """
 
-    def __init__(self, directory: Path, split: str, labels: NDArray[np.int64], names: Sequence[str]) -> None:
-        """Raises ValueError when index, labels, names and shards do not belong together."""
-        self.directory, self.split, self.labels, self.names = directory, split, labels, names
-        self._index = read_array(self._index_path)
-        if self._index.dtype != _ENTRY or not self._index.shape == (len(labels),) == (len(names),):
-            raise ValueError(
-                f"{directory}: the index of {split} has {len(self._index)} entries for {len(labels)} labels and "
-                f"{len(names)} names; run prepare again"
-            )
-        self._check_shards()
+    labels: NDArray[np.int64]
+    names: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def sizes(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Heights and widths of the upright pictures, in pixels."""
-        chosen = self._index[indices]
-        return chosen["height"].astype(np.int64), chosen["width"].astype(np.int64)
-
-    def encoded(self, index: int) -> bytes:
-        """The original file."""
-        entry = self._index[index]
-        # Opened for each read: no handles to carry into workers, and no mapping whose pages count as this process's.
-        with _shard_path(self.directory, self.split, int(entry["shard"])).open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), int(entry["length"]), int(entry["offset"]))
 
     def crops(self, indices: NDArray[np.int64], boxes: "Boxes", image_size: int) -> "Float[Tensor, 'B 3 S S']":
         """See `ImageSet.crops`."""
@@ -129,6 +109,36 @@ class ShardImages:
             view = cut.resize((image_size, image_size), Image.Resampling.BICUBIC)
             pixels[row] = np.asarray(view)[:, ::-1] if boxes.flip[row] else np.asarray(view)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32).contiguous() / 255
+
+    def _picture(self, index: int) -> Image.Image:
+        raise NotImplementedError
+
+
+class ShardImages(EncodedImages):
+    """The images of one split of a prepared data set."""
+
+    def __init__(self, directory: Path, split: str, labels: NDArray[np.int64], names: Sequence[str]) -> None:
+        """Raises ValueError when index, labels, names and shards do not belong together."""
+        self.directory, self.split, self.labels, self.names = directory, split, labels, names
+        self._index = read_array(self._index_path)
+        if self._index.dtype != _ENTRY or not self._index.shape == (len(labels),) == (len(names),):
+            raise ValueError(
+                f"{directory}: the index of {split} has {len(self._index)} entries for {len(labels)} labels and "
+                f"{len(names)} names; run prepare again"
+            )
+        self._check_shards()
+
+    def sizes(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Heights and widths of the upright pictures, in pixels."""
+        chosen = self._index[indices]
+        return chosen["height"].astype(np.int64), chosen["width"].astype(np.int64)
+
+    def encoded(self, index: int) -> bytes:
+        """The original file."""
+        entry = self._index[index]
+        # Opened for each read: no handles to carry into workers, and no mapping whose pages count as this process's.
+        with _shard_path(self.directory, self.split, int(entry["shard"])).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), int(entry["length"]), int(entry["offset"]))
 
     @property
     def bytes(self) -> int:

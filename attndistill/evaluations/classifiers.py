@@ -96,8 +96,8 @@ def knn_scores(
     from sklearn.neighbors import NearestNeighbors
 
     most = min(max(neighbours), len(bank.labels))
-    search = NearestNeighbors(n_neighbors=most, algorithm="brute", metric="euclidean").fit(_unit(bank.features))
-    distance, index = search.kneighbors(_unit(queries.features))
+    search = NearestNeighbors(n_neighbors=most, algorithm="brute", metric="euclidean").fit(unit(bank.features))
+    distance, index = search.kneighbors(unit(queries.features))
     similarity = 1 - distance.astype(np.float64) ** 2 / 2  # of unit vectors
     votes = np.exp(similarity / temperature)
     voted = bank.labels[index]
@@ -109,10 +109,11 @@ def knn_scores(
     return scores
 
 
-def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of length 1; a row of zeros stays one."""
     norms = np.linalg.norm(features, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = features / np.maximum(norms, 1e-12)
-    return unit
+    found: NDArray[np.float32] = features / np.maximum(norms, 1e-12)
+    return found
 
 
 @EVALUATIONS.register("logistic", title="Logistic regression")

@@ -44,16 +44,19 @@ def run(context: "Context") -> None:
             execution,
             context.checkpoint(seed, {"data": manifest["digest"]}, section, "views", "pretrain"),
             seed=seed,
-            evaluate=lambda encoder: probe_data(
-                encoder,
-                images,
-                test,
-                views,
-                validation=validation,
-                classes=len(manifest["class_names"]),
-                crop_share=config.views.evaluation_crop,
-                batch_size=execution.evaluation_batch_size,
-                device=execution.device,
+            evaluate=manifest.get("labelled") is not False
+            and (
+                lambda encoder: probe_data(
+                    encoder,
+                    images,
+                    test,
+                    views,
+                    validation=validation,
+                    classes=len(manifest["class_names"]),
+                    crop_share=config.views.evaluation_crop,
+                    batch_size=execution.evaluation_batch_size,
+                    device=execution.device,
+                )
             ),
         )
 

@@ -51,11 +51,12 @@ def _description(context: "Context") -> dict[str, str]:
     from attndistill.data.manifest import read_manifest
 
     config, manifest = context.config, read_manifest(context.layout.data)
+    labels = "no labels" if manifest.get("labelled") is False else f"{len(manifest['class_names'])} classes"
     counts = ", ".join(f"{part['count']} {name}" for name, part in manifest["splits"].items())
     views, epochs = config.targets.views, config.distill.recipe.epochs
     shared = "the paper's method" if views == epochs else f"epoch e uses view e mod {views}"
     return {
-        "Data": f"{manifest['dataset']} ({counts} images, {len(manifest['class_names'])} classes)",
+        "Data": f"{manifest['dataset']} ({counts} images, {labels})",
         "Data digest": manifest["digest"],
         "Class list SHA-256": manifest["class_list_sha256"],
         "Teacher": _teacher(context),

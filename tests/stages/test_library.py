@@ -97,14 +97,3 @@ def test_importing_the_package_imports_nothing_heavy():
     program = "import sys, attndistill; print(sorted(set(sys.modules) & {'torch', 'timm', 'numpy', 'pydantic'}))"
     done = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True, check=True)
     assert done.stdout == "[]\n"
-
-
-def test_the_page_about_the_library_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/library.md").read_text(), re.DOTALL)
-    assert blocks
-    names: dict = {}
-    for block in blocks:
-        exec(block, names)  # our own page
-    assert names["features"].shape == (64, 32)
-    assert names["figures"]["knn"].protocol == "knn/dino-v1"
