@@ -10,7 +10,7 @@ from typing import Any
 from attndistill import __version__
 from attndistill.core.artifacts import file_digest, read_json
 from attndistill.core.words import shown
-from attndistill.data.store import read_manifest
+from attndistill.data.manifest import read_manifest
 from attndistill.evaluations import evaluations
 from attndistill.experiments import Experiment
 from attndistill.handover.models import Finished
