@@ -43,8 +43,8 @@ class Evaluation:
         name: in settings, result files and column names.
         title: for people.
         on: what it is given: "features", "model" or "maps".
-        trains: of one on the model, what learns: a "head", or the "backbone" too.
         figures: by name, in the order of their columns.
+        trains: of one on the model, what learns: a "head", or the "backbone" too.
     """
 
     name: str
