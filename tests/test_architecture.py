@@ -16,8 +16,8 @@ ROWS = [
     {"runs", "targets", "figures", "evaluations", "results"},
     {"distillation", "pretraining"},
     {"config", "report", "stages", "tracking"},
-    {"pipeline", "experiments", "relock"},
-    {"drivers", "costs", "library"},
+    {"pipeline", "experiments", "relock", "drivers"},
+    {"costs", "library", "handover", "projects", "reproduction"},
     {"cli", "study", "__main__"},
 ]
 ROW_OF = {name: number for number, names in enumerate(ROWS) for name in names}
@@ -29,6 +29,9 @@ ARROWS = {
     ("report", "config"),
     ("pipeline", "experiments"),
     ("pipeline", "relock"),
+    ("pipeline", "drivers"),
+    ("drivers", "experiments"),
+    ("handover", "library"),
     ("relock", "experiments"),
     ("__main__", "cli"),
     ("cli", "study"),

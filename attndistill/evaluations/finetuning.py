@@ -116,7 +116,7 @@ def finetune(
     name = protocol_of("finetune", f"finetune/{authors}", given)
     kept = f", head on P's layer {keep_projector_layer} where there is one" if keep_projector_layer else ""
     return ProbeResult(
-        f"{name}{kept}, {recipe.epochs} epochs, {len(rates)} rates",
+        f"{name}{kept}, {recipe.epochs} epochs, {len(rates)} rate{'s' if len(rates) > 1 else ''}",
         top1[epoch],
         top5[epoch],
         {"rate": rate, "epoch": epoch},

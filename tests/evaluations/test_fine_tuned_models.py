@@ -49,7 +49,7 @@ def judged(options: dict, model=None, train: ImageSet | None = None, work=None, 
 def test_a_model_learns_the_classes_by_a_published_protocol(protocol, rates):
     found = judged({**QUIET, "protocol": protocol, "rates": rates})
     assert found.protocol.startswith(f"finetune/{protocol} (")
-    assert found.protocol.endswith(f", 4 epochs, {len(rates)} rates")
+    assert found.protocol.endswith(f", 4 epochs, {len(rates)} rate" + "s" * (len(rates) > 1))
     assert found.top1 > 80  # three colours
     assert set(found.figures) == set(evaluations()["finetune"].figures)
     assert found.chosen["rate"] == 1.0
@@ -60,7 +60,7 @@ def test_a_model_learns_the_classes_by_a_published_protocol(protocol, rates):
 def test_the_published_options_bear_the_protocols_name_alone():
     published = {"mixing_group": 64, "recipe": RECIPE | {"epochs": 2, "batch_size": 64}}
     found = judged(published, train=coloured(90, 0))
-    assert found.protocol == "finetune/deit-v1, 2 epochs, 1 rates"
+    assert found.protocol == "finetune/deit-v1, 2 epochs, 1 rate"
 
 
 def test_the_epoch_is_chosen_on_validation_and_the_best_on_test_has_its_own_name():
