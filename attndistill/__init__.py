@@ -8,15 +8,21 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_LIBRARY = ("array_images", "build_objective", "configure", "distil", "embed", "evaluate", "load_teacher")
+_LIBRARY = {
+    **dict.fromkeys(
+        ("array_images", "build_objective", "configure", "distil", "embed", "evaluate", "load_teacher"),
+        "attndistill.library",
+    ),
+    "export": "attndistill.handover.exporting",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LIBRARY:
         raise AttributeError(f"module 'attndistill' has no attribute {name!r}")
-    from attndistill import library
+    from importlib import import_module
 
-    return getattr(library, name)
+    return getattr(import_module(_LIBRARY[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(problem: object, code: int) -> int:
-    say(f"attndistill: {shown(hidden(' '.join(str(problem).split())), 2000)}", "stderr")
+    say(f"attndistill: {shown(hidden(' '.join(str(problem).split()), code=True), 2000)}", "stderr")
     if os.environ.get("ATTNDISTILL_TRACEBACK"):
         import traceback
 
@@ -134,10 +134,44 @@ def _parser() -> argparse.ArgumentParser:
     ui.add_argument("--artifacts", metavar="FOLDER", help="of the pictures; default: .work/study/artifacts")
     ui.add_argument("--port", type=int, help="of MLflow; the dashboard's is the next; default: free ones")
     ui.set_defaults(handle=_show_pages)
+    _add_doors(commands)
     tracking = commands.add_parser("tracking", help="send recorded runs to MLflow", allow_abbrev=False)
     verbs = tracking.add_subparsers(metavar="VERB", required=True)
     verbs.add_parser("sync", help="send what could not be sent before").set_defaults(handle=_sync)
     return parser
+
+
+def _add_doors(commands: Any) -> None:
+    """What goes in and out: a model for other programs, a model asked about photos."""
+    what = "a row's name, a stored model's folder or a checkpoint file"
+    export = _command(commands, "export", "a folder that timm opens, graphs, a model card: nothing of ours", _export)
+    export.add_argument("model", help=what)
+    export.add_argument("--to", required=True, metavar="FOLDER", help="new, or empty")
+    export.add_argument(
+        "--formats", default="timm,pt2", metavar="LIST", help="of timm, pt2, onnx; default: %(default)s"
+    )
+    export.add_argument("--licence", default="unknown", help="of the weights, for the card; default: %(default)s")
+    new = commands.add_parser(
+        "new", help="a project that runs, from a folder of photos and a teacher", allow_abbrev=False
+    )
+    new.add_argument("folder", help="new, or empty")
+    new.add_argument("--images", required=True, metavar="PATH", help="a folder of photos, or a list of files")
+    new.add_argument(
+        "--teacher", metavar="FILE", help="a checkpoint, or a timm name; default: pre-trained on the photos"
+    )
+    new.add_argument("--student", default="vit_tiny", metavar="SIZE", help="a named size; default: %(default)s")
+    new.add_argument("--no-dvc", dest="dvc", action="store_false", help="leave git and DVC alone")
+    new.set_defaults(handle=_new)
+    embed = _command(commands, "embed", "features of any folder of images, by name, as a file", _embed)
+    embed.add_argument("images", help="a folder, or one image")
+    embed.add_argument("--model", required=True, help=what)
+    embed.add_argument("--to", required=True, metavar="FILE", help=".npz or .parquet")
+    near = _command(commands, "neighbours", "the photos of a folder that are nearest to one, as a picture", _neighbours)
+    near.add_argument("image", help="one image")
+    near.add_argument("--model", required=True, help=what)
+    near.add_argument("--among", required=True, metavar="FOLDER", help="of images")
+    near.add_argument("--to", required=True, metavar="FILE", help=".png")
+    near.add_argument("--count", type=_count, default=9, help="how many; default: %(default)s")
 
 
 def _command(commands: Any, name: str, summary: str, handle: Any) -> argparse.ArgumentParser:
@@ -317,6 +351,56 @@ def _inspect(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     names = ("format", "half", "weights", "timm_name", "num_heads", "sha256", "image_size", "resize_positions")
     loaded = load_teacher(path, Wanted(**{name: getattr(options, name) for name in names}))
     print("\n".join(loaded.report.lines()))
+
+
+def _export(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from attndistill.handover.exporting import export
+
+    to = export(
+        options.model,
+        options.to,
+        formats=options.formats.split(","),
+        settings=overrides,
+        licence=options.licence,
+        experiment=options.experiment,
+    )
+    names = ", ".join(sorted(path.name for path in to.iterdir()))
+    say(f"{to}: {names}; timm.create_model('local-dir:{to}', pretrained=True) opens it")
+
+
+def _new(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from attndistill.projects import new_project
+
+    if overrides:
+        raise ValueError("new takes no settings: change the project's params.yaml")
+    folder, images = Path(options.folder), Path(options.images)
+    for line in new_project(folder, images, teacher=options.teacher, student=options.student, dvc=options.dvc):
+        say(line)
+
+
+def _embed(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from attndistill.handover.photos import embed_photos
+
+    images, to, experiment = Path(options.images), Path(options.to), Path(options.experiment)
+    count = embed_photos(images, options.model, to, experiment=experiment, settings=overrides)
+    say(f"{options.to}: features of {count} images")
+
+
+def _neighbours(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from attndistill.handover.photos import nearest_photos
+
+    image, among, to = Path(options.image), Path(options.among), Path(options.to)
+    experiment, count = Path(options.experiment), options.count
+    for name, cosine in nearest_photos(
+        image, options.model, among, to, count=count, experiment=experiment, settings=overrides
+    ):
+        say(f"{cosine:.3f}  {shown(name)}")
 
 
 def _write_drivers(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

@@ -1,6 +1,11 @@
 """The files of the drivers, derived from the declared stages: dvc.yaml, MLproject, and the README's table.
 
 `attndistill drivers --experiment FOLDER` writes an experiment's; a test holds the committed files against it.
+
+An experiment inside a working copy of this package is run with that copy's code, which DVC watches file by file. A
+project anywhere else is run with the package that is installed, whose files DVC cannot watch: it watches
+attndistill.lock, which `attndistill drivers` writes anew after an upgrade and which has a digest of each stage's code
+and of each section's defaults.
 """
 
 import io
@@ -10,11 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attndistill.core.artifacts import write_text
-from attndistill.experiments import ROWS, SETTINGS, Experiment, open_experiment
+from attndistill import __version__
+from attndistill.config import read_yaml
+from attndistill.core.artifacts import digest_of, write_text
+from attndistill.experiments import DEFAULTS, ROWS, SETTINGS, Experiment, open_experiment
 from attndistill.report.build import curve_columns
 from attndistill.stages import STAGES, Item, Stage
-from attndistill.stages.code import ROOT, watched_files
+from attndistill.stages.code import ROOT, code_digest, watched_files
 from attndistill.stages.layout import MODELS
 
 _HEADER = """\
@@ -28,7 +35,12 @@ _PROJECT_HEADER = """\
 #   mlflow run . -e distill -P row=attndistill -P distill.recipe.epochs=2 --env-manager local
 """
 
+_LOCK_HEADER = """\
+# Written by `attndistill drivers`, for DVC to watch in place of the installed package. Run it after an upgrade: the
+# stages whose code or defaults changed run again.
+"""
 
+LOCK = "attndistill.lock"
 # what each file of curves shows, and in what
 _PLOTS = (("training loss", "loss"), ("pre-training, logistic top-1", "percent"))
 
@@ -41,6 +53,8 @@ def write_drivers(folder: Path) -> list[Path]:
     """
     experiment = open_experiment(folder)
     texts = {"dvc.yaml": dvc_file(experiment), "MLproject": mlproject(experiment)}
+    if not _in_working_copy(experiment):
+        texts[LOCK] = lock_file()
     readme = experiment.folder / "README.md"
     if readme.exists() and _TABLE.search(text := readme.read_text(encoding="utf-8")):
         texts["README.md"] = with_table(text)
@@ -77,7 +91,8 @@ def dvc_file(experiment: Experiment) -> str:
 
 def _dvc_stage(experiment: Experiment, stage: Stage, item: Item, config: Any) -> dict[str, Any]:
     layout = experiment.layout
-    code = [f"{_code(experiment)}{path}" for path in watched_files(stage.module)]
+    files = watched_files(stage.module) if _in_working_copy(experiment) else []
+    code = [f"{_code(experiment)}{path}" for path in files]
     outside = _watched_outside(experiment, stage, item, config)
     inputs = [path.relative_to(layout.folder).as_posix() for path in stage.inputs(layout, item)]
     outs: list[Any] = []
@@ -85,7 +100,8 @@ def _dvc_stage(experiment: Experiment, stage: Stage, item: Item, config: Any) ->
         name = path.relative_to(layout.folder).as_posix()
         outs.append({name: {"cache": False}} if path.is_relative_to(layout.results) else name)
     found: dict[str, Any] = {"cmd": _command(experiment, stage, item), "params": _params(experiment, stage, item)}
-    return {**found, "deps": [*code, *inputs, *outside], "outs": outs}
+    deps = [*code, *inputs, *outside]
+    return {**found, **({"deps": deps} if deps else {}), "outs": outs}
 
 
 def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
@@ -99,7 +115,11 @@ def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
     else:
         shared = [section for section in sections if not section.startswith(("downloads.", "datasets."))]
         changed = [section for section in sections if _has(own, section)]
-        watched = [*([{defaults: shared}] if shared else []), *([{SETTINGS: changed}] if changed else [])]
+        base = {defaults: shared}
+        if not _in_working_copy(experiment):
+            tops = dict.fromkeys(section.partition(".")[0] for section in shared)
+            base, shared = {LOCK: [f"code.{stage.name}", *(f"defaults.{top}" for top in tops)]}, [stage.name]
+        watched = [*([base] if shared else []), *([{SETTINGS: changed}] if changed else [])]
     if stage.report:
         watched.append({ROWS: None})
     elif item.name == "${key}":
@@ -125,6 +145,24 @@ def _watched_outside(experiment: Experiment, stage: Stage, item: Item, config: A
     return sorted(dict.fromkeys(paths))
 
 
+def lock_file() -> str:
+    """The text of attndistill.lock: the version, and digests of each stage's code and each section's defaults."""
+    defaults = {name: digest_of(value) for name, value in read_yaml(DEFAULTS).items()}
+    code = {stage.name: code_digest(stage.module) for stage in STAGES.values()}
+    return _LOCK_HEADER + _yaml({"version": __version__, "code": code, "defaults": defaults})
+
+
+def stale_lock(experiment: Experiment, stage: Stage, code: str) -> bool:
+    """Whether attndistill.lock is of other code than this stage runs with, so that DVC cannot know of it."""
+    path = experiment.folder / LOCK
+    return path.exists() and read_yaml(path).get("code", {}).get(stage.name) != code
+
+
+def _in_working_copy(experiment: Experiment) -> bool:
+    """Whether the experiment lies in a working copy of this package, and not beside an installed one."""
+    return experiment.folder.is_relative_to(ROOT)
+
+
 def _code(experiment: Experiment) -> str:
     """The way from an experiment's folder to the package's root: "" at the top of the repository, "../../" below."""
     way = os.path.relpath(ROOT, experiment.folder)
@@ -138,7 +176,7 @@ def _command(experiment: Experiment, stage: Stage, item: Item) -> str:
 
 
 def _with_code(experiment: Experiment, command: str) -> str:
-    way = _code(experiment)
+    way = _code(experiment) if _in_working_copy(experiment) else ""
     return f"PYTHONPATH={way.rstrip('/')} {command}" if way else command
 
 
@@ -169,9 +207,9 @@ def mlproject(experiment: Experiment) -> str:
         },
         "command": _with_code(experiment, "python -m attndistill study {file} -j {workers} --storage {storage}"),
     }
-    environment = f"{_code(experiment)}python_env.yaml"
     name = "attndistill" if not _code(experiment) else f"attndistill-{experiment.name}"
-    return _PROJECT_HEADER + _yaml({"name": name, "python_env": environment, "entry_points": entries})
+    environment = {"python_env": f"{_code(experiment)}python_env.yaml"} if _in_working_copy(experiment) else {}
+    return _PROJECT_HEADER + _yaml({"name": name, **environment, "entry_points": entries})
 
 
 _TABLE = re.compile(r"(?<=\n)\| Stage \| Does \| Command \|\n(?:\|.*\n)+")

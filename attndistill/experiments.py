@@ -113,7 +113,10 @@ def _sizes(source: Mapping[str, Any], state: tuple[int, int]) -> dict[str, Any]:
     if key not in _known:
         from attndistill.models.teachers.sizes import sizes_of_file
 
-        _known[key] = sizes_of_file(source)
+        try:
+            _known[key] = sizes_of_file(source)
+        except ValueError:  # the stage that loads it says what is wrong with it
+            _known[key] = {}
     return _known[key]
 
 

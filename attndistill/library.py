@@ -4,16 +4,17 @@ No project folder is needed: settings are those of `params.yaml`, under the same
 functions, so the same settings and seeds give the same bytes.
 
     teacher = attndistill.load_teacher("dino_deitsmall8_pretrain.pth")
-    student = attndistill.distil(images, teacher, "vit_tiny", settings={"distill.recipe.epochs": 10})
-    features = attndistill.embed(student, images)
+    student = attndistill.distil("photos/", teacher, "vit_tiny", settings={"distill.recipe.epochs": 10})
+    features = attndistill.embed(student, "photos/")
     figures = attndistill.evaluate(student, train, test)
 
 N images, S side of a view in pixels, D width of a feature, P the projector.
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,17 @@ from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 
 from attndistill.config import Config, nested, read_yaml, resolve
-from attndistill.core.artifacts import digest_of
+from attndistill.core.artifacts import digest_of, read_json, write_json
+from attndistill.core.progress import progress
+from attndistill.core.words import shown
+from attndistill.data.files import FileImages
+from attndistill.data.preparation import prepare
+from attndistill.data.sources import open_source
 from attndistill.data.splits import stratified_subset
-from attndistill.data.store import ArrayImages, ImageSet
+from attndistill.data.store import ArrayImages, ImageSet, open_split
 from attndistill.data.views import ViewRecipe
 from attndistill.distillation import build_objective, distil_student, open_teaching
-from attndistill.evaluations import EVALUATIONS, evaluations
-from attndistill.evaluations.classifiers import ProbeResult
+from attndistill.evaluations import EVALUATIONS, Result, evaluations
 from attndistill.evaluations.embedding import embed_split
 from attndistill.evaluations.judged import Judged
 from attndistill.experiments import DEFAULTS
@@ -44,7 +49,7 @@ from attndistill.training.checkpoint import Checkpoint
 
 __all__ = ["array_images", "build_objective", "configure", "distil", "embed", "evaluate", "load_teacher"]
 
-Images = ImageSet | UInt8[np.ndarray, "N H W 3"]
+Images = ImageSet | UInt8[np.ndarray, "N H W 3"] | str | Path
 
 
 def configure(settings: Mapping[str, Any] | None = None) -> Config:
@@ -103,7 +108,8 @@ def distil(
     """Distil a teacher into a student, without labels (paper sec. 3).
 
     Args:
-        images: training images.
+        images: training images: a set, an array, or a folder of photos. Of a folder, as in the stages, the share
+            `data.set.held_out` is left for judging.
         teacher: of `load_teacher`, or its path.
         student: a named size (Table 7), then of the teacher's patch size, or keyword arguments of `build_vit`.
         settings: dotted keys of `params.yaml`; `views.image_size` is the teacher's unless given.
@@ -115,15 +121,19 @@ def distil(
         The student: `.backbone` (a timm VisionTransformer) and `.projector` (P), in evaluation mode.
 
     Raises:
-        ValueError: settings that are refused, fewer images than a batch, a `work` of another run.
+        ValueError: settings that are refused, a folder without photos or with one smaller than a patch, fewer images
+            than a batch, a `work` of another run.
         FloatingPointError: a loss that is not finite.
     """
     teacher = load_teacher(teacher) if isinstance(teacher, str | Path) else teacher
-    images = array_images(images) if isinstance(images, np.ndarray) else images
-    config = configure({**_sizes(teacher, student), **(settings or {})})
-    views, execution = ViewRecipe.of(config.views), _execution(config, "distil")
+    of_folder = {"data.set.name": "photos", "data.set.root": str(images)} if isinstance(images, str | Path) else {}
+    config = configure({**_sizes(teacher, student), **of_folder, **(settings or {})})
+    views, execution = ViewRecipe.of(config.views), execution_of(config, "distil")
     with ExitStack() as stack:
         folder = Path(work or stack.enter_context(tempfile.TemporaryDirectory()))
+        if isinstance(images, str | Path):
+            images = _prepared(config, folder)
+        images = array_images(images) if isinstance(images, np.ndarray) else images
         identity = _identity(teacher, images, views)
         targets = folder / "targets"
         if config.targets.cache and not (targets / "manifest.json").exists():
@@ -169,17 +179,20 @@ def embed(
 
     Args:
         model: a teacher or a student.
-        images: N of them.
-        settings: dotted keys of `views` and `runtime`.
+        images: N of them: a set, an array, or a folder of photos, in the order of their names.
+        settings: dotted keys of `views`, `data` and `runtime`.
         layer: of a student, the feature after this layer of P; 0 is before P, the one to use.
 
     Raises:
         ValueError: settings that are refused, or a layer that P does not have.
     """
     backbone, projector = _halves(model)
+    config = configure({**fitting(backbone), **(settings or {})})
     images = array_images(images) if isinstance(images, np.ndarray) else images
-    config = configure({"views.image_size": _image_size(backbone), **_fitting(backbone), **(settings or {})})
-    execution = _execution(config, "embed")
+    if isinstance(images, str | Path):
+        skip = config.data.on_bad_image == "skip"
+        images = FileImages(Path(images), max_pixels=config.data.max_pixels, skip_bad=skip)
+    execution = execution_of(config, "embed")
     return embed_split(
         backbone,
         images,
@@ -200,7 +213,8 @@ def evaluate(
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     work: str | Path | None = None,
-) -> dict[str, ProbeResult]:
+    teacher: Backbone | None = None,
+) -> dict[str, Result]:
     """Judge a model by every evaluation that the section `probe` turns on, each by its named protocol.
 
     Args:
@@ -211,19 +225,24 @@ def evaluate(
         settings: dotted keys of `probe`, `data`, `views` and `runtime`.
         seed: of what an evaluation draws.
         work: folder for resume checkpoints of evaluations that train; None: a temporary one.
+        teacher: of a student, for evaluations that compare the two (`probe.agreement`).
 
     Returns:
-        Name of the evaluation -> top-1 and top-5 in percent, protocol, what was chosen.
+        Name of the evaluation -> its figures (top-1 and top-5 in percent), protocol, what was chosen.
 
     Raises:
-        ValueError: settings that are refused, or classes of test that train does not have.
+        ValueError: settings that are refused, classes of test that train does not have, or a teacher that is wanted.
     """
     backbone, projector = _halves(model)
-    config = configure({"views.image_size": _image_size(backbone), **_fitting(backbone), **(settings or {})})
+    config = configure({**fitting(backbone), **(settings or {})})
     labels, data = np.asarray(train.labels), config.data
     missing = sorted(set(np.asarray(test.labels).tolist()) - set(labels.tolist()))
     if missing:
         raise ValueError(f"test has images of class {missing[0]}, train has none; allowed: classes of train")
+    chosen = config.probe.chosen()
+    paired = next((name for name in chosen if evaluations()[name].on == "pair"), None)
+    if paired and teacher is None:
+        raise ValueError(f"probe.{paired} compares a student with its teacher; allowed: evaluate(..., teacher=...)")
     with ExitStack() as stack:
         folder = Path(work or stack.enter_context(tempfile.TemporaryDirectory()))
         judged = Judged(
@@ -243,16 +262,75 @@ def evaluate(
             crop_share=config.views.evaluation_crop,
             seed=seed,
             inputs={"model": _weights_digest(backbone), "data": _data_digest(train)},
-            execution=_execution(config, "evaluate"),
-            checkpoint=lambda inputs: Checkpoint(folder / f"seed-{seed}", digest_of({**inputs, "seed": seed})),
+            execution=execution_of(config, "evaluate"),
+            checkpoint=lambda inputs: _checkpoint(folder, {**inputs, "seed": str(seed)}),
         )
+        given: dict[str, Callable[[], tuple[Any, ...]]] = {
+            "features": lambda: (judged.features,),
+            "model": lambda: (judged,),
+            "pair": lambda: (judged, replace(judged, backbone=teacher, projector=None, layer=0)),
+        }
         return {
-            name: EVALUATIONS.bind(name, options)(judged.features if evaluations()[name].on == "features" else judged)
-            for name, options in config.probe.chosen().items()
+            name: EVALUATIONS.bind(name, options)(*given[evaluations()[name].on]()) for name, options in chosen.items()
         }
 
 
-def _execution(config: Config, label: str) -> Execution:
+def _checkpoint(folder: Path, identity: Mapping[str, str]) -> Checkpoint:
+    """Of one of the runs that an evaluation trains."""
+    digest = digest_of(dict(identity))
+    return Checkpoint(folder / digest[:16], digest)
+
+
+def _prepared(config: Config, folder: Path) -> ImageSet:
+    """The training split of the photos that `data.set` names, prepared in a folder; again only where they changed.
+
+    Raises:
+        ValueError: no photos, bad ones, or one smaller than a patch of the student.
+    """
+    options, patch = config.data, config.student.patch_size
+    source = open_source(options.set.name, options.set.options())
+    listed = [[split.names, [_state(split, name) for name in split.names]] for split in source.splits.values()]
+    wanted, record = digest_of([options.plain(), listed]), folder / "photos.json"
+    if not (record.exists() and read_json(record) == wanted and (folder / "data").exists()):
+        sizes = {name: len(split.labels) for name, split in source.splits.items()}
+        with progress("prepare", sum(sizes.values()), "images") as update:
+            prepare(
+                source,
+                folder / "data",
+                validation_fraction=options.validation_fraction,
+                split_seed=options.validation_seed,
+                on_bad_image=options.on_bad_image,
+                max_pixels=options.max_pixels,
+                progress=lambda split, done, _: update(done + (sizes["train"] if split == "test" else 0)),
+            )
+        write_json(record, wanted)
+    images = open_split(folder / "data", "train")
+    check_sides(images, patch)
+    return images
+
+
+def _state(split: Any, name: str) -> list[int]:
+    """What tells that a file changed; nothing of one that cannot be looked at, which `prepare` names."""
+    try:
+        status = (split.root / name).stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def check_sides(images: ImageSet, patch_size: int) -> None:
+    """Raise ValueError for an image with a side smaller than a patch: enlarged, it would show nothing."""
+    sides = np.minimum(*images.sizes(np.arange(len(images), dtype=np.int64)))
+    small = int(sides.argmin())
+    if sides[small] < patch_size:
+        raise ValueError(
+            f"{shown(images.names[small])} has a side of {sides[small]} px, smaller than a patch; allowed: "
+            f"{patch_size} px or more"
+        )
+
+
+def execution_of(config: Config, label: str) -> Execution:
+    """How work is done in this process: the section `runtime`."""
     wanted = config.runtime.device
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
     return Execution(
@@ -273,10 +351,10 @@ def _image_size(backbone: Any) -> int:
     return int(backbone.patch_embed.img_size[0])
 
 
-def _fitting(backbone: Any) -> dict[str, Any]:
-    """Settings under which the configuration's teacher and student fit the model's images; neither is read."""
-    sizes = _described(backbone)
-    return {f"{half}.{name}": value for half in ("teacher", "student") for name, value in sizes.items()}
+def fitting(backbone: Any) -> dict[str, Any]:
+    """Settings under which the configuration's images, teacher and student fit a model; the two are not read."""
+    sizes, size = _described(backbone), {"views.image_size": _image_size(backbone)}
+    return size | {f"{half}.{name}": value for half in ("teacher", "student") for name, value in sizes.items()}
 
 
 def _described(backbone: Any) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from typing import Any
 from attndistill.config import Config
 from attndistill.core.artifacts import read_json
 from attndistill.core.ranks import ranks_of_environment
+from attndistill.drivers import LOCK, stale_lock
 from attndistill.experiments import Experiment
+from attndistill.relock import in_declared_order
 from attndistill.stages import STAGES, Item, Stage
 from attndistill.stages.code import code_digest
 from attndistill.tracking import Recorder
@@ -34,6 +36,7 @@ def run_stage(experiment: Experiment, stage: Stage, item: Item, overrides: Mappi
     config = check_item(experiment, stage, item, overrides)
     inputs = stage.inputs(experiment.layout, item)
     _check_inputs(experiment, stage, inputs, config)
+    _check_pictured(experiment, config)
     with (
         chdir(experiment.folder),
         Recorder.open(
@@ -51,14 +54,20 @@ def run_stage(experiment: Experiment, stage: Stage, item: Item, overrides: Mappi
             enabled=is_main and config.runtime.tracking,
         ) as recorder,
     ):
-        make_deterministic(config)
+        if not stage.light:
+            make_deterministic(config)
         from attndistill.stages.context import Context
 
         code = code_digest(stage.module)
+        if is_main and stale_lock(experiment, stage, code):
+            note = f"{LOCK} is of other code than this: run `attndistill drivers`, so that dvc repro knows"
+            print(f"attndistill: note: {note}", file=sys.stderr)
         context = Context(config, experiment.layout, stage.name, item, experiment.file, recorder, is_main, code)
         if is_main:
             _note_imitated(config, stage.name)
         stage.run(context)
+    if is_main and os.environ.get("DVC_STAGE"):
+        in_declared_order(experiment.folder, list(experiment.rows))
 
 
 def check_item(experiment: Experiment, stage: Stage, item: Item, overrides: Mapping[str, Any]) -> Config:
@@ -101,6 +110,18 @@ def missing_input(experiment: Experiment, path: Path) -> str:
     """What is missing and how to make it, as a sentence."""
     command = maker_of(experiment, path)
     return f"{path.relative_to(experiment.folder)} does not exist" + (f": run `{command}`" if command else "")
+
+
+def _check_pictured(experiment: Experiment, config: Config) -> None:
+    """Before anything is trained: the test split has the images that are to be pictured."""
+    from attndistill.data.manifest import Manifest
+
+    if config.attention.images is None or not (experiment.layout.data / "manifest.json").exists():
+        return
+    count = Manifest.read(experiment.layout.data).splits["test"].count
+    beyond = [index for index in config.attention.images if index >= count]
+    if beyond:
+        raise ValueError(f"attention.images {beyond[0]}: the test split has {count} images; allowed: 0 to {count - 1}")
 
 
 def _check_inputs(experiment: Experiment, stage: Stage, inputs: Sequence[Path], config: Config) -> None:
@@ -163,7 +184,7 @@ def make_deterministic(config: Config) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for
     import torch
 
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms(True), which imports a compiler
     # a debugging aid: nothing here reads the memory it fills
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

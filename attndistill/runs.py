@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -13,12 +14,13 @@ from torch import nn
 from attndistill.core.progress import progress
 from attndistill.core.randomness import derived_seed
 from attndistill.core.side_by_side import side_by_side
-from attndistill.data.loading import Schedule, ViewEpoch, training_batches
-from attndistill.data.store import ImageSet
+from attndistill.data.loading import Augments, Schedule, ViewEpoch, training_batches
+from attndistill.data.store import ChosenImages, ImageSet
 from attndistill.data.views import ViewRecipe
 from attndistill.training import OPTIMIZERS
 from attndistill.training.checkpoint import Checkpoint
 from attndistill.training.loop import History, Observers, Plan, fit
+from attndistill.training.optimizers import PER_STEP, RateCurve
 from attndistill.training.recipe import Recipe
 
 Evaluate = Callable[[int], dict[str, float] | None]
@@ -75,14 +77,19 @@ def train(
     view_epoch: ViewEpoch = lambda epoch: epoch,
     evaluate: Evaluate = lambda epoch: None,
     published: bool = False,
+    curve: RateCurve = PER_STEP,
+    augmentation: Augments | None = None,
+    repeats: int = 1,
 ) -> History:
     """Train `task` by `recipe`, from its checkpoint when there is one; returns its curves, one point an epoch.
 
-    `published` samples and drops batches as the published code does.
+    `published` samples and drops batches as the published code does; `curve` shapes the learning rate;
+    `augmentation` and `repeats` are of the views (`data.loading`).
     """
     accelerator = make_accelerator(execution, recipe)
     schedule = make_schedule(recipe, execution, len(images), seed, accelerator.num_processes, accelerator.process_index)
-    schedule = replace(schedule, order_per_rank=published)
+    schedule = replace(schedule, order_per_rank=published, repeats=repeats)
+    copies = images if repeats == 1 else ChosenImages(images, np.repeat(np.arange(len(images)), repeats))
     plan = Plan(
         steps=schedule.steps,
         steps_per_epoch=schedule.steps_per_epoch,
@@ -91,6 +98,7 @@ def train(
         warmup_steps=recipe.warmup_epochs * schedule.steps_per_epoch,
         checkpoint_seconds=execution.checkpoint_seconds,
         drop_unfinite=published,
+        curve=curve,
     )
     task.to(accelerator.device)
     optimizer = OPTIMIZERS.bind(recipe.optimizer.name, recipe.optimizer.options())(task)
@@ -105,7 +113,13 @@ def train(
             task,
             optimizer,
             lambda first_step: training_batches(
-                images, views, schedule, first_step=first_step, workers=execution.workers, view_epoch=view_epoch
+                copies,
+                views,
+                schedule,
+                first_step=first_step,
+                workers=execution.workers,
+                view_epoch=view_epoch,
+                augmentation=augmentation,
             ),
             plan,
             checkpoint,

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from attndistill.core.artifacts import write_json, write_text
-from benchmarks import cache, data, kernels, probes, search, startup, step
+from benchmarks import cache, data, heads, kernels, probes, search, startup, step
+from benchmarks.configurations import CONFIGURATIONS
 from benchmarks.machine import describe
 from benchmarks.tables import comparison_page
 
@@ -20,8 +21,18 @@ RESULTS = Path("results/benchmarks")
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "data": lambda repeats: data.measure(repeats=repeats, images=256, workers=2),
     "cache": lambda repeats: cache.measure(repeats=repeats, images=4096, views=4),
-    "probes": lambda repeats: probes.measure(
-        repeats=min(repeats, 3), bank=50_000, queries=10_000, width=384, classes=100, fitted=12_669, iterations=100
+    "probes": lambda repeats: (
+        probes.measure(
+            repeats=min(repeats, 3), bank=50_000, queries=10_000, width=384, classes=100, fitted=12_669, iterations=100
+        )
+        | heads.measure(
+            repeats=repeats,
+            images=64,
+            image_size=224,
+            classes=1000,
+            vit=CONFIGURATIONS["s8-s16"].student,
+            blocks=4,
+        )
     ),
     "kernels": lambda repeats: kernels.measure(repeats=repeats),
     "startup": lambda repeats: startup.measure(repeats=repeats),

@@ -11,11 +11,12 @@ from attndistill.core.features import Features
 from attndistill.data.loading import Batch, view_batch
 from attndistill.data.store import ArrayImages
 from attndistill.data.views import ViewRecipe
-from attndistill.losses import AGGREGATIONS, GUIDANCE, SIGNALS
+from attndistill.distillation import build_objective
+from attndistill.library import configure
 from attndistill.models.families import Backbone
 from attndistill.models.projector import Projector, Student
 from attndistill.models.vit import build_vit
-from attndistill.tasks.distillation import Distillation, Objective
+from attndistill.tasks.distillation import Distillation
 from benchmarks.reference import PublishedDistillation, published_from
 
 PROJECTOR_DEPTH = 4
@@ -120,16 +121,9 @@ class Pair:
     def task(self, teach: Callable[[Batch], Features]) -> Distillation:
         """The package's task for `teach`."""
         temperature = self.configuration.temperature
-        aggregation = {} if temperature is None else {"temperature": temperature}
-        objective = Objective(
-            alignment_weight=1.0,
-            attention_weight=0.1,
-            signal=SIGNALS.bind("attention", {}),
-            aggregate=AGGREGATIONS.bind("none" if temperature is None else "geometric_mean", aggregation),
-            compare=GUIDANCE.bind("kl", {}),
-            teacher_grid=self.teacher.patch_embed.grid_size,
-            student_grid=self.student.backbone.patch_embed.grid_size,  # type: ignore[union-attr,arg-type]
-        )
+        chosen = {"name": "none"} if temperature is None else {"name": "geometric_mean", "temperature": temperature}
+        options = configure({"distill.aggregation": chosen}).distill
+        objective = build_objective(options, self.teacher, self.student.backbone)
         return Distillation(self.student, teach, objective)
 
 

@@ -27,6 +27,12 @@ def _viewable(config: "Config") -> None:
     for name, vit in (("teacher", config.teacher), ("student", config.student)):
         if size % vit.patch_size:
             raise ValueError(f"{name}.patch_size {vit.patch_size} does not divide views.image_size {size}")
+        for other, data in config.datasets.items():
+            if data.views.image_size % vit.patch_size:
+                raise ValueError(
+                    f"{name}.patch_size {vit.patch_size} does not divide datasets.{other}.views.image_size "
+                    f"{data.views.image_size}"
+                )
         patches = (size // vit.patch_size) ** 2
         if round(patches * (1 - ratio)) in (0, patches):
             raise ValueError(f"pretrain.mask_ratio {ratio} hides all or none of {patches} patches ({name})")

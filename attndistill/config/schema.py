@@ -175,7 +175,7 @@ class Attention(Section):
     """How attention is compared with the teacher's, and which test images get pictures."""
 
     temperature: PositiveFloat
-    images: tuple[Count, ...]
+    images: tuple[Count, ...] | None
     images_per_class: Positive | None
 
     @field_validator("images", mode="before")

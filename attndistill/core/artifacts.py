@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from attndistill.core.ownership import locked
+from attndistill.core.words import shown
 
 _FULL = 2**16  # bytes free, at most, where a write failed for want of room
 _BESIDE = ".attndistill-tmp"
@@ -163,6 +164,12 @@ def _finish(folder: Path) -> None:
         path = Path((folder / _GOES_TO).read_text())
         if not path.exists():
             (folder / path.name).rename(path)
+
+
+def check_empty(path: Path) -> None:
+    """Raise ValueError for a target that exists and is no empty folder."""
+    if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{shown(path)} exists and is not an empty folder; allowed: a new or an empty one")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -42,7 +42,9 @@ def dry_run(
     Raises:
         ValueError: a configuration that is refused.
     """
-    plan, alone = _with_rows(_with_counts(plan, experiment.layout), experiment, overrides), len(stages) == 1
+    plan, alone = _with_counts(plan, experiment.layout), len(stages) == 1
+    if any(stage.report for stage, _ in stages):
+        plan = _with_rows(plan, experiment, overrides)
     blocks = []
     for stage, item in stages:
         block = _block(experiment, stage, item, overrides, plan)
@@ -62,7 +64,7 @@ def _with_counts(plan: Plan, layout: Layout) -> Plan:
     """The prepared data's own counts, unless others were given."""
     if not (layout.data / "manifest.json").exists():
         return plan
-    from attndistill.data.store import read_manifest
+    from attndistill.data.manifest import read_manifest
 
     manifest = read_manifest(layout.data)
     counts = {name: int(split["count"]) for name, split in manifest["splits"].items()}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from attndistill.config import Config
-from attndistill.costs.models import Reading, backbone_reading, projected_width
+from attndistill.costs.models import Reading, backbone_reading, fine_tuning_step, projected_width
 from attndistill.costs.training import (
     Estimate,
     Plan,
@@ -21,10 +21,13 @@ from attndistill.costs.training import (
     scaled,
     seeds_of,
     sizes_of,
+    training_memory,
 )
 from attndistill.evaluations import Evaluation, evaluations
+from attndistill.evaluations.finetuning import PUBLISHED
 from attndistill.stages.declaration import Item
 from attndistill.stages.layout import MODELS
+from attndistill.training.optimizers import PER_EPOCH, PER_STEP
 
 _FLOAT32, _FLOAT64 = 4, 8  # bytes
 
@@ -44,7 +47,8 @@ def probe(item: Item, config: Config, plan: Plan) -> Estimate:
         lines |= _on_the_cpu(_width(item, config), config, plan.images, plan.test_images, plan)
         lines["in all"] = f"{plan.images + plan.test_images:,} images{_each(item, config)}, {hours(flops, plan)}"
     for name, options in config.probe:
-        if evaluation := evaluations().get(name) if options is not None else None:
+        evaluation = evaluations().get(name) if options is not None else None
+        if evaluation and not (evaluation.on == "pair" and item.name in MODELS):  # those learned of no teacher
             trained = _trained(evaluation, reading, options, item, config, plan)
             lines, flops = {**lines, **trained.lines}, flops + trained.flops
     return Estimate(lines, flops)
@@ -79,23 +83,48 @@ def _on_the_cpu(width: int, config: Config, images: int, test_images: int, plan:
 def _trained(
     evaluation: Evaluation, reading: Reading, options: Any, item: Item, config: Config, plan: Plan
 ) -> Estimate:
-    """Of one that trains by a recipe on frozen features of random views; the head's part is under a thousandth of the
-    backbone's. One on features that are there costs no reading of images."""
-    name, recipe = evaluation.title.lower(), getattr(options, "recipe", None)
+    """Of one that trains by a recipe: heads on frozen features of random views, whose part is under a thousandth of the
+    backbone's, or the backbone too, once for each rate. One on features that are there costs no reading of images."""
+    name, recipe = evaluation.name.replace("_", " "), getattr(options, "recipe", None)
     if recipe is None:
         return Estimate({} if evaluation.name in ("knn", "logistic") else {name: "on those features; not counted"})
     labelled = plan.images
     if labelled is not None and config.probe.labels.fraction is not None:
         labelled = round(labelled * config.probe.labels.fraction)
-    trained = estimate_training(reading.flops, recipe, config, replace(plan, images=labelled), item)
-    memory = {f"{name} memory": reading_memory(reading, micro_batch(recipe, config))}
+    plan = replace(plan, images=labelled)
+    if evaluation.trains == "backbone":
+        trained, memory = _fine_tuned(reading, options, item, config, plan)
+    else:
+        curve = PER_EPOCH if evaluation.name in ("linear_dino", "linear_ibot") else PER_STEP
+        trained = estimate_training(reading.flops, recipe, config, plan, item, curve)
+        memory = reading_memory(reading, micro_batch(recipe, config))
     names = {
         "step": f"{name} probe",
         "learning rate": f"{name} rate",
         "schedule": f"{name} steps",
         "in all": f"{name} in all",
     }
-    return Estimate({**memory, **{names[key]: text for key, text in trained.lines.items()}}, trained.flops)
+    return Estimate(
+        {f"{name} memory": memory, **{names[key]: text for key, text in trained.lines.items()}}, trained.flops
+    )
+
+
+def _fine_tuned(reading: Reading, options: Any, item: Item, config: Config, plan: Plan) -> tuple[Estimate, str]:
+    """The runs of all rates, with what they are judged on after every epoch that counts; and the memory of one."""
+    recipe, rates = options.recipe, len(options.rates)
+    published = PUBLISHED[options.protocol]
+    step = fine_tuning_step(config, sizes_of(item, config), published.pooled, plan.classes or 1, recipe.precision)
+    held_out = 0.0 if options.choose == "test" else config.data_of(item.data).validation_fraction
+    judged = None if plan.images is None else round(plan.images * held_out)
+    learned = None if plan.images is None or judged is None else plan.images - judged
+    one = estimate_training(step.flops, recipe, config, replace(plan, images=learned), item, published.curve)
+    flops = one.flops * rates
+    lines = dict(one.lines)
+    if judged is not None and plan.test_images is not None:
+        times = -(-recipe.epochs // options.evaluate_every)
+        flops += float(reading.flops) * (judged + plan.test_images) * times * rates * seeds_of(item, config)
+        lines["in all"] = f"{rates} rates{_each(item, config)}, judged {times:,} times each, {hours(flops, plan)}"
+    return Estimate(lines, flops), training_memory(step, recipe, config)
 
 
 def attention(item: Item, config: Config, plan: Plan) -> Estimate:
@@ -136,7 +165,7 @@ def report(item: Item, config: Config, plan: Plan) -> Estimate:
 
 def _pictured(config: Config, plan: Plan) -> int | None:
     """Test images that get pictures; None where that is not known."""
-    each, featured = config.attention.images_per_class, len(config.attention.images)
+    each, featured = config.attention.images_per_class, len(config.attention.images or range(6))
     if each is None:
         return plan.test_images
     if plan.classes is None or plan.test_images is None:

@@ -26,6 +26,7 @@ from attndistill.models.projector import Projector
 from attndistill.models.readout import read_fields
 from attndistill.models.vit import build_vit
 from attndistill.targets import bytes_per_answer
+from attndistill.tasks.finetuning import FineTuning, Regularisation
 
 Sizes = tuple[tuple[str, Any], ...]  # of a ViT, hashable: rows share most counts
 
@@ -94,6 +95,15 @@ def distillation_step(config: Config) -> Step:
     return replace(
         student, flops=student.flops + loss.flops, activations=student.activations + loss.activations, queue=loss.queue
     )
+
+
+def fine_tuning_step(config: Config, sizes: Mapping[str, Any], pooled: bool, classes: int, precision: str) -> Step:
+    """Of fine-tuning a backbone of these sizes under a head for so many classes."""
+    size, nothing = config.views.image_size, Regularisation(0.0, 0.0, 0.0, 0.0, 2)
+    with torch.device("meta"):
+        task = FineTuning(_vit(size, sizes), classes, 0, nothing, pooled=pooled)
+    flops, kept = counted(lambda images: task.logits(_images(images, size)).sum(), precision, task)
+    return Step(flops, _parameters(task), kept)
 
 
 def teacher_reading(config: Config) -> Reading:

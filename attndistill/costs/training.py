@@ -22,7 +22,8 @@ from attndistill.costs.models import (
 from attndistill.models.sizes import describe
 from attndistill.runs import Execution, make_schedule
 from attndistill.stages.declaration import Item
-from attndistill.training.optimizers import learning_rate
+from attndistill.training.loop import Plan as Loop
+from attndistill.training.optimizers import PER_STEP, RateCurve
 from attndistill.training.recipe import Recipe
 
 _TRAINED_BYTES = 16  # of a parameter in fp32: weight, gradient and AdamW's two moments
@@ -79,7 +80,7 @@ def pretrain(item: Item, config: Config, plan: Plan) -> Estimate:
         return Estimate({**lines, **(_self_check(config) if config.teacher.check == "on" else {})})
     step, recipe = masked_autoencoding_step(config, sizes), config.pretrain.recipe
     trained = estimate_training(step.flops, recipe, config, plan, item)
-    lines = {"encoder": _model(config, sizes), "memory": _training_memory(step, recipe, config)}
+    lines = {"encoder": _model(config, sizes), "memory": training_memory(step, recipe, config)}
     return Estimate({**lines, **trained.lines}, trained.flops)
 
 
@@ -115,7 +116,7 @@ def distill(item: Item, config: Config, plan: Plan) -> Estimate:
         "teacher": f"{_model(config, config.teacher.sizes())}; {answers}",
         "student": _model(config, config.student.plain()),
         "P": f"{projector_parameters(config):,} parameters, depth {config.distill.projector_depth}",
-        "memory": _training_memory(step, recipe, config),
+        "memory": training_memory(step, recipe, config),
     }
     if live is not None:
         memory = reading_memory(live, micro_batch(recipe, config))
@@ -123,19 +124,22 @@ def distill(item: Item, config: Config, plan: Plan) -> Estimate:
     return Estimate({**lines, **trained.lines}, trained.flops)
 
 
-def estimate_training(flops: int, recipe: Recipe, config: Config, plan: Plan, item: Item) -> Estimate:
+def estimate_training(
+    flops: int, recipe: Recipe, config: Config, plan: Plan, item: Item, curve: RateCurve = PER_STEP
+) -> Estimate:
     """A recipe's step of so many FLOPs an image, its learning rates, and the whole for every seed."""
     batch, base, peak = recipe.batch_size, recipe.base_learning_rate, recipe.peak_learning_rate
     lines = {
         "step": f"{flops_an_image(flops)}, {scaled(flops * batch)}FLOPs a batch of {batch:,}",
         "learning rate": f"{base:g} x {batch:,} / 256 = {peak:.4g} at its peak",
     }
-    warm = f"{recipe.warmup_epochs} of {recipe.epochs:,} epochs warm up, then half a cosine to 0"
+    warm = f"{recipe.warmup_epochs} of {recipe.epochs:,} epochs warm up, then half a cosine to {curve.lowest:g}"
     if plan.images is None:
         return Estimate({**lines, "schedule": warm, "in all": known(None, "--images")})
     schedule = make_schedule(recipe, _execution(config), plan.images, 0, 1, 0)
     warmup, steps = recipe.warmup_epochs * schedule.steps_per_epoch, schedule.steps
-    first, last = (learning_rate(step, peak=peak, steps=steps, warmup_steps=warmup) for step in (0, steps - 1))
+    rate_of = Loop(steps, schedule.steps_per_epoch, 1, peak, warmup, 0.0, curve=curve).learning_rate
+    first, last = (rate_of(step) for step in (0, steps - 1))
     lines["schedule"] = f"{warmup:,} of {steps:,} steps ({warm}); first rate {first:.3g}, last {last:.3g}"
     seeds = seeds_of(item, config)
     each = f" for each of {seeds} seeds" if seeds > 1 else ""
@@ -143,7 +147,7 @@ def estimate_training(flops: int, recipe: Recipe, config: Config, plan: Plan, it
     return Estimate({**lines, "in all": f"{steps:,} steps{each}, {hours(total, plan)}"}, total)
 
 
-def _training_memory(step: Step, recipe: Recipe, config: Config) -> str:
+def training_memory(step: Step, recipe: Recipe, config: Config) -> str:
     """Of what is trained, one process."""
     images = micro_batch(recipe, config)
     parts = [f"{scaled(step.trained * _TRAINED_BYTES)}B weights and optimizer"]

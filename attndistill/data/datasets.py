@@ -3,6 +3,7 @@
 Every set takes `class_list`, a file with one class name a line that restricts and orders the classes.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,8 +13,8 @@ from pydantic import Field
 
 from attndistill.data import DATASETS
 from attndistill.data.idx import idx_split
-from attndistill.data.image_tree import split_tree, unsplit_tree
-from attndistill.data.sources import ArraySplit, Source
+from attndistill.data.image_tree import split_tree, unlabelled_photos, unsplit_tree
+from attndistill.data.sources import UNLABELLED, ArraySplit, Source
 from attndistill.data.splits import train_test_split
 from attndistill.data.torchvision_sets import torchvision_source
 
@@ -75,6 +76,28 @@ def image_folder(
             raise ValueError("test_folder and test_fraction exclude each other: give the one that fits the tree")
         return unsplit_tree(tree, test_fraction, split_seed).restricted_to(class_list)
     return split_tree(tree, test_folder).restricted_to(class_list)
+
+
+@DATASETS.register("photos")
+def photos(
+    *,
+    root: str | None = None,
+    list_file: str | None = None,
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1,
+    split_seed: Annotated[int, Field(ge=0)] = 0,
+) -> Source:
+    """Unlabelled images: any tree of files, flat or nested, or those that a list names.
+
+    Args:
+        root: the tree; where the names of a list start (default: the list's folder).
+        list_file: one file a line, in place of the whole tree.
+        held_out: share of the images that becomes the test split, which no model is trained on.
+        split_seed: key of that split.
+    """
+    everything = unlabelled_photos(Path(root) if root else None, Path(list_file) if list_file else None)
+    train, test = train_test_split(everything.labels, held_out, split_seed)
+    splits = {"train": everything.subset(train), "test": replace(everything.subset(test), aside=())}
+    return Source(UNLABELLED, splits, labelled=False)
 
 
 @DATASETS.register("idx")

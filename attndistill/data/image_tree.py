@@ -7,20 +7,21 @@ passed over. Folders that spell one name in two ways (NFC, NFD) are one class.
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from attndistill.core.reading import machine_fault
+from attndistill.core.reading import machine_fault, read_text
 from attndistill.core.words import shown
 from attndistill.data.sources import FileSplit, Source, composed
 from attndistill.data.splits import train_test_split
 
 _TEST_FOLDERS = ("val", "test")
 _DEEPEST = 100  # folders in folders
+_FEWEST = 3  # unlabelled images
 _LITTER = re.compile(
     r"\..*|(eh)?thumbs(_vista)?\.db(:encryptable)?|desktop\.ini|__macosx|@eadir|\$recycle\.bin|lost\+found|icon\r"
     r"|system volume information",
@@ -61,6 +62,52 @@ def unsplit_tree(root: Path, test_fraction: float, split_seed: int) -> Source:
     train, test = train_test_split(everything.labels, test_fraction, split_seed)
     splits = {"train": everything.subset(train), "test": replace(everything.subset(test), loose=(), aside=())}
     return Source(tuple(class_names), splits)
+
+
+def unlabelled_photos(root: Path | None, list_file: Path | None = None) -> FileSplit:
+    """Every file below a folder, or those that a list names, sorted; what is no image is named by `prepare`.
+
+    Raises:
+        ValueError: neither given, no such folder or list, a listed name twice or outside of the folder, under 3 files.
+    """
+    if root is None and list_file is None:
+        raise ValueError("photos: neither root nor list_file is given; allowed: a folder of images, or a list of files")
+    folder = root if root is not None else Path(str(list_file)).parent
+    if not _has_folder(folder):
+        raise ValueError(f"{shown(folder)} is not a folder; allowed: a folder with images in it")
+    aside: list[str] = []
+    names = every_file(folder, aside) if list_file is None else _listed(list_file, folder)
+    if len(names) < _FEWEST:
+        raise ValueError(
+            f"{shown(list_file or folder)} has {len(names) or 'no'} image{'s' * (len(names) != 1)}; allowed: {_FEWEST} "
+            "or more (to train on, to choose on, to hold out)"
+        )
+    return FileSplit(folder, np.zeros(len(names), np.int64), names, (), sorted(aside))
+
+
+def every_file(folder: Path, aside: list[str]) -> list[str]:
+    """Names of all files below a folder, sorted, links followed once; the names of litter go to `aside`."""
+    status = folder.stat()
+    seen = {(status.st_dev, status.st_ino)}
+    found: list[str] = []
+    for entry in _entries(folder, "", aside):
+        found += _files(folder, entry.name, seen, aside) if _has_folder(entry) else [entry.name]
+    return sorted(found)
+
+
+def _listed(list_file: Path, folder: Path) -> list[str]:
+    """The names in a list, relative to the folder."""
+    lines = [line.strip() for line in read_text(list_file, encoding="utf-8-sig").splitlines()]
+    names = []
+    for line in filter(None, lines):
+        path = Path(os.path.normpath(folder / line))
+        if not path.is_relative_to(os.path.normpath(folder)):
+            raise ValueError(f"{shown(list_file)}: {shown(line)} lies outside of {shown(folder)}; set root above both")
+        names.append(path.relative_to(os.path.normpath(folder)).as_posix())
+    repeated = next((name for name, count in Counter(names).items() if count > 1), None)
+    if repeated is not None:
+        raise ValueError(f"{shown(list_file)} names {shown(repeated)} more than once; allowed: each file once")
+    return sorted(names)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ sampler with seed + rank: its ranks overlap and about a third of the images is m
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -31,6 +32,14 @@ class Batch:
     epoch: int
 
 
+class Augments(Protocol):
+    """What turns crops in [0, 1] into views, where that is more than to normalise them."""
+
+    def view(
+        self, crops: Float[Tensor, "B 3 S S"], recipe: ViewRecipe, epoch: int, indices: NDArray[np.int64]
+    ) -> Float[Tensor, "B 3 S S"]: ...
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Which images step s of a run trains on.
@@ -44,6 +53,8 @@ class Schedule:
         ranks: processes that share a batch.
         rank: which of them this is.
         order_per_rank: the published code's order: each rank cuts its share from a permutation of its own.
+        repeats: copies of an image that follow one another (repeated augmentation); an epoch then shows one in so many
+            images. Copy c of image i is number i x repeats + c: each is another view.
     """
 
     length: int
@@ -54,6 +65,7 @@ class Schedule:
     ranks: int = 1
     rank: int = 0
     order_per_rank: bool = False
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         if self.batch_size > self.length:
@@ -76,7 +88,8 @@ class Schedule:
         """All images of `epoch`, in training order; with `order_per_rank` this rank's share of them."""
         if self.order_per_rank:
             return permutation(self.seed + self.rank, "order", epoch, self.length)[self.rank :: self.ranks]
-        return permutation(self.seed, "order", epoch, self.length)
+        order = permutation(self.seed, "order", epoch, self.length)
+        return (order[:, None] * self.repeats + np.arange(self.repeats)).ravel()[: self.length]
 
     def micro_batch(self, order: NDArray[np.int64], step_in_epoch: int, micro_batch: int) -> NDArray[np.int64]:
         """This rank's indices of one micro-batch."""
@@ -98,8 +111,16 @@ def every_epoch(epoch: int) -> int:
 class _Views(Dataset):  # type: ignore[type-arg]
     """Micro-batch number -> Batch. A worker computes whole batches, so nothing is collated."""
 
-    def __init__(self, images: ImageSet, recipe: ViewRecipe, schedule: Schedule, view_epoch: ViewEpoch) -> None:
+    def __init__(
+        self,
+        images: ImageSet,
+        recipe: ViewRecipe,
+        schedule: Schedule,
+        view_epoch: ViewEpoch,
+        augmentation: Augments | None = None,
+    ) -> None:
         self.images, self.recipe, self.schedule, self.view_epoch = images, recipe, schedule, view_epoch
+        self.augmentation = augmentation
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def __getitem__(self, number: int) -> Batch:
@@ -108,13 +129,20 @@ class _Views(Dataset):  # type: ignore[type-arg]
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, self.schedule.order(epoch)
         indices = self.schedule.micro_batch(self._order[1], step_in_epoch, micro_batch)
-        return view_batch(self.images, self.recipe, self.view_epoch(epoch), indices)
+        return view_batch(self.images, self.recipe, self.view_epoch(epoch), indices, self.augmentation)
 
 
-def view_batch(images: ImageSet, recipe: ViewRecipe, epoch: int, indices: NDArray[np.int64]) -> Batch:
+def view_batch(
+    images: ImageSet,
+    recipe: ViewRecipe,
+    epoch: int,
+    indices: NDArray[np.int64],
+    augmentation: Augments | None = None,
+) -> Batch:
     """The training views of `indices` in view epoch `epoch`."""
     boxes = recipe.boxes(epoch, indices, *images.sizes(indices))
-    views = recipe.normalise(images.crops(indices, boxes, recipe.image_size))
+    crops = images.crops(indices, boxes, recipe.image_size)
+    views = recipe.normalise(crops) if augmentation is None else augmentation.view(crops, recipe, epoch, indices)
     return Batch(views, _labels(images, indices), indices, epoch)
 
 
@@ -126,6 +154,7 @@ def training_batches(
     first_step: int,
     workers: int,
     view_epoch: ViewEpoch = every_epoch,
+    augmentation: Augments | None = None,
 ) -> Iterator[Batch]:
     """This rank's micro-batches from `first_step` to the end of the run, in order.
 
@@ -136,10 +165,14 @@ def training_batches(
         first_step: where a resumed run goes on.
         workers: loader processes; 0 computes in this process. Changes nothing but speed.
         view_epoch: epoch -> view epoch (a finite number of views V repeats them: e mod V).
+        augmentation: of the views, beyond crop and flip.
     """
     numbers = range(first_step * schedule.micro_batches, schedule.steps * schedule.micro_batches)
     loader = DataLoader(
-        _Views(images, recipe, schedule, view_epoch), batch_size=None, sampler=numbers, num_workers=workers
+        _Views(images, recipe, schedule, view_epoch, augmentation),
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
     )
     yield from loader
 

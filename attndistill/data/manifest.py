@@ -86,6 +86,7 @@ class Manifest(_Part):
     container: Literal["arrays", "shards"]
     class_names: Names
     class_list_sha256: Digest
+    labelled: Literal[False] | None = None
     left_out_classes: Names | None = None
     left_aside: LeftAside | None = None
     other_formats: Annotated[list[OtherFormat], Field(min_length=1)] | None = None
@@ -130,3 +131,8 @@ class Manifest(_Part):
 def content_digest(class_names: list[str], splits: dict[str, Any]) -> str:
     """The digest of a data set's content: its classes and its splits, and not how it was made."""
     return digest_of([class_names, splits])
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a prepared data set, as a mapping. Raises ValueError as `Manifest.read`."""
+    return Manifest.read(directory).model_dump(mode="json", exclude_none=True)

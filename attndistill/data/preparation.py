@@ -92,7 +92,7 @@ def prepare(
     if not 0 < validation_fraction < 1:
         raise ValueError(f"validation fraction {validation_fraction} is not allowed; it must lie between 0 and 1")
     _check_class_names(source.class_names)
-    check_judgeable(source.class_names, {name: split.labels for name, split in source.splits.items()})
+    _check_labels(source, {name: split.labels for name, split in source.splits.items()})
     threads = workers or os.cpu_count() or 1
     notes = _Notes([], [])
     with replacing_directory(destination) as directory:
@@ -103,7 +103,7 @@ def prepare(
             splits[name] = _write_labels(kept, directory, name, source.class_names) | images
         if notes.bad and on_bad_image == "error":
             raise ValueError(_message(notes.bad))
-        check_judgeable(source.class_names, labels)
+        _check_labels(source, labels)
         chosen = stratified_subset(labels["train"], validation_fraction, split_seed, "validation", leave_one=True)
         np.save(directory / "train-validation.npy", chosen)
         return Manifest(
@@ -113,6 +113,7 @@ def prepare(
             container="shards" if isinstance(source.splits["train"], FileSplit) else "arrays",
             class_names=list(source.class_names),
             class_list_sha256=class_list_digest(source.class_names),
+            labelled=None if source.labelled else False,
             left_out_classes=list(source.left_out) or None,
             left_aside=_left_aside(source),
             other_formats=notes.other_formats or None,
@@ -121,6 +122,15 @@ def prepare(
             validation=Validation(fraction=validation_fraction, seed=split_seed, count=len(chosen)),
             digest=content_digest(list(source.class_names), splits),
         ).write(directory)
+
+
+def _check_labels(source: Source, labels: Mapping[str, NDArray[np.int64]]) -> None:
+    """What a data set must have to be used at all: labels that judge, or enough images where there are none."""
+    if source.labelled:
+        check_judgeable(source.class_names, labels)
+    elif len(labels["train"]) < 2 or not len(labels["test"]):
+        counts = ", ".join(f"{len(of)} {name}" for name, of in labels.items())
+        raise ValueError(f"too few usable images ({counts}); allowed: 2 train and 1 test, or more")
 
 
 def check_judgeable(class_names: Sequence[str], labels: Mapping[str, NDArray[np.int64] | None]) -> None:

@@ -9,20 +9,22 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from attndistill.core.reading import machine_fault
 from attndistill.core.words import shown
 from attndistill.data.arrays import read_array
 from attndistill.data.decoding import decode, upright_sides
-from attndistill.data.views import Boxes
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from attndistill.data.views import Boxes
 
 # B batch, S side of the view
 
@@ -81,12 +83,39 @@ class ShardWriter:
         self._file = _shard_path(self.directory, self.split, self._number).open("wb")
 
 
-class ShardImages:
-    """The images of one split, decoded when asked for by whoever asks (a loader worker, as a rule).
+class EncodedImages:
+    """Image files, decoded when asked for by whoever asks (a loader worker, as a rule).
 
     Crops are cut, resized (antialiased bicubic) and mirrored on 8-bit pictures, as torchvision does with PIL images.
     The whole file is decoded for a crop: JPEG's cheaper reduced decoding would change the pixels.
     """
+
+    labels: NDArray[np.int64]
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def crops(self, indices: NDArray[np.int64], boxes: "Boxes", image_size: int) -> "Float[Tensor, 'B 3 S S']":
+        """See `ImageSet.crops`."""
+        import torch
+
+        pixels = np.empty((len(indices), image_size, image_size, 3), np.uint8)
+        for row, index in enumerate(indices):
+            top, left = int(boxes.top[row]), int(boxes.left[row])
+            box = left, top, left + int(boxes.width[row]), top + int(boxes.height[row])
+            # Cut first: resize(box=...) would let pixels outside the crop into the filter.
+            cut = self._picture(int(index)).crop(box)
+            view = cut.resize((image_size, image_size), Image.Resampling.BICUBIC)
+            pixels[row] = np.asarray(view)[:, ::-1] if boxes.flip[row] else np.asarray(view)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32).contiguous() / 255
+
+    def _picture(self, index: int) -> Image.Image:
+        raise NotImplementedError
+
+
+class ShardImages(EncodedImages):
+    """The images of one split of a prepared data set."""
 
     def __init__(self, directory: Path, split: str, labels: NDArray[np.int64], names: Sequence[str]) -> None:
         """Raises ValueError when index, labels, names and shards do not belong together."""
@@ -99,9 +128,6 @@ class ShardImages:
             )
         self._check_shards()
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def sizes(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Heights and widths of the upright pictures, in pixels."""
         chosen = self._index[indices]
@@ -113,18 +139,6 @@ class ShardImages:
         # Opened for each read: no handles to carry into workers, and no mapping whose pages count as this process's.
         with _shard_path(self.directory, self.split, int(entry["shard"])).open("rb", buffering=0) as file:
             return os.pread(file.fileno(), int(entry["length"]), int(entry["offset"]))
-
-    def crops(self, indices: NDArray[np.int64], boxes: Boxes, image_size: int) -> Float[Tensor, "B 3 S S"]:
-        """See `ImageSet.crops`."""
-        pixels = np.empty((len(indices), image_size, image_size, 3), np.uint8)
-        for row, index in enumerate(indices):
-            top, left = int(boxes.top[row]), int(boxes.left[row])
-            box = left, top, left + int(boxes.width[row]), top + int(boxes.height[row])
-            # Cut first: resize(box=...) would let pixels outside the crop into the filter.
-            cut = self._picture(int(index)).crop(box)
-            view = cut.resize((image_size, image_size), Image.Resampling.BICUBIC)
-            pixels[row] = np.asarray(view)[:, ::-1] if boxes.flip[row] else np.asarray(view)
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32).contiguous() / 255
 
     @property
     def bytes(self) -> int:

@@ -19,7 +19,9 @@ from attndistill.core.words import shown, spelled
 from attndistill.data import DATASETS
 
 # Options that say where a data set lies, not what it is: they never enter a manifest.
-LOCATIONS = ("root", "class_list", "download")
+LOCATIONS = ("root", "class_list", "list_file", "download")
+
+UNLABELLED = ("unlabelled",)  # the class names of images without labels
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Source:
         class_names: what the labels mean.
         splits: "train" and "test".
         left_out: classes that a class list left out.
+        labelled: whether the labels mean anything; unlabelled images are all of one class that stands for none.
         dataset: name of the registered data set; set by `open_source`.
         options: its options, without those that only say where it lies; set by `open_source`.
     """
@@ -82,6 +85,7 @@ class Source:
     class_names: tuple[str, ...]
     splits: Mapping[str, Split]
     left_out: tuple[str, ...] = ()
+    labelled: bool = True
     dataset: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 

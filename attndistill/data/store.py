@@ -110,11 +110,6 @@ class ChosenImages:
         return self.images.crops(self.chosen[indices], boxes, image_size)
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a prepared data set, as a mapping. Raises ValueError as `Manifest.read`."""
-    return Manifest.read(directory).model_dump(mode="json", exclude_none=True)
-
-
 def validation_indices(directory: Path) -> NDArray[np.int64]:
     """The part of a prepared set's train on which hyper-parameters are chosen. Raises ValueError as `open_split`."""
     manifest = Manifest.read(directory)

@@ -1,14 +1,15 @@
 """Evaluations: how good a model is, by named and versioned protocols. One registered entry is the whole declaration.
 
 An entry's decorator states what the drivers say of it: `title` (of the report's column), `on` (what it is given: a
-model's frozen "features", the "model" itself, or the "maps" of its attention beside the teacher's) and, where they are
-not top-1 and top-5, its `figures`. Settings, command line, results, report, studies and the dry run follow from that.
+model's frozen "features", the "model" itself, the "pair" of student and teacher, or the "maps" of its attention beside
+the teacher's) and, where they are not top-1 and top-5, its `figures`. Settings, command line, results, report, studies
+and the dry run follow from that.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from attndistill.core.registry import Registry
 
@@ -32,6 +33,19 @@ class Figure:
     digits: int
 
 
+class Result(Protocol):
+    """What an entry returns for one model: figures by the names that it declares, and what a sweep chose."""
+
+    protocol: str
+    chosen: dict[str, float]
+    sweep: dict[str, float]
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """By name."""
+        ...
+
+
 ACCURACY = {"top1": ("top-1", "%", "maximize", 1), "top5": ("top-5", "%", "maximize", 1)}
 
 
@@ -42,19 +56,26 @@ class Evaluation:
     Attributes:
         name: in settings, result files and column names.
         title: for people.
-        on: what it is given: "features", "model" or "maps".
+        on: what it is given: "features", "model", "pair" (the student, its teacher) or "maps".
+        trains: of one on the model, what learns: a "head", or the "backbone" too.
         figures: by name, in the order of their columns.
     """
 
     name: str
     title: str
-    on: Literal["features", "model", "maps"]
+    on: Literal["features", "model", "pair", "maps"]
     figures: Mapping[str, Figure]
+    trains: Literal["head", "backbone"] = "head"
 
     @property
     def objective(self) -> bool:
         """Whether a study may aim at it: it is cheap enough to be measured on the validation part of train."""
-        return self.on != "model"
+        return self.on in ("features", "maps")
+
+    @property
+    def labels(self) -> bool:
+        """Whether it asks for labels; what compares a student with its teacher asks for none."""
+        return self.on in ("features", "model")
 
     def key(self, figure: str) -> str:
         """The name of a figure among those of all evaluations: "knn_top1", "kl_to_teacher"."""
@@ -68,6 +89,8 @@ def evaluations() -> dict[str, Evaluation]:
     for name in EVALUATIONS.names():
         facts = EVALUATIONS.facts_of(name)
         figures = {key: Figure(*told) for key, told in facts.get("figures", ACCURACY).items()}
-        found.append(Evaluation(name, facts["title"], facts.get("on", "features"), figures))
-    order = ("features", "model", "maps")
+        found.append(
+            Evaluation(name, facts["title"], facts.get("on", "features"), figures, facts.get("trains", "head"))
+        )
+    order = ("features", "model", "pair", "maps")
     return {one.name: one for one in sorted(found, key=lambda one: order.index(one.on))}

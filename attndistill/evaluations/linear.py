@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from attndistill.core.randomness import derived_seed
-from attndistill.data.loading import evaluation_batches
 from attndistill.data.store import ChosenImages
 from attndistill.evaluations import EVALUATIONS
 from attndistill.evaluations.classifiers import ProbeResult, top_k
@@ -39,7 +38,7 @@ def linear(judged: Judged, *, statistics: Annotated[int, Field(ge=2)], recipe: R
         layer=judged.layer,
     )
     images = judged.train if judged.labelled is None else ChosenImages(judged.train, judged.labelled)
-    _check_groups(judged, recipe, len(images), statistics)
+    check_groups(judged, recipe, len(images), statistics, "probe.linear.statistics")
     execution = replace(judged.execution, label=judged.execution.label.replace("probe", "linear probe", 1))
     checkpoint = judged.checkpoint(judged.inputs)
     train(task, recipe, images, judged.views, checkpoint, execution, seed=judged.seed)
@@ -48,14 +47,14 @@ def linear(judged: Judged, *, statistics: Annotated[int, Field(ge=2)], recipe: R
     return ProbeResult(protocol, top_k(scores, truth, 1), top_k(scores, truth, 5), {}, {})
 
 
-def _check_groups(judged: Judged, recipe: Recipe, length: int, statistics: int) -> None:
-    """A process takes whole groups at once, or the figure would depend on how a batch is cut."""
+def check_groups(judged: Judged, recipe: Recipe, length: int, group: int, setting: str) -> None:
+    """A process takes whole groups at once, or the figure would depend on how a batch is cut. Raises ValueError."""
     ranks = make_accelerator(judged.execution, recipe).num_processes
     schedule = make_schedule(recipe, judged.execution, length, 0, ranks, 0)
     size = schedule.batch_size // (ranks * schedule.micro_batches)
-    if size % statistics:
+    if size % group:
         raise ValueError(
-            f"a process takes {size} images at once, no multiple of probe.linear.statistics {statistics}; "
+            f"a process takes {size} images at once, no multiple of {setting} {group}; "
             "set runtime.micro_batch_size to a multiple"
         )
 
@@ -63,10 +62,7 @@ def _check_groups(judged: Judged, recipe: Recipe, length: int, statistics: int) 
 def _scores(judged: Judged, task: LinearProbing) -> NDArray[np.float64]:
     """(N, C), on the evaluation views."""
     task.eval()
-    batches = evaluation_batches(
-        judged.test, judged.views, crop_share=judged.crop_share, batch_size=judged.execution.evaluation_batch_size
-    )
     with torch.no_grad():
-        rows = [task.logits(batch.images).double().cpu().numpy() for batch in batches]
+        rows = [task.logits(batch.images).double().cpu().numpy() for batch in judged.batches(judged.test)]
     scores: NDArray[np.float64] = np.concatenate(rows)
     return scores

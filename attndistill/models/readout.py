@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attndistill.core.features import Features
 from attndistill.models.families import Family, check_readable, family_of
 
-__all__ = ["check_readable", "read_features", "read_fields"]
+__all__ = ["check_readable", "read_features", "read_fields", "read_last_blocks"]
 
 # B batch, T all tokens (class, registers, patches), A attended (class, patches), H heads
 
@@ -73,6 +73,36 @@ def read_fields(vit: nn.Module, images: Float[Tensor, "B 3 S S"], fields: Sequen
         layers=range(depth) if "layer_attention" in fields else None,
         value_norms="value_norms" in fields,
     )
+
+
+def read_last_blocks(
+    vit: nn.Module, images: Float[Tensor, "B 3 S S"], blocks: int, *, patch_mean: bool
+) -> Float[Tensor, "B L D"]:
+    """The class token after each of the last blocks, and the mean of the last one's patches, each after the norm.
+
+    Args:
+        vit: a backbone that `check_readable` accepts.
+        images: normalised images.
+        blocks: how many of the last blocks; the earliest comes first.
+        patch_mean: whether the mean of the patches, register tokens left out, follows as one more row.
+
+    Raises:
+        ValueError: more blocks than there are.
+    """
+    family, every, prefix = family_of(vit), list(vit.blocks), int(vit.num_prefix_tokens)  # type: ignore[arg-type]
+    if not 0 < blocks <= len(every):
+        raise ValueError(f"the last {blocks} blocks are asked for; this backbone has {len(every)}")
+    norm, tokens, found = _final_norm(vit), family.embed(images), []
+    for number, block in enumerate(every[:-1], start=1):
+        tokens = family.run(block, tokens)
+        if number > len(every) - blocks:
+            found.append(norm(tokens[:, 0]))
+    if patch_mean:
+        tokens = norm(family.run(every[-1], tokens))
+        found += [tokens[:, 0], tokens[:, prefix:].mean(dim=1)]
+    else:
+        found.append(norm(family.class_token(every[-1], tokens)[0]))
+    return torch.stack(found, dim=1)
 
 
 def _final_norm(vit: Any) -> Any:

@@ -201,6 +201,19 @@ def load_model(directory: Path) -> tuple[Backbone, Projector | None]:
     return backbone.eval(), projector and projector.eval()
 
 
+def fit_image_size(backbone: Backbone, image_size: int) -> None:
+    """Let a model see images of another size, its positions resampled for their grid.
+
+    Raises:
+        ValueError: the model's patches do not divide them.
+    """
+    patch = int(backbone.patch_embed.patch_size[0])
+    if image_size % patch:
+        raise ValueError(f"views.image_size {image_size} is no multiple of the model's patches of {patch} pixels")
+    if image_size != backbone.patch_embed.img_size[0]:
+        backbone.set_input_size(img_size=(image_size, image_size))
+
+
 def weights_digest(directory: Path) -> str:
     """SHA-256 of a stored model's weights, as its description names it."""
     return read_description(directory).weights_sha256

@@ -20,15 +20,15 @@ NOTE = (
 )
 _BEST = {"maximize": "the largest is best", "minimize": "the smallest is best"}
 
-Value = bool | Number | Annotated[str, Field(max_length=500)]
+Value = bool | int | float | str
 
 
 class Range(Strict):
     """Numbers from low to high."""
 
     type: Literal["float", "int"]
-    low: Number
-    high: Number
+    low: int | float  # finite, and no narrower: a search may try what fails
+    high: int | float
     scale: Literal["linear", "log"] = "linear"
 
     def holds(self, value: Value) -> bool:

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from attndistill.stages.context import Context
 
 TEACHER_ROWS = "log_attention.npy"  # of the whole test split, (N, H, 1+P) float32
+IDENTITY = "identity.json"  # of which teacher, data and views
 
 
 def run(context: "Context") -> None:
     """Write outputs/attention/<item> (maps, panels, class folders) and the KL distance over seeds."""
     from attndistill.core.artifacts import replacing_directory
-    from attndistill.data.store import read_manifest
+    from attndistill.data.manifest import read_manifest
     from attndistill.evaluations.attention import attention, protocol
     from attndistill.results import AttentionFile, Measurement
 
@@ -70,34 +71,38 @@ def teacher_maps(directory: Path, context: "Context") -> "Maps":
     """What the teacher's item kept of the whole split. Raises ValueError when it is missing or broken."""
     import torch
 
+    from attndistill.core.artifacts import read_json
     from attndistill.data.arrays import read_array
     from attndistill.evaluations.attention import Maps
 
+    identity, wanted = directory / IDENTITY, context.targets_identity
+    if read_json(identity) != wanted:
+        raise ValueError(
+            f"{directory} is of another teacher, data or views: run `attndistill attention --model teacher` again"
+        )
     heads = torch.from_numpy(read_array(directory / TEACHER_ROWS))
     side = context.config.views.image_size // context.config.teacher.patch_size
+    if heads.ndim != 3 or heads.shape[2] != 1 + side**2 or heads.dtype != torch.float32:
+        raise ValueError(
+            f"{directory / TEACHER_ROWS}: {heads.dtype} {tuple(heads.shape)}; allowed: float32 (N, H, 1+P)"
+        )
     return Maps(heads, (side, side))
 
 
 def write_teacher(
     context: "Context", directory: Path, test: "ImageSet", class_names: Sequence[str], featured: Sequence[int] = ()
 ) -> None:
-    """The pictured images, the teacher's maps of them, and its attention over the whole split.
-
-    Raises:
-        ValueError: a featured image that the split does not have.
-    """
+    """The pictured images, the teacher's maps of them, and its attention over the whole split."""
     import numpy as np
 
+    from attndistill.core.artifacts import write_json
+    from attndistill.data.splits import first_of_classes
     from attndistill.results import TeacherMaps
 
-    featured = featured or context.config.attention.images
-    beyond = [index for index in featured if index >= len(test)]
-    if beyond:
-        raise ValueError(
-            f"attention.images {beyond[0]}: the test split has {len(test)} images; allowed: 0 to {len(test) - 1}"
-        )
+    featured = featured or context.config.attention.images or first_of_classes(test.labels)
     maps = look_at(context, context.teacher_weights, test)
     np.save(directory / TEACHER_ROWS, maps.heads.numpy())
+    write_json(directory / IDENTITY, context.targets_identity)
     by_class = _first_per_class(test.labels, context.config.attention.images_per_class)
     pictured = [*featured, *(index for index in by_class if index not in featured)]
     shown = TeacherMaps(
@@ -194,7 +199,8 @@ def _first_per_class(labels: "NDArray[np.int64]", most: int | None) -> list[int]
 
 def _inputs(layout: Layout, item: Item) -> list[Path]:
     read = layout.model("teacher") if item.name == "teacher" else layout.attention("teacher")
-    return [layout.data, read] if item.name == "teacher" else [layout.data, read, layout.model(item.name)]
+    own = [] if item.name == "teacher" else [layout.model("teacher"), layout.model(item.name)]
+    return [layout.data, read, *own]
 
 
 STAGE = Stage(

@@ -10,14 +10,15 @@ from attndistill.config import Config
 from attndistill.config.rows import RowsFile
 from attndistill.core.artifacts import digest_of
 from attndistill.core.ranks import ranks_of_environment
-from attndistill.data.store import ImageSet, open_split, read_manifest
-from attndistill.data.views import ViewRecipe
+from attndistill.data.manifest import read_manifest
 from attndistill.stages.declaration import Item
 from attndistill.stages.layout import Layout
 
 if TYPE_CHECKING:
     import torch
 
+    from attndistill.data.store import ImageSet
+    from attndistill.data.views import ViewRecipe
     from attndistill.runs import Execution
     from attndistill.training.checkpoint import Checkpoint
 
@@ -120,13 +121,16 @@ class Context:
         return torch.device(allowed[0] if wanted == "auto" else wanted)
 
     @property
-    def views(self) -> ViewRecipe:
+    def views(self) -> "ViewRecipe":
         """The training views of the item's data set."""
+        from attndistill.data.views import ViewRecipe
+
         return ViewRecipe.of(self.config.views_of(self.item.data))
 
     @property
     def targets_identity(self) -> dict[str, str]:
         """What the teacher's answers depend on: teacher, data and views."""
+        from attndistill.data.views import ViewRecipe
         from attndistill.models.storage import weights_digest
 
         return {
@@ -135,8 +139,10 @@ class Context:
             "views": digest_of(ViewRecipe.of(self.config.views).describe()),
         }
 
-    def images(self, split: str) -> ImageSet:
+    def images(self, split: str) -> "ImageSet":
         """A split of the item's prepared data, recorded as an input."""
+        from attndistill.data.store import open_split
+
         self.record_data(split, "training" if split == "train" else "evaluation")
         return open_split(self.layout.prepared(self.item.data), split)
 

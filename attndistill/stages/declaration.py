@@ -44,6 +44,7 @@ class Stage:
         judges: whether it is repeated over the experiment's further data sets too (`datasets`).
         outside: what it reads that no stage makes.
         estimate: "module:function" that says what a run would cost: (item, configuration, Plan) -> Estimate.
+        light: whether it does without torch, whose import takes seconds.
         distributed: whether several processes (ranks) share the work.
         report: whether it watches the whole rows file: labels, groups and claims.
     """
@@ -58,6 +59,7 @@ class Stage:
     judges: bool = False
     outside: Callable[["Config", Item], list[Outside]] = lambda config, item: []
     estimate: str = ""
+    light: bool = False
     distributed: bool = False
     report: bool = False
 

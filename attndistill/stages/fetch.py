@@ -51,4 +51,5 @@ STAGE = Stage(
     lambda layout, item: [],
     lambda layout, item: [layout.download(item.name)],
     over="download",
+    light=True,
 )

@@ -38,7 +38,7 @@ def run(context: "Context") -> None:
 def _outside(config: "Config", item: Item) -> list[Outside]:
     """Images, unless torchvision may fetch them, and the class list."""
     options = config.data_of(item.data).set.options()
-    names = ("class_list",) if options.get("download") else ("root", "class_list")
+    names = ("class_list", "list_file") if options.get("download") else ("root", "class_list", "list_file")
     return [Outside(str(options[name]), watched=name != "root") for name in names if options.get(name)]
 
 
@@ -52,4 +52,5 @@ STAGE = Stage(
     judges=True,
     outside=_outside,
     estimate="attndistill.costs.training:prepare",
+    light=True,
 )

@@ -21,7 +21,8 @@ def run(context: "Context") -> None:
         if context.is_main:
             take_released_teacher(context)
         return
-    from attndistill.data.store import read_manifest, validation_indices
+    from attndistill.data.manifest import read_manifest
+    from attndistill.data.store import validation_indices
     from attndistill.evaluations.embedding import probe_data
     from attndistill.pretraining import pretrain_encoder
     from attndistill.runs import Execution, Trained, train_seeds
@@ -43,16 +44,19 @@ def run(context: "Context") -> None:
             execution,
             context.checkpoint(seed, {"data": manifest["digest"]}, section, "views", "pretrain"),
             seed=seed,
-            evaluate=lambda encoder: probe_data(
-                encoder,
-                images,
-                test,
-                views,
-                validation=validation,
-                classes=len(manifest["class_names"]),
-                crop_share=config.views.evaluation_crop,
-                batch_size=execution.evaluation_batch_size,
-                device=execution.device,
+            evaluate=manifest.get("labelled") is not False
+            and (
+                lambda encoder: probe_data(
+                    encoder,
+                    images,
+                    test,
+                    views,
+                    validation=validation,
+                    classes=len(manifest["class_names"]),
+                    crop_share=config.views.evaluation_crop,
+                    batch_size=execution.evaluation_batch_size,
+                    device=execution.device,
+                )
             ),
         )
 

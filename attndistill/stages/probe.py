@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attndistill.stages.declaration import Item, Stage, data_sections, seeds
+from attndistill.stages.layout import MODELS
 from attndistill.stages.outside import Outside
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from attndistill.config import Config
     from attndistill.data.store import ImageSet
-    from attndistill.evaluations.classifiers import ProbeResult
+    from attndistill.evaluations import Result
     from attndistill.evaluations.judged import Judged
     from attndistill.results import Found
     from attndistill.stages.context import Context
@@ -22,28 +23,31 @@ if TYPE_CHECKING:
 def run(context: "Context") -> None:
     """Write results/probes/<item>.json: top-1 and top-5 of every evaluation over seeds, with protocols.
 
-    Evaluations on features judge the same ones, computed once; the others follow.
+    Evaluations on features judge the same ones, computed once; the others follow. Those that ask for labels are left
+    out where there are none, and the pre-trained models, which learned of no teacher, are compared with none.
     """
     from attndistill.core.progress import progress
-    from attndistill.data.store import read_manifest
+    from attndistill.data.manifest import read_manifest
     from attndistill.evaluations import EVALUATIONS, evaluations
     from attndistill.models.vit import count_parameters
     from attndistill.results import ProbeFile
 
     images, test = context.images("train"), context.images("test")
     manifest, labelled = read_manifest(context.layout.prepared(context.item.data)), _labelled(context, images)
-    chosen = context.config.probe.chosen()
-    found: dict[str, list[ProbeResult]] = {name: [] for name in chosen}
+    chosen = _possible(context, manifest)
+    found: dict[str, list[Result]] = {name: [] for name in chosen}
     checkpoints: list[Checkpoint] = []
     parameters = layer = 0
+    paired = any(evaluations()[name].on == "pair" for name in chosen)
+    teacher = _judged(context, "teacher", context.config.teacher_seed, images, test, labelled, []) if paired else None
     with progress(f"probe {context.item.label}", len(context.seeds), "models") as update:
         for done, seed in enumerate(context.seeds, start=1):
-            judged = _judged(context, seed, images, test, labelled, checkpoints)
+            judged = _judged(context, context.item.name, seed, images, test, labelled, checkpoints)
             parameters, layer = count_parameters(judged.backbone), judged.layer
             for name, options in chosen.items():
-                on_features = evaluations()[name].on == "features"
-                given = judged.features if on_features else judged
-                result: ProbeResult = EVALUATIONS.bind(name, options)(given)
+                on = evaluations()[name].on
+                given = judged.features if on == "features" else judged
+                result: Result = EVALUATIONS.bind(name, options)(given, *([teacher] if on == "pair" else []))
                 found[name].append(result)
             update(done)
     context.journal.figures(
@@ -70,8 +74,25 @@ def run(context: "Context") -> None:
         checkpoint.remove()
 
 
+def _possible(context: "Context", manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The evaluations that are turned on and can be had of this model and these images."""
+    from attndistill.evaluations import evaluations
+
+    chosen = context.config.probe.chosen()
+    unlabelled = [name for name in chosen if evaluations()[name].labels and manifest.get("labelled") is False]
+    if unlabelled:
+        print(f"probe: {', '.join(unlabelled)} left out: these images have no labels (agreement asks for none)")
+    compared = context.item.name not in MODELS
+    return {
+        name: options
+        for name, options in chosen.items()
+        if name not in unlabelled and (compared or evaluations()[name].on != "pair")
+    }
+
+
 def _judged(
     context: "Context",
+    name: str,
     seed: int,
     images: "ImageSet",
     test: "ImageSet",
@@ -80,12 +101,15 @@ def _judged(
 ) -> "Judged":
     """One seed's model; the checkpoints of what is trained for its evaluations are added to `checkpoints`."""
     from attndistill.core.artifacts import digest_of
-    from attndistill.data.store import read_manifest, validation_indices
+    from attndistill.data.manifest import read_manifest
+    from attndistill.data.store import validation_indices
     from attndistill.evaluations.judged import Judged
-    from attndistill.models.storage import load_model, weights_digest
+    from attndistill.models.storage import fit_image_size, load_model, weights_digest
 
-    weights, directory = context.layout.weights(context.item.name, seed), context.layout.prepared(context.item.data)
+    weights, directory = context.layout.weights(name, seed), context.layout.prepared(context.item.data)
+    views = context.config.views_of(context.item.data)
     backbone, projector = load_model(weights)
+    fit_image_size(backbone, views.image_size)
     manifest, data = read_manifest(directory), context.config.data_of(context.item.data)
     labels = "all" if labelled is None else digest_of(labelled.tolist())
 
@@ -105,9 +129,14 @@ def _judged(
         validation_seed=data.validation_seed,
         classes=len(manifest["class_names"]),
         views=context.views,
-        crop_share=context.config.views_of(context.item.data).evaluation_crop,
+        crop_share=views.evaluation_crop,
         seed=seed,
-        inputs={"model": weights_digest(weights), "data": manifest["digest"], "labels": labels},
+        inputs={
+            "model": weights_digest(weights),
+            "data": manifest["digest"],
+            "labels": labels,
+            "views": digest_of(views.plain()),
+        },
         execution=context.execution,
         checkpoint=checkpoint,
     )
@@ -122,7 +151,7 @@ def _labelled(context: "Context", images: "ImageSet") -> "NDArray[np.int64] | No
     import numpy as np
 
     from attndistill.data.label_subsets import LeftOut, label_subset
-    from attndistill.data.store import read_manifest
+    from attndistill.data.manifest import read_manifest
 
     options = context.config.probe.labels
     if options.fraction is None and options.list_file is None:
@@ -152,7 +181,7 @@ def _labels(context: "Context", images: "ImageSet", labelled: "NDArray[np.int64]
     return f", {len(labelled)} labels of list {digest_of([images.names[index] for index in labelled])[:12]}"
 
 
-def _found(results: "list[ProbeResult]", seeds: tuple[int, ...], labels: str) -> "Found":
+def _found(results: "list[Result]", seeds: tuple[int, ...], labels: str) -> "Found":
     """One evaluation's figures over seeds."""
     from attndistill.results import Found, Measurement
 
@@ -170,7 +199,11 @@ def _found(results: "list[ProbeResult]", seeds: tuple[int, ...], labels: str) ->
 
 
 def _outside(config: "Config", item: Item) -> list[Outside]:
-    return [Outside(config.probe.labels.list_file)] if config.probe.labels.list_file else []
+    from attndistill.evaluations import evaluations
+
+    compared = item.name not in MODELS and any(evaluations()[name].on == "pair" for name in config.probe.chosen())
+    teacher = [Outside("outputs/pretrained/teacher", watched=False)] if compared else []
+    return [*([Outside(config.probe.labels.list_file)] if config.probe.labels.list_file else []), *teacher]
 
 
 STAGE = Stage(

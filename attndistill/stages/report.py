@@ -17,7 +17,7 @@ TITLE = "Attention distillation"
 
 def run(context: "Context") -> None:
     """Write outputs/report (page, tables, figures); below results/ the table, DVC's metrics and the curves it plots."""
-    from attndistill.data.store import read_manifest
+    from attndistill.data.manifest import read_manifest
     from attndistill.report.build import build_report
 
     layout, config = context.layout, context.config
@@ -48,14 +48,15 @@ def run(context: "Context") -> None:
 
 def _description(context: "Context") -> dict[str, str]:
     """How the figures came about, without times or run numbers."""
-    from attndistill.data.store import read_manifest
+    from attndistill.data.manifest import read_manifest
 
     config, manifest = context.config, read_manifest(context.layout.data)
+    labels = "no labels" if manifest.get("labelled") is False else f"{len(manifest['class_names'])} classes"
     counts = ", ".join(f"{part['count']} {name}" for name, part in manifest["splits"].items())
     views, epochs = config.targets.views, config.distill.recipe.epochs
     shared = "the paper's method" if views == epochs else f"epoch e uses view e mod {views}"
     return {
-        "Data": f"{manifest['dataset']} ({counts} images, {len(manifest['class_names'])} classes)",
+        "Data": f"{manifest['dataset']} ({counts} images, {labels})",
         "Data digest": manifest["digest"],
         "Class list SHA-256": manifest["class_list_sha256"],
         "Teacher": _teacher(context),
@@ -112,4 +113,5 @@ STAGE = Stage(
     ],
     report=True,
     estimate="attndistill.costs.evaluation:report",
+    light=True,
 )

@@ -28,8 +28,9 @@ def store_models(context: "Context", kind: str, vit: dict[str, Any], trained: Ma
 
 
 def store_probe_curve(context: "Context", trained: Mapping[int, Trained]) -> None:
-    """results/pretrain_probe/<item>.csv."""
+    """results/pretrain_probe/<item>.csv; without a point where nobody has labels."""
     points = {
-        seed: [(int(epoch), value) for epoch, value in result.history["probe_top1"]] for seed, result in trained.items()
+        seed: [(int(epoch), value) for epoch, value in result.history.get("probe_top1", ())]
+        for seed, result in trained.items()
     }
     ProbeCurve(points).write(context.layout.result("pretrain_probe", f"{context.item.name}.csv"))

@@ -14,7 +14,7 @@ from attndistill.core.words import shown
 from attndistill.experiments import Experiment
 from attndistill.pipeline import missing_input
 from attndistill.stages.layout import Layout
-from attndistill.study.definition import Definition, Value, read_definition
+from attndistill.study.definition import Definition, Value, judged, read_definition
 from attndistill.study.storage import Place
 from attndistill.tracking.spool import work_folder
 
@@ -160,6 +160,10 @@ def _check_keys(search: Search) -> None:
     config = search.config({})
     if config.probe.labels.fraction is not None or config.probe.labels.list_file is not None:
         raise ValueError("probe.labels is set: a study judges trials with all labels of train; allowed: null")
+    if config.data.set.name == "photos" and (asking := [n for n in definition.objectives if _asks_labels(n)]):
+        raise ValueError(
+            f"objectives: {asking[0]} asks for labels, photos have none; allowed: kl_to_teacher, parameters"
+        )
     known = flat(config.plain())
     searchable = [key for key in known if key.startswith(_SEARCHABLE)]
     for key, distribution in definition.search.items():
@@ -172,6 +176,10 @@ def _check_keys(search: Search) -> None:
             _try(search, f"search.{key}", {key: value})
     for place, point in enumerate(definition.enqueue):
         _try(search, f"enqueue.{place}", point)
+
+
+def _asks_labels(objective: str) -> bool:
+    return objective in judged() and judged()[objective][0].labels
 
 
 def _try(search: Search, place: str, point: Mapping[str, Value]) -> None:

@@ -18,8 +18,9 @@ from torch import nn
 
 from attndistill.config import Config
 from attndistill.core.artifacts import read_json
+from attndistill.data.manifest import read_manifest
 from attndistill.data.splits import stratified_subset
-from attndistill.data.store import ChosenImages, ImageSet, read_manifest, validation_indices
+from attndistill.data.store import ChosenImages, ImageSet, validation_indices
 from attndistill.evaluations import EVALUATIONS
 from attndistill.evaluations.classifiers import LabelledFeatures, ProbeData
 from attndistill.evaluations.embedding import embed_split

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from attndistill.training.checkpoint import Checkpoint
 from attndistill.training.meter import Meter, TrainingBatch
-from attndistill.training.optimizers import learning_rate
+from attndistill.training.optimizers import PER_STEP, RateCurve, learning_rate
 from attndistill.training.state import History as History
 from attndistill.training.state import State, fitting
 
@@ -42,6 +42,7 @@ class Plan:
         checkpoint_seconds: least time between checkpoints; changes no result.
         drop_unfinite: leave out an update whose gradients are not finite, as the published code does, and count it in
             the curve "dropped"; else such a loss stops the run.
+        curve: the shape of the learning rate.
     """
 
     steps: int
@@ -51,10 +52,14 @@ class Plan:
     warmup_steps: int
     checkpoint_seconds: float
     drop_unfinite: bool = False
+    curve: RateCurve = PER_STEP
 
     def learning_rate(self, step: int) -> float:
         """Of a step, counted from 0."""
-        return learning_rate(step, peak=self.peak_learning_rate, steps=self.steps, warmup_steps=self.warmup_steps)
+        step -= step % self.steps_per_epoch if self.curve.per_epoch else 0
+        return learning_rate(
+            step, peak=self.peak_learning_rate, steps=self.steps, warmup_steps=self.warmup_steps, curve=self.curve
+        )
 
 
 @dataclass
@@ -151,7 +156,7 @@ def update(
 ) -> None:
     """One step: gradients of the micro-batches, added up, then the optimizer; the losses go into `meter`."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)
     share, found = 1 / len(micro_batches), []
     for number, batch in enumerate(micro_batches):
         last = number == len(micro_batches) - 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cache, data, gpu, kernels, probes, search, startup, step
+from benchmarks import cache, data, gpu, heads, kernels, probes, search, startup, step
 from benchmarks.configurations import CONFIGURATIONS, made_up_images
 from benchmarks.tables import comparison_page, page
 
@@ -59,6 +59,13 @@ def test_kernels_are_measured_beside_the_plain_ones():
     assert taken["attention, fp32, with backward"] == "fused"
 
 
+def test_a_step_with_many_heads_is_measured_beside_one_with_a_single_head():
+    vit = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 8, "mlp_ratio": 2.0, "position": "learnable"}
+    measured = heads.measure(repeats=1, images=4, image_size=16, classes=3, vit=vit, blocks=2)
+    check_page("probes", measured)
+    assert len(measured["heads"]["ways"]) == 4
+
+
 def test_every_way_of_nearest_neighbours_has_the_same_answers():
     measured = probes.measure(repeats=1, bank=900, queries=200, width=16, classes=7, fitted=200, iterations=20)
     check_page("probes", measured)
@@ -95,6 +102,7 @@ def test_tf32_is_refused_where_there_is_none(capsys):
     assert "--dtype tf32 on cpu; allowed there: fp32, bf16" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.drivers
 def test_the_whole_check_of_a_gpu_runs_at_toy_size_on_a_cpu(tmp_path: Path):
     assert gpu.main(["--device", "cpu", "--output", str(tmp_path), "--seconds", "1500"]) == 0

@@ -111,7 +111,7 @@ def test_a_refusal_is_one_line_exit_code_2_and_imports_nothing_heavy(arguments, 
         ),
         (
             ["inspect", "experiments"],
-            "experiments has no model.json; allowed: a checkpoint file, or a folder stored by this package",
+            "experiments is no folder of a model: none of model.json, ",
         ),
     ],
 )
@@ -166,10 +166,9 @@ def test_a_run_that_fails_says_so_in_one_line_with_exit_code_1(error, message, c
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     """A project of one experiment, the digits."""
-    (tmp_path / "experiments/digits").mkdir(parents=True)
     for name in ("params.yaml", "rows.yaml"):
         shutil.copy(ROOT / name, tmp_path / name)
-    monkeypatch.setenv("ATTNDISTILL_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 

@@ -23,9 +23,10 @@ PAPER_ROW = ["distill", "--experiment", "experiments/imagenet_subset", "--row", 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project in which nothing was run yet."""
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
-    monkeypatch.setenv("ATTNDISTILL_ROOT", str(tmp_path))
+    for name in ("params.yaml", "rows.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    kept = shutil.ignore_patterns("outputs", "results", ".dvc", ".work")
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments", ignore=kept)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -53,7 +54,7 @@ def test_the_whole_of_table_10_at_paper_scale_is_in_a_file_of_its_own(bare, caps
 def test_one_stage_names_what_is_not_there_yet_and_who_makes_it(bare, capsys):
     assert main(["distill", "--row", "attndistill", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "not yet 2      outputs/pretrained/teacher, made by pretrain\n" in out
+    assert "not yet 2      outputs/pretrained/teacher, made by attndistill pretrain --model teacher\n" in out
     assert "in all         not known before prepare (or give --images)\n" in out
 
 
@@ -137,36 +138,33 @@ def test_items_that_cost_the_same_are_told_together(bare, capsys):
 
 
 class TestWhatComesFromOutside:
-    def test_a_class_list_is_looked_for_in_the_working_directory(self, bare, capsys, tmp_path, monkeypatch):
-        words = ["prepare", "--dry-run", "--data.set.class_list", "classes.txt"]
+    @pytest.mark.parametrize(
+        ("words", "file"),
+        [
+            (["prepare", "--data.set.class_list", "classes.txt"], "classes.txt"),
+            (["probe", "--model", "scratch", "--probe.labels.list_file", "labels.txt"], "labels.txt"),
+        ],
+    )
+    def test_a_list_is_looked_for_in_the_experiments_folder(self, bare, capsys, monkeypatch, words, file):
+        monkeypatch.chdir(bare.parent)
+        words = [*words, "--dry-run", "--experiment", bare.name]
         assert main(words) == 1
-        assert "missing 1      classes.txt, which comes from outside\n" in capsys.readouterr().out
-        elsewhere = tmp_path / "elsewhere"
-        elsewhere.mkdir()
-        (elsewhere / "classes.txt").write_text("0\n1\n")
-        monkeypatch.chdir(elsewhere)
-        assert main(words) == 0
-
-    def test_a_list_of_labels_is_looked_for_in_the_project(self, bare, capsys, tmp_path, monkeypatch):
-        words = ["probe", "--model", "scratch", "--dry-run", "--probe.labels.list_file", "labels.txt"]
-        assert main(words) == 1
-        assert "missing 1      labels.txt, which comes from outside\n" in capsys.readouterr().out
-        (bare / "labels.txt").write_text("digit-0000\n")
-        monkeypatch.chdir(tmp_path.parent)
+        assert f"missing 1      {file}, which comes from outside\n" in capsys.readouterr().out
+        (bare / file).write_text("0\n1\n")
         assert main(words) == 0
 
     def test_a_checkpoint_must_be_there_and_be_the_one_that_is_wanted(self, bare, capsys):
-        wanted = hashlib.sha256(b"weights").hexdigest()
+        folder, wanted = bare / "experiments/imagenet1k_mugs_s16_t16", hashlib.sha256(b"weights").hexdigest()
         words = ["pretrain", "--model", "teacher", "--dry-run"]
         words += ["--experiment", "experiments/imagenet1k_mugs_s16_t16"]
         words += ["--teacher.source.path", "teacher.pth", "--teacher.source.sha256", wanted.upper()]
         assert main(words) == 1
         assert "missing 1      teacher.pth, which comes from outside\n" in capsys.readouterr().out
-        (bare / "teacher.pth").write_bytes(b"others")
+        (folder / "teacher.pth").write_bytes(b"others")
         assert main(words) == 1
         found = hashlib.sha256(b"others").hexdigest()
         assert f"missing 1      teacher.pth: its SHA-256 is {found}, not {wanted}\n" in capsys.readouterr().out
-        (bare / "teacher.pth").write_bytes(b"weights")
+        (folder / "teacher.pth").write_bytes(b"weights")
         assert main(words) == 0
 
     def test_what_a_stage_fetches_does_not(self, bare, capsys):

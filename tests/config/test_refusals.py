@@ -10,6 +10,7 @@ import pytest
 from attndistill.config import nested, read_yaml
 from attndistill.config.method import TeacherField
 from attndistill.experiments import open_experiment
+from attndistill.losses.fields import teacher_fields
 
 ROOT = Path(__file__).parents[2]
 # Sizes of its own, so that a better default recipe changes nothing here.
@@ -28,7 +29,10 @@ BASE = replace(DIGITS, layers=LAYERS)
 NAN, INFINITY = float("nan"), float("inf")
 VIT = "allowed: embed_dim, depth, num_heads, patch_size, mlp_ratio, position"
 REFUSED = [
-    ({"sed.x": 1}, "sed: unknown key (given {'x': 1}); allowed: seeds, teacher_seed, downloads, data, views, teacher"),
+    (
+        {"sed.x": 1},
+        "sed: unknown key (given {'x': 1}); allowed: seeds, teacher_seed, downloads, data, views, datasets, teacher",
+    ),
     (
         {"downloads.dino": {"url": "ftp://x", "sha256": "0" * 64, "unpack": False}},
         "downloads.dino.url: 'ftp://x'; string should match pattern '^(https?|file)://'",
@@ -66,7 +70,10 @@ REFUSED = [
         "distill.aggregation.name: 'median'; allowed: 'geometric_mean', 'max', 'min', 'mean', 'none'",
     ),
     ({"distill.recipe.optimizer.name": "sgd"}, "distill.recipe.optimizer.name: 'sgd'; allowed: 'adamw'"),
-    ({"probe.knn.name": "logistic"}, "probe.knn.name: 'logistic'; allowed: 'knn'"),
+    (
+        {"probe.knn.name": "logistic"},
+        "probe.knn.name: unknown key (given 'logistic'); allowed: neighbours, temperature",
+    ),
     ({"student.position": "rotary"}, "student.position: 'rotary'; allowed: 'learnable' or 'sincos'"),
     ({"data.set.name": "idx"}, "data.set.root: missing"),
     ({"student": 3}, "student: 3; allowed: a mapping"),
@@ -181,7 +188,7 @@ def test_two_problems_are_named_together():
     ids=str,
 )
 def test_what_the_teacher_can_answer_is_accepted(changes):
-    assert set(BASE.config("", changes).distill.needs) <= {"layer_attention", "value_norms", "patch_tokens"}
+    assert set(teacher_fields(BASE.config("", changes).distill)) <= {"layer_attention", "value_norms", "patch_tokens"}
 
 
 def test_what_a_cache_can_be_asked_for_are_the_optional_fields_of_features():
@@ -238,7 +245,7 @@ def test_a_broken_or_hostile_yaml_file_is_refused_by_name(tmp_path, text, messag
         ("rows: {a: {label: A, set: {}, sett: {}}}", r"rows.a.sett: Extra inputs are not permitted \(given \{\}\)"),
         (
             "rows: {a: {label: A, set: {teacher.depth: 3}}}",
-            "rows.a.set: teacher.depth: a row cannot change downloads, data, views, teacher",
+            "rows.a.set: teacher.depth: a row cannot change downloads, data, views, datasets, teacher",
         ),
         (
             "rows: {a: {label: A, set: {targets: {views: 80}}}}",
@@ -276,8 +283,6 @@ def test_a_broken_or_hostile_yaml_file_is_refused_by_name(tmp_path, text, messag
     ],
 )
 def test_a_wrong_rows_file_is_refused_by_name(tmp_path, rows, message):
-    (tmp_path / "params.yaml").write_text("")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "rows.yaml").write_text(rows)
+    (tmp_path / "rows.yaml").write_text(rows)
     with pytest.raises(ValueError, match=message):
-        open_experiment(tmp_path, "mine")
+        open_experiment(tmp_path)

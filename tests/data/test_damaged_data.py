@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from attndistill.data.arrays import read_array
-from attndistill.data.manifest import Manifest
-from attndistill.data.store import open_split, read_manifest, validation_indices, verify_data
+from attndistill.data.manifest import Manifest, read_manifest
+from attndistill.data.store import open_split, validation_indices, verify_data
 from attndistill.data.views import evaluation_boxes
 
 Prepare = Callable[..., dict[str, Any]]

@@ -17,9 +17,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from attndistill.data import DATASETS, torchvision_sets
+from attndistill.data.manifest import read_manifest
 from attndistill.data.preparation import prepare
 from attndistill.data.sources import FileSplit, class_list_digest, open_source
-from attndistill.data.store import ArrayImages, open_split, read_manifest
+from attndistill.data.store import ArrayImages, open_split
 
 Prepare = Callable[..., dict[str, Any]]
 

@@ -40,7 +40,7 @@ def clone(destination: Path, settings: dict | None = None) -> Path:
     for name in filter(None, names):
         if (ROOT / name).exists():
             (destination / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, destination / name)
+            shutil.copy2(ROOT / name, destination / name, follow_symlinks=False)
     small = overlay(read_yaml(ROOT / "params.yaml"), read_yaml(ROOT / "experiments/smoke/params.yaml"))
     small = overlay(small, settings or {})
     YAML().dump(small, destination / "params.yaml")

@@ -14,7 +14,7 @@ TINY = {"seeds": [0], "runtime": {"tracking": False, "threads": 1}}
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = clone(tmp_path_factory.mktemp("first"), TINY)
-    run(directory, "dvc", "repro", "-q", PYTHONHASHSEED="0")
+    run(directory, "dvc", "repro", "-q", PYTHONHASHSEED="1")
     return directory
 
 
@@ -40,20 +40,10 @@ def test_a_second_repro_runs_nothing(reproduced):
 
 def test_another_clean_clone_ends_with_the_same_lock_and_the_same_results(reproduced, tmp_path):
     other = clone(tmp_path / "second", TINY)
-    run(other, "dvc", "repro", "-q", PYTHONHASHSEED="0")  # as the Makefile has it: the lock's order
+    run(other, "dvc", "repro", "-q", PYTHONHASHSEED="7")  # by which DVC picks the order
     assert (other / "dvc.lock").read_bytes() == (reproduced / "dvc.lock").read_bytes()
     for path in sorted((reproduced / "results").rglob("*.*")):
         assert (other / path.relative_to(reproduced)).read_bytes() == path.read_bytes(), path
-
-
-def test_the_results_are_metrics_and_the_plots_are_pictures(reproduced):
-    shown = run(reproduced, "dvc", "metrics", "show", "--md").stdout
-    assert "probes.knn.top1.mean" in shown
-    assert "results/probes/attndistill.json" in shown
-    page = run(reproduced, "dvc", "plots", "show", "-q", "-o", "plots").stdout
-    html = (reproduced / "plots" / "index.html").read_text()
-    assert "accuracy.png" in html, page
-    assert "https://" not in html
 
 
 def test_a_changed_label_makes_the_report_and_trains_nothing(reproduced):
@@ -79,10 +69,58 @@ def test_changed_runtime_settings_run_nothing(reproduced):
     assert stages_run(reproduced) == []
 
 
-def test_a_changed_loss_reruns_the_students_and_leaves_teacher_and_targets(reproduced):
-    loss = reproduced / "attndistill/losses/guidance.py"
-    loss.write_text(loss.read_text() + "# changed\n")
-    status = run(reproduced, "dvc", "status").stdout
-    changed = {line.rstrip(":") for line in status.splitlines() if line and not line.startswith(("\t", " "))}
-    assert {"distill@attndistill", "distill@projector_alignment"} <= changed
-    assert not {name for name in changed if name.startswith(("prepare", "pretrain", "targets"))}
+def stale(directory: Path) -> set[str]:
+    status = run(directory, "dvc", "status").stdout
+    return {line.rstrip(":") for line in status.splitlines() if line and not line.startswith(("\t", " ", "Data"))}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "students", "teacher"),
+    [
+        ("training/recipe.py", "self.batch_size / 256", "self.batch_size / 512", True, True),
+        ("models/sizes.py", '"vit_tiny": {"embed_dim": 192', '"vit_tiny": {"embed_dim": 96', True, True),
+        ("losses/guidance.py", "", "\nEDITED = 1\n", True, False),
+        ("core/progress.py", "", "\nEDITED = 1\n", False, False),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.endswith(".py") else "",
+)
+def test_a_changed_formula_makes_exactly_the_stages_stale_that_compute_with_it(
+    committed, file, old, new, students, teacher
+):
+    source = committed / "attndistill" / file
+    before = source.read_text()
+    assert old in before
+    source.write_text(before.replace(old, new) if old else before + new)
+    changed = stale(committed)
+    source.write_text(before)
+    assert ("distill@attndistill" in changed, "pretrain_teacher" in changed) == (students, teacher)
+    assert stale(committed) == set()
+
+
+@pytest.fixture
+def committed(reproduced) -> Path:
+    """The clone with its lock committed."""
+    git = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
+    run(reproduced, "git", "add", "-A")
+    run(reproduced, *git, "commit", "-q", "--allow-empty", "-m", "the lock")
+    return reproduced
+
+
+def test_reworded_code_is_proved_the_same_and_the_lock_is_kept(committed):
+    source = committed / "attndistill/losses/guidance.py"
+    before = source.read_text()
+    source.write_text(before.replace('"""', '"""In other words: ', 1) + "# a remark\n")
+    assert "distill@attndistill" in stale(committed)
+    said = run(committed, "python", "-m", "attndistill", "relock").stdout
+    assert "attndistill/losses/guidance.py: the same code" in said
+    assert stale(committed) == set()
+    assert stages_run(committed) == []
+
+
+def test_other_code_is_not_taken_for_the_same(committed):
+    source = committed / "attndistill/losses/guidance.py"
+    source.write_text(source.read_text() + "\nEDITED = 1\n")
+    lock = (committed / "dvc.lock").read_bytes()
+    said = run(committed, "python", "-m", "attndistill", "relock", code=1).stdout
+    assert "attndistill/losses/guidance.py: other code" in said
+    assert (committed / "dvc.lock").read_bytes() == lock

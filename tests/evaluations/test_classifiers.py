@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from attndistill.evaluations import EVALUATIONS, evaluations
-from attndistill.evaluations.classifiers import LabelledFeatures, ProbeData, knn, logistic, top_k
+from attndistill.evaluations.classifiers import (
+    LabelledFeatures,
+    ProbeData,
+    knn,
+    logistic,
+    logistic_mairal,
+    logistic_scores,
+    top_k,
+)
 
 
 def clusters(per_class: int, classes: int, spread: float, seed: int = 0, width: int = 8) -> LabelledFeatures:
@@ -154,3 +162,24 @@ def test_top_k_counts_the_k_best_and_gives_ties_to_the_lower_class():
     labels = np.array([2, 1, 2])
     assert top_k(scores, labels, 1) == pytest.approx(100 / 3)
     assert top_k(scores, labels, 2) == pytest.approx(100)
+
+
+def test_the_authors_logistic_regression_falls_far_below_chance_and_is_scikit_learns():
+    """iBOT's script lost lambda's division by n: the objective stayed at ln(classes) and accuracy fell (ibot#21)."""
+    from sklearn.linear_model import LogisticRegression
+
+    draws = np.random.default_rng(0)
+    labels = np.arange(400) % 4
+    rows = 20 * (draws.normal(0, 0.5, (400, 8)) + np.eye(4, 8)[labels] * 2)  # lengths differ, directions tell
+    part = LabelledFeatures(rows.astype(np.float32), labels)
+    strength, unit = 10.0, rows.astype(np.float32).astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    scores = logistic_scores(part, part, 4, [strength], 1000, unit=True)[strength]
+    plain = LogisticRegression(C=strength, fit_intercept=False, max_iter=1000).fit(unit, labels)
+    np.testing.assert_allclose(scores, plain.predict_proba(unit), rtol=1e-6)
+    objective = -np.log(scores[np.arange(400), labels]).mean() + np.square(plain.coef_).sum() / (2 * 400 * strength)
+    assert objective < 0.5 * np.log(4)
+    longer = LabelledFeatures(part.features * np.linspace(0.1, 10, 400, dtype=np.float32)[:, None], labels)
+    again = logistic_scores(longer, longer, 4, [strength], 1000, unit=True)[strength]
+    np.testing.assert_allclose(again, scores, atol=1e-4)
+    assert logistic_mairal(ProbeData(part, np.arange(80), part, 4)).protocol == "logistic/dino-mairal-v1"

@@ -7,11 +7,11 @@ import typing
 import numpy as np
 import pytest
 import torch
-from attndistill.probes.embedding import embed_split
 
 from attndistill.data.loading import Batch
 from attndistill.data.store import ArrayImages
 from attndistill.data.views import ViewRecipe
+from attndistill.evaluations.embedding import embed_split
 from attndistill.losses import AGGREGATIONS, EMBEDDING_LOSSES, GUIDANCE, SIGNALS
 from attndistill.losses.embedding import Setting
 from attndistill.models.projector import Projector, Student

@@ -9,10 +9,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from attndistill.stages.table import STAGES
 
 from attndistill.experiments import open_experiment
 from attndistill.pipeline import run_pipeline, run_stage
+from attndistill.stages import STAGES, Item
 from attndistill.stages.layout import Layout
 from attndistill.training.checkpoint import Checkpoint
 from attndistill.training.loop import Observers, Plan, fit
@@ -74,13 +74,14 @@ def test_every_stage_runs_on_a_gpu_and_a_teacher_is_the_same_bytes_again(tmp_pat
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         root = project(tmp_path / name)
-        experiment = open_experiment(root, "experiments/smoke")
+        experiment = open_experiment(root / "experiments/smoke")
         if name == "first":
             run_pipeline(experiment, settings)
-            assert (root / "outputs/smoke/report/index.html").exists()
+            assert (root / "experiments/smoke/outputs/report/index.html").exists()
         else:
-            run_stage(experiment, STAGES["prepare"], "", settings)
-            run_stage(experiment, STAGES["pretrain"], "teacher", settings)
+            run_stage(experiment, STAGES["prepare"], Item(), settings)
+            run_stage(experiment, STAGES["pretrain"], Item("teacher"), settings)
         seed = experiment.config("", settings).teacher_seed
-        weights.append((Layout(root, "smoke").weights("teacher", seed) / "model.safetensors").read_bytes())
+        stored = Layout(root / "experiments/smoke", "smoke").weights("teacher", seed)
+        weights.append((stored / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]

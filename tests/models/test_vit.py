@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from attndistill.config.sizes import count_parameters as sizes_count
 
-from attndistill.config import PRESETS, describe
 from attndistill.models.projector import Projector
+from attndistill.models.sizes import PRESETS, describe
+from attndistill.models.sizes import count_parameters as sizes_count
 from attndistill.models.vit import build_vit, count_parameters
 
 TINY = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 4, "mlp_ratio": 2.0}

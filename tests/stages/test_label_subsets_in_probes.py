@@ -40,7 +40,7 @@ def test_a_share_of_labels_gives_other_figures_under_another_protocol(root):
 
 def test_a_list_of_all_names_gives_the_figures_of_all_labels(root):
     names = open_split(Layout(root / "experiments/smoke", "smoke").data, "train").names
-    (root / "all.txt").write_text("".join(f"{name}.JPEG\n" for name in names))
+    (root / "experiments/smoke/all.txt").write_text("".join(f"{name}.JPEG\n" for name in names))
     listed, whole = probed(root, list_file="all.txt")["logistic"]["top1"], probed(root)["logistic"]["top1"]
     assert f"{len(names)} labels of list " in listed["protocol"]
     assert abs(listed["mean"] - whole["mean"]) < 1  # the part on which C is chosen is drawn anew

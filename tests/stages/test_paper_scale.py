@@ -11,7 +11,7 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 from attndistill.cli import main
-from attndistill.config import PRESETS
+from attndistill.models.sizes import PRESETS
 
 ROOT = Path(__file__).parents[2]
 RELEASED_TEACHERS = ("imagenet1k_dino_s8_s16", "imagenet1k_mugs_b16_s16", "imagenet1k_mugs_s16_t16")

@@ -58,7 +58,8 @@ def test_a_checkpoint_becomes_the_teacher_that_later_stages_use(root, capsys):
     settings = {**SIZES, "teacher.source": {"name": "checkpoint", "path": str(root / "dino.pth")}}
     for name, item in (("targets", ""), ("distill", "attndistill"), ("probe", "teacher"), ("probe", "attndistill")):
         stage(root, name, item, **settings)
-    stage(root, "attention", "attndistill", **settings)
+    for item in ("teacher", "attndistill"):
+        stage(root, "attention", item, **settings)
     stage(root, "report", **settings)
     page = (layout.report / "index.html").read_text()
     assert "Teacher (dino.pth)" in page
@@ -159,9 +160,13 @@ def test_with_more_classes_than_images_allow_some_classes_are_asked_about_and_co
         take(root, **settings)
 
 
-def test_a_teacher_of_other_sizes_than_configured_is_refused_with_the_settings_that_fit(root):
-    with pytest.raises(ValueError, match=r"teacher.depth is 3.*; set --teacher.depth 2"):
-        take(root, **{"teacher.depth": 3})
+def test_the_sizes_of_a_released_teacher_are_its_files_whatever_the_settings_say(root):
+    experiment = open_experiment(root / "experiments/smoke")
+    source = {"name": "checkpoint", "path": str(root / "dino.pth"), "num_heads": 1}
+    config = experiment.config(
+        "", {"teacher.depth": 3, "teacher.embed_dim": 12, "teacher.num_heads": 3, "teacher.source": source}
+    )
+    assert (config.teacher.embed_dim, config.teacher.depth, config.teacher.num_heads) == (64, 2, 1)
 
 
 def test_a_download_is_fetched_into_its_own_folder_by_its_digest(root):

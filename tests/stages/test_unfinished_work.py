@@ -16,7 +16,7 @@ PACKAGE = Path(code.__file__).parents[1]
 DISTILL = "attndistill.stages.distill"
 
 
-def test_another_version_of_torch_is_other_code(sources, monkeypatch):
+def test_another_version_of_torch_is_other_code(monkeypatch):
     before = code.code_digest(DISTILL)
     monkeypatch.setattr(code, "version", {"torch": "2.15.0", "timm": "0"}.get)
     assert code.code_digest(DISTILL) != before

@@ -14,6 +14,7 @@ from attndistill.experiments import open_experiment
 from attndistill.losses import AGGREGATIONS, EMBEDDING_LOSSES, GUIDANCE, SIGNALS
 from attndistill.losses.aggregation import geometric_mean
 from attndistill.losses.embedding import Setting
+from attndistill.losses.fields import teacher_fields
 from attndistill.losses.guidance import kl_divergence
 from attndistill.losses.interpolation import interpolate_attention
 from attndistill.models.projector import Projector, Student
@@ -51,7 +52,7 @@ def make_task(embedding: str | None = None, **options: object) -> Distillation:
         AGGREGATIONS.bind(defaults.aggregation.name, defaults.aggregation.options()),
         GUIDANCE.bind(defaults.attention_loss.name, defaults.attention_loss.options()),
         **GRIDS,
-        fields=tuple(defaults.needs),
+        fields=tuple(teacher_fields(defaults)),
     )
     further = embedding and EMBEDDING_LOSSES.bind(embedding, options)(Setting(12, *GRIDS.values(), seed=0))
     return Distillation(student, answer, objective, further or None)

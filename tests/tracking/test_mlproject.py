@@ -21,18 +21,15 @@ with Recorder.open(root=Path.cwd(), command=sys.argv[1], name="by name", experim
 @pytest.mark.parametrize(
     ("entry_point", "given", "command"),
     [
-        ("prepare", {}, "prepare --experiment experiments/digits"),
-        ("pretrain", {"model": "scratch"}, "pretrain --model scratch --experiment experiments/digits"),
-        ("targets", {}, "targets --experiment experiments/digits"),
-        (
-            "distill",
-            {"distill.lambda": 0.3},
-            "distill --row attndistill --experiment experiments/digits --distill.lambda 0.3",
-        ),
-        ("probe", {}, "probe --model attndistill --experiment experiments/digits"),
-        ("attention", {}, "attention --model attndistill --experiment experiments/digits"),
-        ("report", {"experiment": "experiments/x"}, "report --experiment experiments/x"),
-        ("pipeline", {}, "pipeline --experiment experiments/digits"),
+        ("prepare", {}, "prepare --data ''"),
+        ("pretrain", {"model": "scratch"}, "pretrain --model scratch"),
+        ("targets", {}, "targets"),
+        ("distill", {"distill.lambda": 0.3}, "distill --row attndistill --distill.lambda 0.3"),
+        ("probe", {}, "probe --model attndistill --data ''"),
+        ("probe", {"data": "cifar"}, "probe --model attndistill --data cifar"),
+        ("attention", {}, "attention --model attndistill"),
+        ("report", {}, "report"),
+        ("pipeline", {}, "pipeline"),
     ],
 )
 def test_an_entry_point_is_the_command_of_the_stage(entry_point, given, command):

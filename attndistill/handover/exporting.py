@@ -1,0 +1,68 @@
+"""Export: a finished model for programs that have no code of ours, each form held against this package's features."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attndistill.core.artifacts import check_empty, replacing_directory, write_text
+from attndistill.core.words import shown
+from attndistill.handover.card import model_card
+from attndistill.handover.models import Finished, open_finished
+from attndistill.library import configure, fitting
+from attndistill.models.families import Backbone
+from attndistill.models.projector import Student
+
+FORMATS = ("timm", "pt2", "onnx")
+DEFAULT = ("timm", "pt2")
+
+
+def export(
+    model: str | Path | Student | Backbone,
+    to: str | Path,
+    *,
+    formats: Sequence[str] = DEFAULT,
+    settings: Mapping[str, Any] | None = None,
+    licence: str = "unknown",
+    experiment: str | Path = ".",
+) -> Path:
+    """Write a folder that timm opens (`timm.create_model("local-dir:...", pretrained=True)`), with a model card.
+
+    Args:
+        model: a stored model's folder, a checkpoint file, the name of a row of `experiment`, or a model in memory.
+        to: the folder to make; it must not exist, or be empty.
+        formats: "timm" is always written; "pt2" (torch.export) and "onnx" (the extra `attndistill[onnx]`) lie beside.
+        settings: dotted keys of `views`, where the model comes from no experiment: mean, std, evaluation_crop.
+        licence: of the weights, for the card: a student takes its teacher's along.
+        experiment: the folder whose rows names are of.
+
+    Returns:
+        The folder: config.json, model.safetensors, README.md, and model.pt2, model.onnx where asked for.
+
+    Raises:
+        ValueError: a target that is not empty, an unknown format or model, a model that timm cannot build by name, a
+            form whose features are not this package's, or a missing extra. Nothing is then written.
+    """
+    from attndistill.handover.graphs import check_onnx, write_onnx, write_pt2
+    from attndistill.handover.timm_folder import write_timm_folder
+
+    to = Path(to)
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise ValueError(f"format {shown(unknown[0])!r}; allowed: {', '.join(FORMATS)}")
+    check_empty(to)
+    if "onnx" in formats:
+        check_onnx()
+    if isinstance(model, str | Path):
+        finished = open_finished(str(model), Path(experiment), settings or {})
+    else:
+        backbone, projector = (model.backbone, model.projector) if isinstance(model, Student) else (model, None)
+        finished = Finished(to.name, backbone, projector, configure({**fitting(backbone), **(settings or {})}))
+    finished.backbone.cpu().float().eval()
+    with replacing_directory(to) as directory:
+        checked = {"model.safetensors": write_timm_folder(directory, finished, licence)}
+        if "pt2" in formats:
+            checked["model.pt2"] = write_pt2(directory, finished)
+        if "onnx" in formats:
+            checked["model.onnx"] = write_onnx(directory, finished)
+        write_text(directory / "README.md", model_card(finished, directory, checked, licence))
+    return to

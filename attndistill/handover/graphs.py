@@ -1,0 +1,103 @@
+"""A model as a graph that runs without its code: torch.export (.pt2) and ONNX, for any batch and one image size.
+
+The example has a batch of 2: exporters take a batch of 1 for a constant. Both graphs are run at batches 1, 2 and 5.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attndistill.handover.models import Finished
+from attndistill.handover.timm_folder import check_features
+
+_BESIDE = 1_500_000_000  # bytes of weights from which they cannot be part of one ONNX file (its limit is 2 GiB)
+
+
+class _ClassToken(nn.Module):
+    """The feature that is judged: the class token after the final norm, before P."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
+        # models made for average pooling keep their last norm after the pool
+        self.norm = backbone.fc_norm if isinstance(backbone.norm, nn.Identity) else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.norm(self.backbone.forward_features(images)[:, 0])
+        return found
+
+
+def write_pt2(directory: Path, finished: Finished) -> dict[str, float]:
+    """Write model.pt2. Returns the largest difference of features for each batch size. Raises as `check_features`."""
+    with _quiet():
+        program = torch.export.export(*_example(finished), dynamic_shapes=_FREE_BATCH)
+        torch.export.save(program, directory / "model.pt2")
+        read = torch.export.load(directory / "model.pt2").module()
+    return check_features(finished, read, "model.pt2")
+
+
+def write_onnx(directory: Path, finished: Finished) -> dict[str, float]:
+    """Write model.onnx. Returns the largest difference of features for each batch size.
+
+    Raises:
+        ValueError: the extra is not installed, or as `check_features`.
+    """
+    onnxruntime = check_onnx()
+    model, example = _example(finished)
+    path = directory / "model.onnx"
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    with _quiet():
+        torch.onnx.export(
+            model,
+            example,
+            path,
+            dynamo=True,
+            opset_version=18,
+            input_names=["images"],
+            output_names=["features"],
+            dynamic_shapes=_FREE_BATCH,
+            external_data=size > _BESIDE,
+            verbose=False,
+        )
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    return check_features(finished, run, "model.onnx")
+
+
+def check_onnx() -> Any:
+    """onnxruntime. Raises ValueError where the optional extra is not installed."""
+    try:
+        return [import_module(name) for name in ("onnx", "onnxscript", "onnxruntime")][-1]
+    except ImportError as error:
+        raise ValueError(f"ONNX needs {error.name}: pip install 'attndistill[onnx]'") from None
+
+
+_FREE_BATCH = ({0: torch.export.Dim("batch", min=1)},)
+
+
+def _example(finished: Finished) -> tuple[nn.Module, tuple[Tensor]]:
+    side = finished.image_size
+    return _ClassToken(finished.backbone).eval(), (torch.zeros(2, 3, side, side),)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters warn of their own insides."""
+    level = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(level)
