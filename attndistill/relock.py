@@ -13,8 +13,8 @@ from pathlib import Path
 
 from attndistill.core.artifacts import write_text
 from attndistill.experiments import open_experiment
-from attndistill.reproduction.history import History
 from attndistill.stages.code import same_code
+from attndistill.tracking.history import History
 
 _CODE = re.compile(r"- path: (?P<path>\S+\.py)\n(?P<indent> +)hash: md5\n +md5: (?P<md5>\w+)\n +size: (?P<size>\d+)\n")
 

@@ -18,7 +18,7 @@ ROWS = [
     {"config", "report", "stages", "tracking"},
     {"pipeline", "experiments", "relock"},
     {"drivers", "costs", "library"},
-    {"cli", "study", "__main__"},
+    {"cli", "study", "reproduction", "__main__"},
 ]
 ROW_OF = {name: number for number, names in enumerate(ROWS) for name in names}
 ARROWS = {
@@ -32,6 +32,7 @@ ARROWS = {
     ("relock", "experiments"),
     ("__main__", "cli"),
     ("cli", "study"),
+    ("cli", "reproduction"),
 }
 # narrower than their row allows
 ONLY = {

@@ -16,11 +16,11 @@ from typing import Any
 
 from attndistill.core.words import shown
 from attndistill.experiments import ROWS
-from attndistill.reproduction.history import History
 from attndistill.reproduction.locks import Lock, LockedStage, read_lock
 from attndistill.stages import STAGES
 from attndistill.stages.code import same_code
 from attndistill.tracking.git import code_state
+from attndistill.tracking.history import History
 from attndistill.tracking.inputs import listed_outs
 from attndistill.tracking.recorded import RecordedRun, Runs
 

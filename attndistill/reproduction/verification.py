@@ -16,9 +16,9 @@ from attndistill.core.progress import say
 from attndistill.core.words import shown
 from attndistill.experiments import ROWS, Experiment, open_experiment
 from attndistill.reproduction.cache import Cache, caches_of
-from attndistill.reproduction.history import History
 from attndistill.reproduction.locks import Lock, read_lock
 from attndistill.stages.code import same_code
+from attndistill.tracking.history import History
 from attndistill.tracking.inputs import md5_of
 
 _ABSENT = object()

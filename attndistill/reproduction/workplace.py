@@ -17,8 +17,8 @@ from pathlib import Path
 
 from attndistill.core.words import shown
 from attndistill.experiments import ROWS
-from attndistill.reproduction.history import plain_environment
 from attndistill.reproduction.recipe import Origins, Recipe
+from attndistill.tracking.history import plain_environment
 from attndistill.tracking.lineage import SUMS
 
 _OURS = "attndistill"
