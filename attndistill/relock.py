@@ -8,13 +8,13 @@ not have the text of then, the lock is left as it is and DVC runs the stage.
 
 import hashlib
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from attndistill.core.artifacts import write_text
 from attndistill.experiments import open_experiment
 from attndistill.stages.code import same_code
+from attndistill.tracking.history import History
 
 _CODE = re.compile(r"- path: (?P<path>\S+\.py)\n(?P<indent> +)hash: md5\n +md5: (?P<md5>\w+)\n +size: (?P<size>\d+)\n")
 
@@ -31,13 +31,14 @@ def relock(folder: Path) -> int:
         raise ValueError(f"{lock} does not exist: run `dvc repro` first")
     text = lock.read_text(encoding="utf-8")
     named = {(found["path"], found["md5"]) for found in _CODE.finditer(text)}
+    history = History(place)
     kept, verdicts = dict[tuple[str, str], bytes](), dict[str, str]()
     for path, md5 in sorted(named):
         source = place / path
         now = source.read_bytes() if source.is_file() else b""
         if hashlib.md5(now, usedforsecurity=False).hexdigest() == md5:
             continue
-        then = text_of(place, path, md5)
+        then = history.bytes_of(history.path_of(source), md5)
         if then is None:
             verdicts[path] = "changed; the text that the lock names is in no commit"
         elif same_code(then.decode(), now.decode()):
@@ -60,19 +61,6 @@ def _renewed(found: "re.Match[str]", kept: dict[tuple[str, str], bytes]) -> str:
     digest = hashlib.md5(now, usedforsecurity=False).hexdigest()
     lines = (f"- path: {found['path']}", "hash: md5", f"md5: {digest}", f"size: {len(now)}")
     return f"\n{found['indent']}".join(lines) + "\n"
-
-
-def text_of(place: Path, path: str, md5: str) -> bytes | None:
-    """The file's bytes of that digest, from git's history, the newest first."""
-    for revision in _git(place, "log", "--format=%H", "--", path).decode().split():
-        blob = _git(place, "show", f"{revision}:./{path}")
-        if hashlib.md5(blob, usedforsecurity=False).hexdigest() == md5:
-            return blob
-    return None
-
-
-def _git(place: Path, *words: str) -> bytes:
-    return subprocess.run(["git", "-C", str(place), *words], capture_output=True, check=False).stdout
 
 
 def in_declared_order(folder: Path, rows: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ Paths are relative to the project's root: the folder with params.yaml, in which 
 import contextlib
 import hashlib
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,11 +16,11 @@ from typing import Any
 
 from attndistill.core.words import shown
 from attndistill.experiments import ROWS
-from attndistill.reproduction.history import History
 from attndistill.reproduction.locks import Lock, LockedStage, read_lock
 from attndistill.stages import STAGES
 from attndistill.stages.code import same_code
 from attndistill.tracking.git import code_state
+from attndistill.tracking.history import History
 from attndistill.tracking.inputs import listed_outs
 from attndistill.tracking.recorded import RecordedRun, Runs
 
@@ -74,7 +75,7 @@ class Recipe:
         return shlex.join(["attndistill", *self.words])
 
 
-class Kitchen:
+class Origins:
     """Where recipes are looked up: a project with its git history and, where there is one, its tracking store."""
 
     def __init__(self, project: Path) -> None:
@@ -198,7 +199,10 @@ class Kitchen:
             return None
         if self._other_code(folder, lock, stage, lambda name: self.history.text(commit, self.in_git(name))):
             return None
-        return self._locked(path, folder, lock, stage, commit, b"", Path(folder).name)
+        rows = (self.history.text(commit, self.in_git(f"{folder}/{ROWS}")) or b"").decode()
+        named = re.search(r"^name: *([\w.-]+) *$", rows, re.MULTILINE)
+        name = named[1] if named else Path(folder).name or self.project.name
+        return self._locked(path, folder, lock, stage, commit, b"", name)
 
     def _older(self, path: str, folder: str, inside: str, md5: str) -> Recipe:
         """Of bytes that the lock at hand does not explain: the commit that first named them, else a recorded run."""

@@ -14,7 +14,7 @@ from attndistill.core.words import shown
 from attndistill.evaluations import evaluations
 from attndistill.experiments import open_experiment
 from attndistill.reproduction.cache import caches_of
-from attndistill.reproduction.recipe import Kitchen, Recipe
+from attndistill.reproduction.recipe import Origins, Recipe
 from attndistill.results import Measurement
 from attndistill.stages.layout import project_folder
 from attndistill.tracking.recorded import RecordedRun
@@ -31,12 +31,12 @@ def trace(figure: str, column: str | None, folder: Path) -> int:
     Raises:
         ValueError: no such figure, or nothing says what made it.
     """
-    kitchen = Kitchen(project_folder(Path.cwd()))
+    origins = Origins(project_folder(Path.cwd()))
     if column is not None:
         figure = _cell(folder, figure, column)
-    recipe = kitchen.find(figure)
+    recipe = origins.find(figure)
     say(recipe.title)
-    _show(kitchen, recipe, "  ", set())
+    _show(origins, recipe, "  ", set())
     return 0
 
 
@@ -64,7 +64,7 @@ def _cell(folder: Path, row: str, column: str) -> str:
     return str(place)
 
 
-def _show(kitchen: Kitchen, recipe: Recipe, indent: str, seen: set[str]) -> None:
+def _show(origins: Origins, recipe: Recipe, indent: str, seen: set[str]) -> None:
     run = recipe.run
     for line in _facts(recipe, run):
         say(f"{indent}{line}")
@@ -74,15 +74,15 @@ def _show(kitchen: Kitchen, recipe: Recipe, indent: str, seen: set[str]) -> None
             continue
         seen.add(md5)
         say(f"{indent}from {path} ({md5})")
-        for line in _stated(kitchen, recipe, path, md5):
+        for line in _stated(origins, recipe, path, md5):
             say(f"{indent}  {line}")
-        maker = kitchen.maker(recipe, path)
+        maker = origins.maker(recipe, path)
         if maker is None:
             say(f"{indent}  comes from outside, or nothing says what made it")
             continue
         if maker.run is None:
-            maker = kitchen.with_run(maker, path, md5)
-        _show(kitchen, maker, f"{indent}  ", seen)
+            maker = origins.with_run(maker, path, md5)
+        _show(origins, maker, f"{indent}  ", seen)
 
 
 def _facts(recipe: Recipe, run: RecordedRun | None) -> Iterator[str]:
@@ -100,9 +100,9 @@ def _facts(recipe: Recipe, run: RecordedRun | None) -> Iterator[str]:
         yield f"no run is recorded here{f'; again: attndistill rebuild {path}' if path else ''}"
 
 
-def _stated(kitchen: Kitchen, recipe: Recipe, path: str, md5: str) -> Iterator[str]:
+def _stated(origins: Origins, recipe: Recipe, path: str, md5: str) -> Iterator[str]:
     """What an input says of itself: of prepared data its digest, of weights each file's md5."""
-    cache = caches_of(kitchen.project / (recipe.folder or "."))
+    cache = caches_of(origins.project / (recipe.folder or "."))
     if not md5.endswith(".dir") or not cache.has(md5):
         return
     for name, inner in cache.listing(md5):

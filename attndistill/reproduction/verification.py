@@ -15,10 +15,10 @@ from attndistill.config.layers import read_yaml
 from attndistill.core.progress import say
 from attndistill.core.words import shown
 from attndistill.experiments import ROWS, Experiment, open_experiment
-from attndistill.relock import text_of
 from attndistill.reproduction.cache import Cache, caches_of
 from attndistill.reproduction.locks import Lock, read_lock
 from attndistill.stages.code import same_code
+from attndistill.tracking.history import History
 from attndistill.tracking.inputs import md5_of
 
 _ABSENT = object()
@@ -70,7 +70,7 @@ def faults_of(experiment: Experiment, lock: Lock | None) -> Iterator[str]:
     yield from _undeclared(experiment, lock)
     for stage in lock.stages.values():
         for path, md5 in lock.code(stage).items():
-            yield from _code_fault(folder, path, md5)
+            yield from faults_of_code(folder, path, md5)
         for file, keys in stage.params.items():
             if file not in settings:
                 settings[file] = read_yaml(folder / file) if (folder / file).is_file() else {}
@@ -97,7 +97,7 @@ def _undeclared(experiment: Experiment, lock: Lock) -> Iterator[str]:
         yield "dvc.yaml is not as the stages declare it: run `attndistill drivers`"
     declared = dict(_resolved(experiment, text))
     for name in lock.stages.keys() - declared.keys():
-        yield f"dvc.lock has a stage {name} that nobody declares: run `dvc repro`"
+        yield f"dvc.lock has a stage {name} that nobody declares: take its lines out"
     for name, entry in declared.items():
         if name not in lock.stages:
             yield f"dvc.lock lacks stage {name}: run `dvc repro {name}`"
@@ -146,7 +146,7 @@ def _wanted_keys(params: Any) -> set[str]:
     return found
 
 
-def _code_fault(folder: Path, path: str, md5: str) -> Iterator[str]:
+def faults_of_code(folder: Path, path: str, md5: str) -> Iterator[str]:
     """A dependency that no stage makes, against the lock. Reworded code is the same code."""
     place = (folder / path).resolve()
     found = _md5(place, folder)
@@ -228,4 +228,5 @@ def _md5(place: Path, folder: Path) -> str:
 
 @cache
 def _then(folder: Path, path: str, md5: str) -> bytes | None:
-    return text_of(folder, path, md5)
+    history = History(folder)
+    return history.bytes_of(history.path_of(folder / path), md5)

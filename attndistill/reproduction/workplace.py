@@ -17,8 +17,8 @@ from pathlib import Path
 
 from attndistill.core.words import shown
 from attndistill.experiments import ROWS
-from attndistill.reproduction.history import plain_environment
-from attndistill.reproduction.recipe import Kitchen, Recipe
+from attndistill.reproduction.recipe import Origins, Recipe
+from attndistill.tracking.history import plain_environment
 from attndistill.tracking.lineage import SUMS
 
 _OURS = "attndistill"
@@ -94,13 +94,13 @@ def _named(place: Path, *, top: bool) -> str:
 
 
 @contextmanager
-def workplace(kitchen: Kitchen, recipe: Recipe, scratch: Path, python: str) -> Iterator[Workplace]:
+def workplace(origins: Origins, recipe: Recipe, scratch: Path, python: str) -> Iterator[Workplace]:
     """The code of a recipe, checked out below `scratch`; removed at the end.
 
     Raises:
         ValueError: the commit is gone, or the patch does not apply to it.
     """
-    history, tree = kitchen.history, scratch / "tree"
+    history, tree = origins.history, scratch / "tree"
     commit = history.commit(recipe.commit)
     if commit is None:
         raise ValueError(
@@ -117,7 +117,7 @@ def workplace(kitchen: Kitchen, recipe: Recipe, scratch: Path, python: str) -> I
             if done.returncode:
                 reason = shown(done.stderr.decode(errors="replace").strip().splitlines()[0])
                 raise ValueError(f"the patch of {recipe.title} does not apply to commit {commit[:12]}: {reason}")
-        yield Workplace(tree / kitchen.prefix, python)
+        yield Workplace(tree / origins.prefix, python)
     finally:
         _git(history.top, "worktree", "remove", "--force", str(tree), check=False)
         shutil.rmtree(tree, ignore_errors=True)

@@ -18,7 +18,7 @@ class History:
     def __init__(self, folder: Path) -> None:
         found = self.ask(folder, "rev-parse", "--show-toplevel")
         if found is None:
-            raise ValueError(f"{folder} is in no git repository: a figure is made again from its commit")
+            raise ValueError(f"{folder} is in no git repository, whose history says what code there was")
         self.top = Path(os.fsdecode(found.rstrip(b"\n")))
 
     @staticmethod
@@ -34,6 +34,10 @@ class History:
         except FileNotFoundError:
             raise ValueError("git is not installed") from None
         return done.stdout if done.returncode == 0 else None
+
+    def path_of(self, place: Path) -> str:
+        """The path of a file from the top."""
+        return place.resolve().relative_to(self.top.resolve()).as_posix()
 
     def commit(self, revision: str) -> str | None:
         """The commit of a revision; None where there is none."""
