@@ -1,6 +1,6 @@
 """The registered data sets. Each returns a `Source`; nothing is decoded or copied until `prepare` asks.
 
-Every set takes `class_list`, a file with one class name a line that restricts and orders the classes.
+Every labelled set takes `class_list`, a file with one class name a line that restricts and orders the classes.
 """
 
 from dataclasses import replace

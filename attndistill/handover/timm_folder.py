@@ -77,7 +77,7 @@ def _recipe(finished: Finished) -> tuple[str, dict[str, Any]]:
     if finished.path is not None and (finished.path / "model.json").exists():
         described = read_description(finished.path).vit
         if isinstance(described, Named):
-            return described.timm_name, {"img_size": described.image_size}
+            return described.timm_name, {"img_size": described.image_size, "global_pool": "token"}
     if not isinstance(backbone, VisionTransformer):
         raise ValueError(f"{finished.name}: rotary positions have no sizes by timm name; allowed: a plain ViT")
     found = architecture_of(

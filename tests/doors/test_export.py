@@ -15,6 +15,7 @@ import attndistill
 from attndistill.experiments import open_experiment
 from attndistill.models.projector import Projector, Student
 from attndistill.models.readout import read_features
+from attndistill.models.storage import save_model
 from attndistill.models.vit import build_vit
 from attndistill.pipeline import run_stage
 from attndistill.stages import STAGES, Item
@@ -93,6 +94,16 @@ def test_released_kinds_of_vit_are_exported_too(kind, tmp_path, opened_alone):
     with torch.no_grad():
         wanted = read_features(vit, images).cls_token.numpy()
     np.testing.assert_allclose(opened_alone(folder, images)["timm"], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("timm_name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+def test_a_teacher_by_timm_name_is_exported_by_that_name(timm_name, tmp_path):
+    import timm
+
+    model = timm.create_model(timm_name, num_classes=0, img_size=32).eval()
+    save_model(tmp_path / "model", model, image_size=32, vit={"timm_name": timm_name, "image_size": 32})
+    folder = attndistill.export(tmp_path / "model", tmp_path / "out")
+    assert json.loads((folder / "config.json").read_text())["architecture"] == timm_name
 
 
 def test_an_onnx_graph_takes_any_batch(student, tmp_path):
