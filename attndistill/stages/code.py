@@ -30,6 +30,7 @@ CARRIERS = {
     "attndistill.core.ownership",
     "attndistill.core.progress",
     "attndistill.core.ranks",
+    "attndistill.core.secrets",
     "attndistill.core.sections",
     "attndistill.stages",
     "attndistill.stages.context",

@@ -69,7 +69,7 @@ REFUSED = [
         {"distill.aggregation.name": "median"},
         "distill.aggregation.name: 'median'; allowed: 'geometric_mean', 'max', 'min', 'mean', 'none'",
     ),
-    ({"distill.recipe.optimizer.name": "sgd"}, "distill.recipe.optimizer.name: 'sgd'; allowed: 'adamw'"),
+    ({"distill.recipe.optimizer.name": "lion"}, "distill.recipe.optimizer.name: 'lion'; allowed: 'adamw'"),
     (
         {"probe.knn.name": "logistic"},
         "probe.knn.name: unknown key (given 'logistic'); allowed: neighbours, temperature",

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attndistill.data.manifest import read_manifest
 from attndistill.data.preparation import prepare
 from attndistill.data.sources import open_source
-from attndistill.data.store import open_split, read_manifest, verify_data
+from attndistill.data.store import open_split, verify_data
 from attndistill.experiments import open_experiment
 from attndistill.pipeline import run_pipeline, run_stage
 from attndistill.report.columns import columns_of
