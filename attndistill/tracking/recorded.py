@@ -138,7 +138,7 @@ class Runs:
                 experiment=str(self._client.get_experiment(run.info.experiment_id).name),
                 status=str(run.info.status),
                 seconds=(ended - run.info.start_time) / 1000 if ended else None,
-                tags=dict(run.data.tags),
+                tags=self._tags(run),
                 metrics=dict(run.data.metrics),
                 code=code,
                 patch=patch.read_bytes() if patch.is_file() else b"",
@@ -150,6 +150,14 @@ class Runs:
                 requirements=tuple(_text(folder / "requirements.txt").split()),
                 lock=_text(folder / "dvc.lock"),
             )
+
+    def _tags(self, run: Any) -> dict[str, str]:
+        """A run's own; a trial that ended before its study's inputs were read has those of the study's run."""
+        tags = dict(run.data.tags)
+        if "study.trial" in tags and PARENT in tags and not any(key.startswith(_INPUT) for key in tags):
+            of_study = self._client.get_run(tags[PARENT]).data.tags
+            tags |= {key: value for key, value in of_study.items() if key.startswith((_INPUT, _PRODUCER))}
+        return tags
 
     def _download(self, run: Any, scratch: Path) -> Path:
         from mlflow.exceptions import MlflowException

@@ -65,8 +65,8 @@ class Cosine(EmbeddingLoss):
 ''',
     "training/optimizers.py": '''
 
-@OPTIMIZERS.register("sgd")
-def sgd(module: nn.Module, *, momentum: float = 0.9) -> Optimizer:
+@OPTIMIZERS.register("plain")
+def plain(module: nn.Module, *, momentum: float = 0.9) -> Optimizer:
     """Plain SGD."""
     from torch.optim import SGD
 
@@ -87,7 +87,7 @@ distill:
   aggregation: {name: median}
   attention_loss: {name: l1}
   embedding_loss: {name: cosine}
-  recipe: {optimizer: {name: sgd}}
+  recipe: {optimizer: {name: plain}}
 probe: {nearest_centroid: {metric: euclidean}}
 runtime: {tracking: false}
 seeds: [0]
