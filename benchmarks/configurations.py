@@ -122,7 +122,10 @@ class Pair:
         """The package's task for `teach`."""
         temperature = self.configuration.temperature
         chosen = {"name": "none"} if temperature is None else {"name": "geometric_mean", "temperature": temperature}
-        options = configure({"distill.aggregation": chosen}).distill
+        halves = {"teacher": self.configuration.teacher, "student": self.configuration.student}
+        sizes = {f"{half}.{name}": value for half, given in halves.items() for name, value in given.items()}
+        settings = {**sizes, "views.image_size": self.configuration.image_size, "distill.aggregation": chosen}
+        options = configure(settings).distill
         objective = build_objective(options, self.teacher, self.student.backbone)
         return Distillation(self.student, teach, objective)
 

@@ -20,15 +20,16 @@ NOTE = (
 )
 _BEST = {"maximize": "the largest is best", "minimize": "the smallest is best"}
 
-Value = bool | int | float | str
+Wide = Annotated[int | float, Field(ge=-1.7e308, le=1.7e308)]  # a search may try what fails
+Value = bool | Wide | Annotated[str, Field(max_length=500)]
 
 
 class Range(Strict):
     """Numbers from low to high."""
 
     type: Literal["float", "int"]
-    low: int | float  # finite, and no narrower: a search may try what fails
-    high: int | float
+    low: Wide
+    high: Wide
     scale: Literal["linear", "log"] = "linear"
 
     def holds(self, value: Value) -> bool:
