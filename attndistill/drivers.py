@@ -41,6 +41,7 @@ _LOCK_HEADER = """\
 """
 
 LOCK = "attndistill.lock"
+ABSENT = object()
 # what each file of curves shows, and in what
 _PLOTS = (("training loss", "loss"), ("pre-training, logistic top-1", "percent"))
 
@@ -114,7 +115,7 @@ def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
         watched = list(sections)
     else:
         shared = [section for section in sections if not section.startswith(("downloads.", "datasets."))]
-        changed = [section for section in sections if _has(own, section)]
+        changed = [section for section in sections if setting_at(own, section) is not ABSENT]
         base = {defaults: shared}
         if not _in_working_copy(experiment):
             tops = dict.fromkeys(section.partition(".")[0] for section in shared)
@@ -127,13 +128,14 @@ def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
     return watched
 
 
-def _has(settings: Mapping[str, Any], section: str) -> bool:
+def setting_at(settings: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key in nested settings; `ABSENT` where there is none."""
     node: Any = settings
-    for part in section.split("."):
+    for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
-            return False
+            return ABSENT
         node = node[part]
-    return True
+    return node
 
 
 def _watched_outside(experiment: Experiment, stage: Stage, item: Item, config: Any) -> list[str]:

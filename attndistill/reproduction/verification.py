@@ -21,8 +21,6 @@ from attndistill.stages.code import same_code
 from attndistill.tracking.history import History
 from attndistill.tracking.inputs import md5_of
 
-_ABSENT = object()
-
 
 def verify(folder: Path | None) -> int:
     """Check one experiment, or every one of the project; reports each fault in a line.
@@ -165,20 +163,13 @@ def faults_of_code(folder: Path, path: str, md5: str) -> Iterator[str]:
 
 def setting_faults(stage: str, file: str, keys: Mapping[str, Any], today: Mapping[str, Any]) -> Iterator[str]:
     """Settings that a file has other than the lock."""
+    from attndistill.drivers import ABSENT, setting_at
+
     for key, value in keys.items():
-        found = _at(today, key)
-        if found is _ABSENT or found != value:
-            now = "absent" if found is _ABSENT else found
+        found = setting_at(today, key)
+        if found is ABSENT or found != value:
+            now = "absent" if found is ABSENT else found
             yield f"{stage}: {file}: {key} is {shown(now)}, dvc.lock has {shown(value)}: run `dvc repro {stage}`"
-
-
-def _at(settings: Mapping[str, Any], key: str) -> Any:
-    node: Any = settings
-    for part in key.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            return _ABSENT
-        node = node[part]
-    return node
 
 
 def _output_fault(folder: Path, path: str, md5: str, cached: Cache) -> Iterator[str]:
