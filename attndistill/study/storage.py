@@ -21,7 +21,7 @@ from attndistill.tracking.spool import work_folder
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
-    from sqlalchemy.engine import URL
+    from sqlalchemy.engine import URL, Connection
 
 STORAGE = "ATTNDISTILL_STUDY_STORAGE"  # the environment's address, which no list of processes shows
 HEARTBEAT, GRACE = 30, 600  # seconds between signs of life, and without one until a trial is given to another worker
@@ -135,16 +135,18 @@ class Place:
 
     def _database(self) -> "BaseStorage":
         from optuna.storages import RDBStorage
+        from sqlalchemy import event
         from sqlalchemy.exc import SQLAlchemyError
 
         from attndistill.study.lost import retry_stale
 
         of_a_server: dict[str, Any] = {"pool_pre_ping": True}
+        of_a_file: dict[str, Any] = {"connect_args": {"timeout": _LOCK_WAIT, "isolation_level": None}}
         for left in reversed(range(_RACES)):
             try:
-                return RDBStorage(
+                storage = RDBStorage(
                     self.address.replace("{", "{{").replace("}", "}}"),  # Optuna formats it
-                    engine_kwargs=of_a_server if self._file is None else {"connect_args": {"timeout": _LOCK_WAIT}},
+                    engine_kwargs=of_a_server if self._file is None else of_a_file,
                     heartbeat_interval=HEARTBEAT,
                     grace_period=GRACE,
                     heartbeat_stale_trial_callback=retry_stale,
@@ -153,6 +155,10 @@ class Place:
                 if not left or not _RACE.search(str(error)):
                     raise self._refusal(error) from None
                 time.sleep(_AGAIN)
+                continue
+            if self._file is not None:
+                event.listen(storage.engine, "begin", _begin_to_write)
+            return storage
         raise AssertionError
 
     def _refusal(self, error: Exception) -> ValueError:
@@ -161,6 +167,15 @@ class Place:
             return ValueError(f"storage {self.shown}: its driver, the Python package {cause.name}, is not installed")
         reason = shown(hidden(str(error).splitlines()[0]))
         return ValueError(f"storage {self.shown} cannot be opened: {type(error).__name__}: {reason}")
+
+
+def _begin_to_write(connection: "Connection") -> None:
+    """Take sqlite's lock before a transaction reads.
+
+    sqlite has no SELECT FOR UPDATE, by which Optuna lets one worker have a trial that waits: two would read that it
+    waits, and both would run it.
+    """
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def make_folder(what: str, path: Path) -> None:

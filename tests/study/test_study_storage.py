@@ -139,3 +139,29 @@ def test_no_spelling_of_a_password_is_shown(tmp_path, address):
         Place.of(tmp_path, address, None).open()
     assert not re.search("secret|sec@ret|ret@|sec%40ret", str(refusal.value))
     assert "\n" not in str(refusal.value)
+
+
+def _take_all(place: Place, ready, taken) -> None:
+    study = optuna.load_study(study_name="queue", storage=place.open())
+    ready.wait()
+    own = []
+    while (trial := study._pop_waiting_trial_id()) is not None:
+        own.append(trial)
+    taken.put(own)
+
+
+@pytest.mark.parametrize("address", [None, "studies.journal"])
+def test_workers_that_reach_for_a_waiting_trial_at_once_never_both_get_it(tmp_path, address):
+    place = Place.of(tmp_path, address, None)
+    study = optuna.create_study(study_name="queue", storage=place.open())
+    for _ in range(40):
+        study.enqueue_trial({})
+    fork = multiprocessing.get_context("fork")
+    ready, taken = fork.Barrier(4), fork.Queue()
+    workers = [fork.Process(target=_take_all, args=(place, ready, taken)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    found = sorted(trial for _ in workers for trial in taken.get(timeout=60))
+    for worker in workers:
+        worker.join()
+    assert found == sorted(trial._trial_id for trial in study.trials)
