@@ -44,7 +44,7 @@ def read_plain_yaml(path: Path) -> Any:
 
 
 def _fault(error: YAMLError) -> str:
-    """What is wrong, and in which line where that is known; without the lines of the file and advice for programmers."""
+    """What is wrong, and in which line where that is known; without the file's lines and advice for programmers."""
     problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
     text = " ".join(str(problem or error).split())
     return f"{text} (line {mark.line + 1})" if problem and mark else text
