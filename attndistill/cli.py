@@ -162,6 +162,11 @@ def _add_doors(commands: Any) -> None:
     new.add_argument("--student", default="vit_tiny", metavar="SIZE", help="a named size; default: %(default)s")
     new.add_argument("--no-dvc", dest="dvc", action="store_false", help="leave git and DVC alone")
     new.set_defaults(handle=_new)
+    register = _command(commands, "register", "models in MLflow's registry, ready for `mlflow models serve`", _register)
+    register.add_argument("models", nargs="*", metavar="MODEL", help="default: the teacher and every row")
+    best = "figure by which a row gets the alias `best`, such as knn_top1; default: the first that was measured"
+    register.add_argument("--by", default="", metavar="FIGURE", help=best)
+    register.add_argument("--licence", default="unknown", help="of the weights, for the cards; default: %(default)s")
     embed = _command(commands, "embed", "features of any folder of images, by name, as a file", _embed)
     embed.add_argument("images", help="a folder, or one image")
     embed.add_argument("--model", required=True, help=what)
@@ -366,6 +371,19 @@ def _export(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     )
     names = ", ".join(sorted(path.name for path in to.iterdir()))
     say(f"{to}: {names}; timm.create_model('local-dir:{to}', pretrained=True) opens it")
+
+
+def _register(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from attndistill.handover.registering import register
+
+    folder = Path(options.experiment)
+    done = register(options.models, folder, by=options.by, licence=options.licence, settings=overrides)
+    for name, version in done.versions.items():
+        say(f"models:/{done.experiment}/{version}  {name}")
+    if done.best:
+        say(f"models:/{done.experiment}@best is {done.best} ({done.why})")
 
 
 def _new(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
