@@ -72,7 +72,7 @@ def test_page_csv_and_tex_agree(experiment):
     with (experiment.destination / "table.csv").open(newline="") as file:
         lines = {line["model"]: line for line in csv.DictReader(file)}
     assert float(lines["scratch"]["logistic_top5_mean"]) == pytest.approx(values.mean())
-    assert lines["scratch"]["logistic_top5_protocol"] == "logistic/standardised-lbfgs-v1"
+    assert lines["scratch"]["logistic_top5_protocol"] == "logistic/standardised-lbfgs-v2"
     printed = f"{values.mean():.1f} $\\pm$ {values.std(ddof=1):.1f}"
     tex = (experiment.destination / "table.tex").read_text()
     assert printed in next(line for line in tex.splitlines() if line.startswith("Student from scratch (MAE)"))
@@ -96,7 +96,7 @@ def test_protocol_and_feature_stand_beside_the_figures(experiment):
     head = parsed(experiment.page).lines[:2]
     assert "k-NNcls_token before the projector" in head[0]
     assert "top-1 (%)knn/dino-v1" in head[1]
-    assert "top-1 (%)logistic/standardised-lbfgs-v1" in head[1]
+    assert "top-1 (%)logistic/standardised-lbfgs-v2" in head[1]
 
 
 def test_a_feature_that_differs_is_named_in_its_line_and_the_usual_one_once(experiment):
