@@ -21,7 +21,6 @@ from attndistill.stages.code import same_code
 from attndistill.tracking.history import History
 from attndistill.tracking.inputs import md5_of
 
-
 _OTHERS = "results/benchmarks/"  # `make bench` times the code; what it writes is no result of an experiment
 
 
