@@ -104,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     again.set_defaults(handle=_rebuild)
     what = "follow a figure back to runs, code, data and teacher"
     chain = commands.add_parser("trace", help=what, description=what, allow_abbrev=False)
-    chain.add_argument("figure", help="a row of the report with a COLUMN; a result file, REVISION:PATH, or a run")
+    what = "a row of the report with a COLUMN; a result file, REVISION:PATH, or a run; default: a line for every file"
+    chain.add_argument("figure", nargs="?", help=what)
     chain.add_argument("column", nargs="?", help="such as knn_top1")
     chain.add_argument("--experiment", default=".", metavar="FOLDER", help="of the row; default: this one")
     chain.set_defaults(handle=_trace)
