@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "drivers", "write an experiment's dvc.yaml and MLproject from the stages", _write_drivers)
     relock = "keep dvc.lock over changes of code that change no figure (docstrings, comments, messages), proved"
     _command(commands, "relock", relock, _relock)
+    _command(commands, "compare", "what DVC's experiments change and what came out, on one screen", _compare)
     verify = commands.add_parser(
         "verify", help=(what := "check results, dvc.lock, code and cache; trains nothing"), description=what
     )
@@ -459,6 +460,17 @@ def _relock(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
     if overrides:
         raise ValueError("relock takes no settings")
     return relock(Path(options.experiment))
+
+
+def _compare(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    import shutil
+
+    from attndistill.compare import WIDTH, compare
+
+    if overrides:
+        raise ValueError("compare takes no settings")
+    for line in compare(_open(options), shutil.get_terminal_size((WIDTH, 24)).columns):
+        say(line)
 
 
 def _verify(options: argparse.Namespace, overrides: dict[str, Any]) -> int:

@@ -16,7 +16,7 @@ ROWS = [
     {"runs", "targets", "figures", "evaluations", "results"},
     {"distillation", "pretraining"},
     {"config", "report", "stages", "tracking"},
-    {"pipeline", "experiments", "relock", "drivers"},
+    {"pipeline", "experiments", "relock", "drivers", "compare"},
     {"costs", "library", "handover", "projects", "reproduction"},
     {"cli", "study", "__main__"},
 ]
@@ -33,6 +33,7 @@ ARROWS = {
     ("drivers", "experiments"),
     ("handover", "library"),
     ("relock", "experiments"),
+    ("compare", "experiments"),
     ("__main__", "cli"),
     ("cli", "study"),
 }
