@@ -84,7 +84,11 @@ def _parser() -> argparse.ArgumentParser:
         if stage.judges:
             command.add_argument("--data", default="", metavar="NAME", help="a further data set; default: the own one")
     whole = "every stage, in this process (dvc repro runs only what must run)"
-    _add_dry_run(_command(commands, "pipeline", whole, _run_pipeline))
+    pipeline = _command(commands, "pipeline", whole, _run_pipeline)
+    _add_dry_run(pipeline)
+    on = "run what must run on the workers that this file names (docs/scaling.md)"
+    pipeline.add_argument("--on", metavar="FILE", help=on)
+    _command(commands, "status", "what every task of a run by --on is doing", _show_status)
     _command(commands, "drivers", "write an experiment's dvc.yaml and MLproject from the stages", _write_drivers)
     relock = "keep dvc.lock over changes of code that change no figure (docstrings, comments, messages), proved"
     _command(commands, "relock", relock, _relock)
@@ -293,8 +297,23 @@ def _run_pipeline(options: argparse.Namespace, overrides: dict[str, Any]) -> int
 
     if options.dry_run:
         return _dry_run(options, overrides, every_stage(_open(options), overrides))
+    if options.on:
+        from attndistill.engine.driver import run_pipeline_on
+
+        run_pipeline_on(_open(options), overrides, options.on)
+        return None
     run_pipeline(_open(options), overrides)
     return None
+
+
+def _show_status(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from pathlib import Path
+
+    from attndistill.engine.driver import show_status
+
+    if overrides:
+        raise ValueError("status takes no settings")
+    return show_status(Path(options.experiment))
 
 
 def _run_study(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
