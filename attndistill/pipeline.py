@@ -57,6 +57,7 @@ def run_stage(experiment: Experiment, stage: Stage, item: Item, overrides: Mappi
         if not stage.light:
             make_deterministic(config)
         from attndistill.stages.context import Context
+        from attndistill.stages.soundness import check_inputs
 
         code = code_digest(stage.module)
         if is_main and stale_lock(experiment, stage, code):
@@ -65,6 +66,7 @@ def run_stage(experiment: Experiment, stage: Stage, item: Item, overrides: Mappi
         context = Context(config, experiment.layout, stage.name, item, experiment.file, recorder, is_main, code)
         if is_main:
             _note_imitated(config, stage.name)
+            check_inputs(context, stage, inputs)
         stage.run(context)
     if is_main and os.environ.get("DVC_STAGE"):
         in_declared_order(experiment.folder, list(experiment.rows))
