@@ -12,7 +12,6 @@ from attndistill.core.progress import say
 from attndistill.core.secrets import hidden
 from attndistill.core.words import shown
 
-_TFLOPS = 100.0  # a third of the bf16 peak of a common data-centre GPU
 _SETTINGS = """\
 Any setting of params.yaml can be given as --section.key value (or --section.key=value), for example
   attndistill distill --row attndistill --distill.lambda 0.3 --distill.aggregation.name max
@@ -203,8 +202,8 @@ def _add_dry_run(command: argparse.ArgumentParser) -> None:
     )
     for option, what in (("images", "training images"), ("test-images", "test images"), ("classes", "classes")):
         command.add_argument(f"--{option}", type=_count, metavar="N", help=f"dry run: {what}, where not prepared yet")
-    help_ = "dry run: sustained TFLOP/s of the machine, for the hours; default: %(default)g"
-    command.add_argument("--tflops", type=_amount, default=_TFLOPS, metavar="X", help=help_)
+    help_ = "dry run: sustained TFLOP/s of another machine (a data-centre GPU: 100); default: this one, measured"
+    command.add_argument("--tflops", type=_amount, metavar="X", help=help_)
 
 
 def _amount(text: str) -> float:
