@@ -31,9 +31,7 @@ class EngineProject(Project):
     def made(self) -> dict[str, str]:
         """Digest of every file of outputs/ and results/."""
         files = [path for name in ("outputs", "results") for path in (self.root / name).rglob("*") if path.is_file()]
-        return {
-            path.relative_to(self.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
-        }
+        return {path.relative_to(self.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     def left_behind(self) -> list[str]:
         """What lies in .work besides the board and what is kept for DVC."""

@@ -17,7 +17,11 @@ KILLS = 20
 def children(pid: int) -> list[int]:
     """Of a process and of its children, and so on."""
     try:
-        own = [int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()]
+        own = [
+            int(word)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for word in (task / "children").read_text().split()
+        ]
     except OSError:
         return []
     return [*own, *(inner for child in own for inner in children(child))]
