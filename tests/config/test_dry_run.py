@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from shipped import with_shipped_rows
 
 from attndistill.cli import main
 from attndistill.costs.machine import Machine, lasting
@@ -27,8 +28,7 @@ PAPER_ROW = ["distill", "--experiment", "experiments/imagenet_subset", "--row", 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project in which nothing was run yet."""
-    for name in ("params.yaml", "rows.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
+    shutil.copy(ROOT / "params.yaml", with_shipped_rows(tmp_path))
     kept = shutil.ignore_patterns("outputs", "results", ".dvc", ".work")
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments", ignore=kept)
     monkeypatch.chdir(tmp_path)
