@@ -7,13 +7,16 @@ counter counts its floating-point operations (two for a multiplication and an ad
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from attndistill.config import Config
+from attndistill.config.transfer import TRANSFER
 from attndistill.costs.training import Estimate, Plan, hours
 from attndistill.experiments import Experiment
 from attndistill.pipeline import maker_of
 from attndistill.stages import Item, Stage
-from attndistill.stages.layout import MODELS, Layout
+from attndistill.stages.layout import MODELS
 
 __all__ = ["Plan", "dry_run"]
 
@@ -42,12 +45,16 @@ def dry_run(
     Raises:
         ValueError: a configuration that is refused.
     """
-    plan, alone = _with_counts(plan, experiment.layout), len(stages) == 1
+    told, alone = plan, len(stages) == 1
+    plan = _with_counts(plan, experiment.layout.data)
     if any(stage.report for stage, _ in stages):
         plan = _with_rows(plan, experiment, overrides)
     blocks = []
     for stage, item in stages:
-        block = _block(experiment, stage, item, overrides, plan)
+        config, counted = experiment.config(item.name, overrides), plan
+        if item.data and item.data not in experiment.layout.shared:
+            counted = _counted(told, experiment, config, item, given=alone)
+        block = _block(experiment, stage, item, config, counted)
         if alone:
             lines = {**_not_yet(experiment, stage, item), **block.estimate.lines}
             block = replace(block, estimate=Estimate(lines, block.estimate.flops))
@@ -60,13 +67,29 @@ def dry_run(
     return int(not all(block.complete for block in blocks))
 
 
-def _with_counts(plan: Plan, layout: Layout) -> Plan:
+def _counted(plan: Plan, experiment: Experiment, config: Config, item: Item, *, given: bool) -> Plan:
+    """Of a further data set: `given` counts are its own, else the prepared data's, else its preset's."""
+    nothing = replace(plan, images=None, test_images=None, classes=None)
+    plan = _with_counts(plan if given else nothing, experiment.layout.prepared(item.data))
+    preset = config.datasets[item.data].preset
+    if preset is None:
+        return plan
+    images, test_images, classes = TRANSFER[preset].counts
+    return replace(
+        plan,
+        images=images if plan.images is None else plan.images,
+        test_images=test_images if plan.test_images is None else plan.test_images,
+        classes=classes if plan.classes is None else plan.classes,
+    )
+
+
+def _with_counts(plan: Plan, prepared: Path) -> Plan:
     """The prepared data's own counts, unless others were given."""
-    if not (layout.data / "manifest.json").exists():
+    if not (prepared / "manifest.json").exists():
         return plan
     from attndistill.data.manifest import read_manifest
 
-    manifest = read_manifest(layout.data)
+    manifest = read_manifest(prepared)
     counts = {name: int(split["count"]) for name, split in manifest["splits"].items()}
     return replace(
         plan,
@@ -83,8 +106,7 @@ def _with_rows(plan: Plan, experiment: Experiment, overrides: Mapping[str, Any])
     return replace(plan, models=len(MODELS) + len(experiment.rows), pictured=configs)
 
 
-def _block(experiment: Experiment, stage: Stage, item: Item, overrides: Mapping[str, Any], plan: Plan) -> Block:
-    config = experiment.config(item.name, overrides)
+def _block(experiment: Experiment, stage: Stage, item: Item, config: Config, plan: Plan) -> Block:
     estimate = stage.estimated(item, config, plan) if stage.estimate else Estimate({})
     read = [one for one in stage.outside(config, item) if not one.path.startswith("outputs/")]  # what `fetch` makes
     problems = [problem for one in read if (problem := one.problem(experiment.folder))]
