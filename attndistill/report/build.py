@@ -83,7 +83,7 @@ def build_report(
         ValueError: files that are broken, figures of different data, classes, protocols or teachers, or a destination
             that would swallow what is read or something that is no report.
     """
-    from attndistill.report import differences, table
+    from attndistill.report import differences, evaluated, table
     from attndistill.report.columns import columns_of
     from attndistill.report.entries import on_data_set, read_entries
     from attndistill.report.page import render_page
@@ -98,13 +98,15 @@ def build_report(
     sheets = {"table": table.table_sheet(entries, columns)}
     further = {name: on_data_set(entries, results, name, digests) for name, digests in (datasets or {}).items()}
     sheets |= {f"table@{name}": table.table_sheet(judged, columns_of(judged)) for name, judged in further.items()}
+    blocks = evaluated.blocks_of(entries, further)
+    sheets |= evaluated.sheets(blocks)
     if compared:
         sheets["differences"] = differences.differences_sheet(compared, entries, columns)
     if claims:
         sheets["claims"] = differences.claims_sheet(claims, entries, columns)
     found = read_searches(searches)
     with replacing_directory(destination) as beside:
-        pictures = _write_figures(beside / "figures", entries, columns)
+        pictures = _write_figures(beside / "figures", entries, columns, evaluated.pictures(blocks))
         page = render_page(
             {**sheets, "chosen": table.chosen_sheet(entries, columns)},
             pictures,
@@ -184,7 +186,9 @@ def _curves(entries: Sequence["Entry"], pretrained: Sequence[str]) -> dict[str, 
     return written
 
 
-def _write_figures(directory: Path, entries: Sequence["Entry"], columns: Sequence["Column"]) -> "Pictures":
+def _write_figures(
+    directory: Path, entries: Sequence["Entry"], columns: Sequence["Column"], sweeps: Mapping[str, bytes]
+) -> "Pictures":
     """Charts and comparison panels as files; the panels for the page are evenly spaced over all images."""
     from attndistill.figures.attention import png_bytes
     from attndistill.figures.export import export_by_class, safe_names
@@ -192,7 +196,7 @@ def _write_figures(directory: Path, entries: Sequence["Entry"], columns: Sequenc
     from attndistill.report.pictures import charts, comparison_panels, group_charts
 
     directory.mkdir()
-    drawn = charts(entries, columns)
+    drawn = {**charts(entries, columns), **sweeps}
     for name, picture in drawn.items():
         (directory / name).write_bytes(picture)
     grouped = group_charts(entries, columns)
