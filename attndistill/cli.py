@@ -84,7 +84,11 @@ def _parser() -> argparse.ArgumentParser:
         if stage.judges:
             command.add_argument("--data", default="", metavar="NAME", help="a further data set; default: the own one")
     whole = "every stage, in this process (dvc repro runs only what must run)"
-    _add_dry_run(_command(commands, "pipeline", whole, _run_pipeline))
+    pipeline = _command(commands, "pipeline", whole, _run_pipeline)
+    _add_dry_run(pipeline)
+    on = "run what must run on the workers that this file names (docs/scaling.md)"
+    pipeline.add_argument("--on", metavar="FILE", help=on)
+    _command(commands, "status", "what every task of a run by --on is doing", _show_status)
     _command(commands, "drivers", "write an experiment's dvc.yaml and MLproject from the stages", _write_drivers)
     relock = "keep dvc.lock over changes of code that change no figure (docstrings, comments, messages), proved"
     _command(commands, "relock", relock, _relock)
@@ -162,6 +166,11 @@ def _add_doors(commands: Any) -> None:
     new.add_argument("--student", default="vit_tiny", metavar="SIZE", help="a named size; default: %(default)s")
     new.add_argument("--no-dvc", dest="dvc", action="store_false", help="leave git and DVC alone")
     new.set_defaults(handle=_new)
+    register = _command(commands, "register", "models in MLflow's registry, ready for `mlflow models serve`", _register)
+    register.add_argument("models", nargs="*", metavar="MODEL", help="default: the teacher and every row")
+    best = "figure by which a row gets the alias `best`, such as knn_top1; default: the first that was measured"
+    register.add_argument("--by", default="", metavar="FIGURE", help=best)
+    register.add_argument("--licence", default="unknown", help="of the weights, for the cards; default: %(default)s")
     embed = _command(commands, "embed", "features of any folder of images, by name, as a file", _embed)
     embed.add_argument("images", help="a folder, or one image")
     embed.add_argument("--model", required=True, help=what)
@@ -288,8 +297,23 @@ def _run_pipeline(options: argparse.Namespace, overrides: dict[str, Any]) -> int
 
     if options.dry_run:
         return _dry_run(options, overrides, every_stage(_open(options), overrides))
+    if options.on:
+        from attndistill.engine.driver import run_pipeline_on
+
+        run_pipeline_on(_open(options), overrides, options.on)
+        return None
     run_pipeline(_open(options), overrides)
     return None
+
+
+def _show_status(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from pathlib import Path
+
+    from attndistill.engine.driver import show_status
+
+    if overrides:
+        raise ValueError("status takes no settings")
+    return show_status(Path(options.experiment))
 
 
 def _run_study(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
@@ -366,6 +390,19 @@ def _export(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     )
     names = ", ".join(sorted(path.name for path in to.iterdir()))
     say(f"{to}: {names}; timm.create_model('local-dir:{to}', pretrained=True) opens it")
+
+
+def _register(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from attndistill.handover.registering import register
+
+    folder = Path(options.experiment)
+    done = register(options.models, folder, by=options.by, licence=options.licence, settings=overrides)
+    for name, version in done.versions.items():
+        say(f"models:/{done.experiment}/{version}  {name}")
+    if done.best:
+        say(f"models:/{done.experiment}@best is {done.best} ({done.why})")
 
 
 def _new(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

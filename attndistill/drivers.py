@@ -119,14 +119,16 @@ def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
     if defaults == SETTINGS:
         watched = list(sections)
     else:
-        shared = [section for section in sections if not section.startswith(("downloads.", "datasets."))]
-        changed = [section for section in sections if setting_at(own, section) is not ABSENT]
+        changed = {section: value for section in sections if (value := setting_at(own, section)) is not ABSENT}
+        # of a list or a number that the experiment sets itself, the default says nothing
+        shared = [section for section in sections if isinstance(changed.get(section, {}), Mapping)]
+        shared = [section for section in shared if not section.startswith(("downloads.", "datasets."))]
         base = {defaults: shared}
         if not _in_working_copy(experiment):
             tops = dict.fromkeys(section.partition(".")[0] for section in shared)
             named = ["transfer"] if _from_preset(experiment, item) else []
             base, shared = {LOCK: [f"code.{stage.name}", *(f"defaults.{top}" for top in tops), *named]}, [stage.name]
-        watched = [*([base] if shared else []), *([{SETTINGS: changed}] if changed else [])]
+        watched = [*([base] if shared else []), *([{SETTINGS: list(changed)}] if changed else [])]
     if stage.report:
         watched.append({ROWS: None})
     elif item.name == "${key}":

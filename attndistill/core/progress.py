@@ -53,6 +53,19 @@ def say(line: str, stream: str = "stdout") -> None:
     print(line, file=_Standard(stream), flush=True)
 
 
+_watchers: list[Callable[[str, int, int], None]] = []  # of an engine's worker, whose progress others show
+
+
+@contextmanager
+def watched(told: Callable[[str, int, int], None]) -> Iterator[None]:
+    """Tell progress to a function of (unit, done, total) for the length of a block, and show none of it here."""
+    _watchers.append(told)
+    try:
+        yield
+    finally:
+        _watchers.remove(told)
+
+
 @contextmanager
 def progress(
     label: str, total: int, unit: str, done: int = 0, *, shown: bool = True
@@ -69,6 +82,10 @@ def progress(
     stream = _Standard("stderr")
     if not shown:
         yield lambda done: None
+    elif _watchers:
+        told = _watchers[-1]
+        told(unit, done, total)
+        yield lambda now_done: told(unit, now_done, total)
     elif stream.isatty():
         with _bar(stream, label, total, unit, done) as update:
             yield update

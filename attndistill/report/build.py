@@ -63,6 +63,7 @@ def build_report(
     searches: Path | None = None,
     data: Mapping[str, str] | None = None,
     datasets: Mapping[str, Mapping[str, str]] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Built:
     """Read what the stages wrote and write the report; figures that nobody measured stay empty.
 
@@ -78,12 +79,13 @@ def build_report(
         searches: holds the outcome of each study, a JSON file; None where nothing was searched.
         data: class_list_sha256 and data_digest of the experiment's data, where figures of others are to be refused.
         datasets: the same of every further data set that the models are judged on, by name.
+        settings: model -> dotted key -> value of what it was trained with.
 
     Raises:
         ValueError: files that are broken, figures of different data, classes, protocols or teachers, or a destination
             that would swallow what is read or something that is no report.
     """
-    from attndistill.report import differences, evaluated, table
+    from attndistill.report import differences, evaluated, made, table
     from attndistill.report.columns import columns_of
     from attndistill.report.entries import on_data_set, read_entries
     from attndistill.report.page import render_page
@@ -97,7 +99,11 @@ def build_report(
     claims = differences.judge(rows.claims, entries, columns)
     sheets = {"table": table.table_sheet(entries, columns)}
     further = {name: on_data_set(entries, results, name, digests) for name, digests in (datasets or {}).items()}
-    sheets |= {f"table@{name}": table.table_sheet(judged, columns_of(judged)) for name, judged in further.items()}
+    sheets |= {f"table@{name}": table.table_sheet(judged, columns_of(judged), name) for name, judged in further.items()}
+    told_how = {f"made@{name}": made.made_sheet(judged, columns_of(judged), name) for name, judged in further.items()}
+    told_how["made"] = made.made_sheet(entries, columns)
+    told_how["settings"] = made.settings_sheet(entries, settings or {})
+    told_how["chosen"] = table.chosen_sheet(entries, columns)
     blocks = evaluated.blocks_of(entries, further)
     sheets |= evaluated.sheets(blocks)
     if compared:
@@ -108,7 +114,7 @@ def build_report(
     with replacing_directory(destination) as beside:
         pictures = _write_figures(beside / "figures", entries, columns, evaluated.pictures(blocks))
         page = render_page(
-            {**sheets, "chosen": table.chosen_sheet(entries, columns)},
+            {**sheets, **told_how},
             pictures,
             title=title,
             headlines=differences.headlines(compared, claims),

@@ -27,7 +27,8 @@ TITLES = {
 }
 _LABELS = re.compile(r", ((?:[0-9.e-]+ % of labels|[0-9]+ labels of list)[^,]*)$")
 _POINT = re.compile(
-    r"(?:(?P<head>.+), )?rate (?P<rate>[0-9.e+-]+)(?:, epoch (?P<epoch>[0-9]+))?(?:, (?P<of>validation|averaged weights))?"
+    r"(?:(?P<head>.+), )?rate (?P<rate>[0-9.e+-]+)"
+    r"(?:, epoch (?P<epoch>[0-9]+))?(?:, (?P<of>validation|averaged weights))?"
 )
 
 
@@ -121,9 +122,9 @@ def _sheet(blocks: Sequence[tuple[Block, Sequence[Column]]]) -> Sheet:
 
 def _notes(blocks: Sequence[tuple[Block, Sequence[Column]]]) -> list[str]:
     notes = [
-        "Top-1 in percent, mean ± sample standard deviation over seeds; gap: points to the teacher; bold: the best mean "
-        "apart from the teacher's. Empty: not measured. Published: by the paper or the teacher's authors, of their own "
-        "data and seeds; empty where no figure was read."
+        "Top-1 in percent, mean ± sample standard deviation over seeds; gap: points to the teacher; bold: the best "
+        "mean apart from the teacher's. Empty: not measured. Published: by the paper or the teacher's authors, of "
+        "their own data and seeds; empty where no figure was read."
     ]
     for block, columns in blocks:
         name = f"{block.title}: " if block.title else ""

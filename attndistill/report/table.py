@@ -16,6 +16,7 @@ from attndistill.report.columns import (
 )
 from attndistill.report.differences import measured_on
 from attndistill.report.entries import Entry, data_of
+from attndistill.report.made import anchor
 from attndistill.report.sheet import Cell, Heading, Sheet, as_text
 from attndistill.results import ModelSummary, Summary
 
@@ -38,8 +39,11 @@ def models_table(entries: Sequence[Entry], columns: Sequence[Column]) -> dict[st
     return table
 
 
-def table_sheet(entries: Sequence[Entry], columns: Sequence[Column]) -> Sheet:
-    """The paper's figures beside ours, and both gaps to the teacher, where the paper prints any."""
+def table_sheet(entries: Sequence[Entry], columns: Sequence[Column], data: str = "") -> Sheet:
+    """The paper's figures beside ours, and both gaps to the teacher, where the paper prints any.
+
+    On the page each figure leads to how it was made, on the further data set `data` or the experiment's own.
+    """
     with_paper = any(figure is not None for entry in entries for figure in entry.paper)
     nearest, usual, teacher = nearest_to_paper(columns), usual_feature(entries, columns), place_of(entries)
     our_gaps = {column.key: gaps(entries, column.means) for column in columns}
@@ -55,7 +59,8 @@ def table_sheet(entries: Sequence[Entry], columns: Sequence[Column]) -> Sheet:
         for column in columns:
             cell, gap = column.cells[place], our_gaps[column.key][place]
             values = (cell.mean, cell.sd, cell.n, cell.protocol, gap) if cell else ()
-            cells.append(Cell(column.text(place), bold=best[column.key] == place, values=values))
+            to = anchor(entry.name, column, data) if cell else ""
+            cells.append(Cell(column.text(place), bold=best[column.key] == place, values=values, to=to))
         if with_paper:
             cells += [Cell("" if figure is None else f"{figure:.1f}", values=(figure,)) for figure in entry.paper]
             cells.append(Cell(_signed(paper_gaps[place]), values=(paper_gaps[place],)))

@@ -1,5 +1,6 @@
 """What a stage is given: configuration, paths, the item it works on, and where it reports."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -154,7 +155,7 @@ class Context:
             name=manifest["dataset"],
             digest=manifest["digest"],
             context=purpose,
-            source=str(directory.relative_to(self.layout.folder)),
+            source=os.path.relpath(directory, self.layout.folder),
             profile={"images": manifest["splits"][split]["count"]},
         )
         self.journal.tag("data_digest", manifest["digest"])

@@ -31,6 +31,7 @@ from attndistill.tracking.spool import (
     spools_folder,
 )
 
+DRIVER = "ATTNDISTILL_DRIVER"  # set for an engine's workers: the recording below which theirs belong
 _open_recordings: list["Recorder"] = []  # of this process, outermost first
 _told: list[bool] = []
 
@@ -120,7 +121,7 @@ class Recorder:
         finally:
             _open_recordings.remove(recorder)
             recorder._write(Close, status=status, error=hidden(error)[:2000])
-            if enabled:
+            if enabled and not _driver():
                 with _failures_told():
                     Companion.leave()
 
@@ -193,8 +194,8 @@ def _described(root: Path, **given: Any) -> Description:
         process_started=process_started(os.getpid()),
         host=socket.gethostname(),
         user=_user(),
-        launcher_run_id=os.environ.get("MLFLOW_RUN_ID") or None,
-        enclosing=enclosing[-1] if enclosing else None,
+        launcher_run_id=(not _driver() and os.environ.get("MLFLOW_RUN_ID")) or None,
+        enclosing=enclosing[-1] if enclosing else _driver(),
         call=call_of_dvc(),
         dvc_experiment=os.environ.get("DVC_EXP_NAME") or None,
         **given,
@@ -208,8 +209,16 @@ def _begin(description: Description) -> Spool:
     with _failures_told():
         lineage.capture_code(description, spool.lineage)
     with _failures_told():
-        Companion.follow(spool.folder)
+        if _driver():  # it sends what its workers record; on what machine they are, they alone know
+            lineage.capture_machine(spool.lineage)
+        else:
+            Companion.follow(spool.folder)
     return spool
+
+
+def _driver() -> str | None:
+    """The recording of the engine whose worker this process is; None of any other process."""
+    return os.environ.get(DRIVER) or None
 
 
 def _plain(value: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def browse(browser, tmp_path):
 
 def test_the_browser_shows_the_tables_figures(browse, address, experiment):
     dom = browse("--dump-dom", address)
-    printed = re.findall(r"<td[^>]*>(\d\d\.\d(?: ± \d\.\d)?)</td>", dom)
+    printed = re.findall(r"<td[^>]*><a [^>]*>(\d\d\.\d(?: ± \d\.\d)?)</a></td>", dom)
     assert len(printed) == 16  # four models, two probes, top-1 and top-5
     tex = (experiment.destination / "table.tex").read_text()
     assert all(figure.replace("±", "$\\pm$") in tex for figure in printed)

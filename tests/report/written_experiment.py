@@ -48,8 +48,8 @@ def probe_file(model: str, random) -> dict:
         "selected": {"k": [20] * len(seeds)},
     }
     logistic = {
-        "top1": measured("logistic/standardised-lbfgs-v1", around(LOGISTIC[model], 0.4), seeds),
-        "top5": measured("logistic/standardised-lbfgs-v1", around(99.2, 0.1), seeds),
+        "top1": measured("logistic/standardised-lbfgs-v2", around(LOGISTIC[model], 0.4), seeds),
+        "top5": measured("logistic/standardised-lbfgs-v2", around(99.2, 0.1), seeds),
         "sweep": {},
         "selected": {"C": [1.0] * len(seeds)},
     }
