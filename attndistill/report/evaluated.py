@@ -167,7 +167,7 @@ def pictures(blocks: Sequence[Block]) -> dict[str, bytes]:
 
 def _points(found: Found) -> list[tuple[str, float, int, str, Mapping[int, float]]]:
     """Of a sweep over rates: head, rate, epoch (0: the end), on what, the percentage of each seed."""
-    points = []
+    points: list[tuple[str, float, int, str, Mapping[int, float]]] = []
     for key, measured in found.sweep.items():
         if match := _POINT.fullmatch(key):
             values = dict(zip(measured.seeds, measured.values, strict=True))
