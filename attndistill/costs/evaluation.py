@@ -108,6 +108,10 @@ def _trained(
     else:
         curve = PER_EPOCH if evaluation.name in ("linear_dino", "linear_ibot") else PER_STEP
         trained = estimate_training(reading.flops, recipe, config, plan, item, curve)
+        if views := getattr(options, "views", None):
+            read = trained.flops * min(1.0, views / recipe.epochs)
+            said = {"in all": f"{views} views of an image stored and replayed, {hours(read, plan)}"} if read else {}
+            trained = Estimate({**trained.lines, **said}, read)
         memory = reading_memory(reading, micro_batch(recipe, config))
     names = {
         "step": f"{name} probe",
