@@ -40,14 +40,14 @@ def experiment(tmp_path: Path) -> Experiment:
         ("inat19", [7.5e-6, 2.5e-5, 3.0e-5, 7.5e-5], 360),
     ],
 )
-def test_a_preset_has_the_rates_that_are_published_for_512_images_and_batches_of_768(name, rates, epochs):
+def test_a_preset_has_the_rates_that_are_published_for_512_images_and_the_supplementarys_batch(name, rates, epochs):
     config = open_experiment(ROOT).config(
         "", {"datasets": {name: {"preset": name, "data": {"set": {"root": "somewhere"}}}}}
     )
     tuned = config.probe_of(name).finetune
     at_512 = [2 * tuned.recipe.base_learning_rate * factor for factor in tuned.rates]
     assert at_512 == pytest.approx(rates)
-    assert (tuned.recipe.epochs, tuned.recipe.batch_size, tuned.protocol) == (epochs, 768, "deit-v1")
+    assert (tuned.recipe.epochs, tuned.recipe.batch_size, tuned.protocol) == (epochs, 1024, "deit-v1")
     assert (tuned.erasing, tuned.drop_path, tuned.repeats) == (0.1, None, None)
     assert config.views_of(name).image_size == 224
     assert config.probe.finetune is None  # of the set alone
