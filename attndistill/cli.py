@@ -12,7 +12,6 @@ from attndistill.core.progress import say
 from attndistill.core.secrets import hidden
 from attndistill.core.words import shown
 
-_TFLOPS = 100.0  # a third of the bf16 peak of a common data-centre GPU
 _SETTINGS = """\
 Any setting of params.yaml can be given as --section.key value (or --section.key=value), for example
   attndistill distill --row attndistill --distill.lambda 0.3 --distill.aggregation.name max
@@ -155,6 +154,8 @@ def _add_doors(commands: Any) -> None:
         "--formats", default="timm,pt2", metavar="LIST", help="of timm, pt2, onnx; default: %(default)s"
     )
     export.add_argument("--licence", default="unknown", help="of the weights, for the card; default: %(default)s")
+    head = "a classifier for `predict`, fitted to the experiment's images: logistic or finetune"
+    export.add_argument("--head", default="", metavar="KIND", help=head)
     new = commands.add_parser(
         "new", help="a project that runs, from a folder of photos and a teacher", allow_abbrev=False
     )
@@ -175,6 +176,10 @@ def _add_doors(commands: Any) -> None:
     embed.add_argument("images", help="a folder, or one image")
     embed.add_argument("--model", required=True, help=what)
     embed.add_argument("--to", required=True, metavar="FILE", help=".npz or .parquet")
+    predict = _command(commands, "predict", "classes of any folder of images, by an exported classifier", _predict)
+    predict.add_argument("images", help="a folder, or one image")
+    predict.add_argument("--model", required=True, metavar="FOLDER", help="of `export MODEL --head logistic`")
+    predict.add_argument("--to", metavar="FILE", help=".csv; default: printed")
     near = _command(commands, "neighbours", "the photos of a folder that are nearest to one, as a picture", _neighbours)
     near.add_argument("image", help="one image")
     near.add_argument("--model", required=True, help=what)
@@ -203,8 +208,8 @@ def _add_dry_run(command: argparse.ArgumentParser) -> None:
     )
     for option, what in (("images", "training images"), ("test-images", "test images"), ("classes", "classes")):
         command.add_argument(f"--{option}", type=_count, metavar="N", help=f"dry run: {what}, where not prepared yet")
-    help_ = "dry run: sustained TFLOP/s of the machine, for the hours; default: %(default)g"
-    command.add_argument("--tflops", type=_amount, default=_TFLOPS, metavar="X", help=help_)
+    help_ = "dry run: sustained TFLOP/s of another machine (a data-centre GPU: 100); default: this one, measured"
+    command.add_argument("--tflops", type=_amount, metavar="X", help=help_)
 
 
 def _amount(text: str) -> float:
@@ -387,6 +392,7 @@ def _export(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
         settings=overrides,
         licence=options.licence,
         experiment=options.experiment,
+        head=options.head,
     )
     names = ", ".join(sorted(path.name for path in to.iterdir()))
     say(f"{to}: {names}; timm.create_model('local-dir:{to}', pretrained=True) opens it")
@@ -425,6 +431,19 @@ def _embed(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     images, to, experiment = Path(options.images), Path(options.to), Path(options.experiment)
     count = embed_photos(images, options.model, to, experiment=experiment, settings=overrides)
     say(f"{options.to}: features of {count} images")
+
+
+def _predict(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from attndistill.handover.classifying import predict_photos
+
+    to = Path(options.to) if options.to else None
+    count, text = predict_photos(Path(options.images), Path(options.model), to, overrides)
+    if to is None:
+        print(text, end="")
+    else:
+        say(f"{to}: classes of {count} images")
 
 
 def _neighbours(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

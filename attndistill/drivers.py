@@ -199,8 +199,8 @@ def _with_code(experiment: Experiment, command: str) -> str:
 
 def mlproject(experiment: Experiment) -> str:
     """The text of an experiment's MLproject: an entry point a stage, the whole pipeline, studies."""
-    first_row = list(experiment.rows)[-1]
-    defaults = {"row": first_row, "model": first_row}
+    usual = "attndistill" if "attndistill" in experiment.rows else next(iter(experiment.rows))
+    defaults = {"row": usual, "model": usual}
     entries: dict[str, Any] = {}
     for stage in STAGES.values():
         parameters: dict[str, Any] = {}

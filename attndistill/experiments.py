@@ -176,8 +176,11 @@ def _check_names(path: Path, file: RowsFile) -> None:
     for name in file.rows:
         if name in MODELS:
             raise ValueError(f"{path}: row name {name!r} is taken by a pre-trained model")
-        if not re.fullmatch("[A-Za-z0-9_-]+", name):
-            raise ValueError(f"{path}: row name {name!r}; allowed: letters, digits, - and _ (it goes into dotted keys)")
+        if not re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_-]*", name):
+            raise ValueError(
+                f"{path}: row name {name!r}; allowed: letters, digits, _ and, not at its beginning, - (it goes into "
+                "dotted keys and onto command lines)"
+            )
     claimed = [name for claim in file.claims for name in (*claim.better, *claim.worse)]
     for kind, names, allowed in (
         ("models", file.models, MODELS),

@@ -72,6 +72,7 @@ def run_stage(
         if not stage.light:
             make_deterministic(config)
         from attndistill.stages.context import Context
+        from attndistill.stages.soundness import check_inputs
 
         code = code_digest(stage.module)
         if is_main and stale_lock(experiment, stage, code):
@@ -82,6 +83,7 @@ def run_stage(
         )
         if is_main:
             _note_imitated(config, stage.name)
+            check_inputs(context, stage, inputs)
         stage.run(context)
     if is_main and os.environ.get("DVC_STAGE"):
         in_declared_order(experiment.folder, list(experiment.rows))

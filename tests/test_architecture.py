@@ -13,7 +13,7 @@ ROWS = [
     {"core"},
     {"data", "models", "losses", "training"},
     {"tasks"},
-    {"runs", "targets", "figures", "evaluations", "results"},
+    {"runs", "targets", "figures", "evaluations", "results", "exhibits"},
     {"distillation", "pretraining"},
     {"config", "report", "stages", "tracking"},
     {"pipeline", "experiments", "relock", "drivers"},
@@ -24,6 +24,8 @@ ROW_OF = {name: number for number, names in enumerate(ROWS) for name in names}
 ARROWS = {
     ("evaluations", "runs"),
     ("results", "evaluations"),
+    ("exhibits", "results"),
+    ("exhibits", "evaluations"),
     ("stages", "config"),
     ("stages", "report"),
     ("report", "config"),
@@ -38,7 +40,7 @@ ARROWS = {
 }
 # narrower than their row allows
 ONLY = {
-    "report": {"core", "figures", "results", "evaluations", "config"},
+    "report": {"core", "figures", "results", "exhibits", "evaluations", "config"},
     "tracking": {"core"},
     "config": {"core", "evaluations", "losses", "models", "training", "data"},
 }

@@ -1,11 +1,10 @@
 """The driver: a pipeline as a graph of tasks, judged by DVC, done by workers."""
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def run_pipeline_on(experiment: Experiment, overrides: Mapping[str, Any], file: 
     board = Board(boards(experiment.folder) / "pipeline")
     with owned(board.folder, "driving this experiment"), ended_in_order():
         pieces = every_stage(experiment, overrides)
-        changed = _changed(experiment, pieces, overrides)
+        changed = _without_finished(experiment, pieces, overrides, _changed(experiment, pieces, overrides))
         jobs = _jobs(experiment, overrides, pieces, changed, on)
         board.begin(plan_of(f"pipeline of {experiment.name}", jobs, settled=len(pieces) - len(changed)))
         if not jobs:
@@ -120,13 +119,29 @@ def _changed(experiment: Experiment, pieces: list[Piece], overrides: Mapping[str
     return changed
 
 
+def _without_finished(
+    experiment: Experiment, pieces: list[Piece], overrides: Mapping[str, Any], changed: dict[str, bool]
+) -> dict[str, bool]:
+    """Without what an earlier driver's workers have finished: its outputs are put in their place."""
+    left: dict[str, bool] = {}
+    for stage, item in pieces:
+        name = _name(stage, item)
+        if name not in changed:
+            continue
+        needs = any(need in left for need in _needs(experiment, overrides, pieces, stage, item))
+        finished = Finished(experiment.layout, stage, item, experiment.config(item.name, overrides), experiment.file)
+        if needs or not finished.folder.exists() or not finished.take(finished.key(), last=False):
+            left[name] = changed[name]
+    return left
+
+
 def _has_file(experiment: Experiment) -> bool:
     return (experiment.folder / "dvc.yaml").exists()
 
 
 def _asked_dvc(experiment: Experiment) -> set[str]:
     """Names of stages that DVC would run."""
-    words = [sys.executable, "-m", "dvc", "status", "--json"]
+    words = [sys.executable, "-m", "dvc", "status", "--json", "dvc.yaml"]
     done = subprocess.run(words, cwd=experiment.folder, capture_output=True, text=True, check=False)
     try:
         found: dict[str, Any] = json.loads(done.stdout)
@@ -215,6 +230,12 @@ def _for_one(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {"runtime.processes": 1, **overrides}
 
 
+@cache
+def _opened(folder: str) -> Experiment:
+    """Read once a worker: all its tasks are of the files that the driver has read."""
+    return open_experiment(Path(folder))
+
+
 def _identities(experiment: Experiment, stage: Stage, item: Item) -> dict[str, str | None]:
     return {str(path): identity(path) for path in stage.inputs(experiment.layout, item)}
 
@@ -223,7 +244,7 @@ def do_item(folder: str, stage: str, item: list[str], overrides: dict[str, Any],
     """One item of a stage, in a worker; what was done of it before is not done again."""
     from attndistill.engine.seeds import KeepingContext
 
-    experiment, what, its = open_experiment(Path(folder)), STAGES[stage], Item(*item)
+    experiment, what, its = _opened(folder), STAGES[stage], Item(*item)
     if before and before == _identities(experiment, what, its):
         return "unchanged"
     finished = Finished(experiment.layout, what, its, experiment.config(its.name, overrides), experiment.file)
@@ -251,7 +272,7 @@ def do_seed(
     """One seed of an item, in a worker."""
     from attndistill.engine.seeds import over_ranks, train_seed
 
-    experiment, what, its = open_experiment(Path(folder)), STAGES[stage], Item(*item)
+    experiment, what, its = _opened(folder), STAGES[stage], Item(*item)
     if before and before == _identities(experiment, what, its):
         return "unchanged"
     finished = Finished(experiment.layout, what, its, experiment.config(its.name, overrides), experiment.file)

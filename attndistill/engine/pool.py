@@ -24,6 +24,9 @@ _LOOK = 0.5  # seconds between looks at the tasks
 _LINE_EVERY = 15.0  # seconds between summaries where there is no terminal
 _CARRIED = ("ATTNDISTILL_", "MLFLOW_", "OMP_", "MKL_", "OPENBLAS_", "CUBLAS_", "PYTHONHASHSEED")  # of the environment
 _NEVER = ("MLFLOW_RUN_ID",)  # the driver's own
+# a driver that is killed takes its parts along: the interchange by Linux's death signal, local workers by this loop
+_INTERCHANGE = "import ctypes, os; ctypes.CDLL(None).prctl(1, 9); os.execvp('interchange.py', ['interchange.py'])"
+_WATCH = "( while kill -0 {driver}; do sleep 1; done; kill -KILL 0 ) 2>/dev/null &"
 
 
 def run_jobs(
@@ -47,14 +50,23 @@ def run_jobs(
     """
     carried = {k: v for k, v in os.environ.items() if k.startswith(_CARRIED) and k not in _NEVER}
     environment = {**carried, **more}
+    devices, argv = tuple(on.devices), tuple(_without_on(sys.argv))
     with _engine(on, board) as submit:
         futures: dict[str, concurrent.futures.Future[Any]] = {}
         for job in jobs:
-            ready = replace(job, board=board.folder, devices=tuple(on.devices), environment=environment)
+            ready = replace(job, board=board.folder, devices=devices, environment=environment, argv=argv)
             futures[job.name] = submit(ready, inputs=[futures[need] for need in job.needs if need in futures])
         _wait(futures, board, look)
     failed = {name: future.exception() for name, future in futures.items() if future.exception() is not None}
     _conclude(failed, board, len(futures))
+
+
+def _without_on(words: Sequence[str]) -> Iterator[str]:
+    skip = False
+    for word in words:
+        if not skip and word != "--on" and not word.startswith("--on="):
+            yield word
+        skip = word == "--on" and not skip
 
 
 def _wait(futures: dict[str, "concurrent.futures.Future[Any]"], board: Board, look: Callable[[], None]) -> None:
@@ -136,7 +148,7 @@ def _engine(on: Local | Batch | Kubernetes, board: Board) -> Iterator[Callable[.
         retries=on.retries,
         retry_handler=_Retries(board, on.retries),
         run_dir=str(logs),
-        strategy="none" if isinstance(on, Local) else "simple",
+        strategy="simple",
         strategy_period=2,
         initialize_logging=False,
         usage_tracking=0,
@@ -164,6 +176,7 @@ def _executor(on: Local | Batch | Kubernetes) -> Any:
         heartbeat_period=1 if isinstance(on, Local) else max(1, on.heartbeat // 4),
         heartbeat_threshold=on.heartbeat,
         block_error_handler=windowed_error_handler,
+        interchange_launch_cmd=[sys.executable, "-c", _INTERCHANGE],
         **place,
     )
 
@@ -179,6 +192,7 @@ def _provider(on: Local | Batch | Kubernetes) -> Any:
     ]
     given: dict[str, Any] = {"worker_init": "\n".join(lines), "init_blocks": 1, "min_blocks": 0}
     if isinstance(on, Local):
+        given["worker_init"] += "\n" + _WATCH.format(driver=os.getpid())
         return providers.LocalProvider(**given, max_blocks=1)
     if isinstance(on, Kubernetes):
         return providers.KubernetesProvider(

@@ -3,6 +3,7 @@
 import importlib
 import os
 import socket
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ class Job:
         board: the run's folder.
         devices: of each worker of a machine; "" where there are no GPUs.
         environment: variables of the driver that decide or record something.
+        argv: what was typed, without `--on`: what a recording says to type to do it again.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Job:
     board: Path = Path()
     devices: tuple[str, ...] = ("",)
     environment: Mapping[str, str] = field(default_factory=dict)
+    argv: tuple[str, ...] = ()
 
 
 def perform(job: Job, inputs: Sequence[object] = ()) -> str:
@@ -48,6 +51,7 @@ def perform(job: Job, inputs: Sequence[object] = ()) -> str:
     if not (job.board / "plan.json").exists():
         raise ValueError(f"{socket.gethostname()} does not see {job.board}: workers need the project's shared folder")
     os.environ.update(job.environment)
+    sys.argv = list(job.argv)
     _pin(job.devices)
     board = Board(job.board)
     with locked(board.lock(job.name), timeout=_PREDECESSOR):
@@ -82,7 +86,6 @@ def _pin(devices: Sequence[str]) -> None:
 def _free() -> None:
     """What one task held, the next one may need."""
     import gc
-    import sys
 
     gc.collect()
     if (torch := sys.modules.get("torch")) and torch.cuda.is_available():

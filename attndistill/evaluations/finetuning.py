@@ -215,7 +215,7 @@ class _Sweep:
             judged.checkpoint({**judged.inputs, "evaluation": "finetune", "rate": repr(rate)}),
             judged.execution_of(f"finetune/rate-{rate:g}"),
             seed=judged.seed,
-            evaluate=lambda epoch: self._judge(task, epoch, recipe.epochs),
+            evaluate=lambda epoch: self._judge(task, epoch, recipe.epochs, rate),
             curve=self.published.curve,
             augmentation=self.augmentation,
             repeats=self.repeats,
@@ -225,7 +225,7 @@ class _Sweep:
     def _parts(self) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         return (self.judged.kept, None) if self.on_test else self.judged.parts
 
-    def _judge(self, task: FineTuning, epoch: int, epochs: int) -> dict[str, float] | None:
+    def _judge(self, task: FineTuning, epoch: int, epochs: int, rate: float) -> dict[str, float] | None:
         if epoch % self.every and epoch != epochs:
             return None
         task.eval()
@@ -237,4 +237,6 @@ class _Sweep:
         if task.average is not None and epoch == epochs:
             with task.average.in_place_of(task):
                 found[_AVERAGE] = float(self.judged.accuracies(task.logits, self.judged.test)[0])
+        if self.judged.keep is not None:
+            self.judged.keep((found[_TEST if self.on_test else _VALIDATION], -epoch, -rate), task)
         return found

@@ -42,7 +42,7 @@ class Finished:
     def key(self) -> str:
         """Of all that decides the outputs. Inputs are read: they have to be there."""
         plain = self.config.plain()
-        inputs = {path: identity for path in self.stage.inputs(self.layout, self.item)}
+        inputs = dict.fromkeys(self.stage.inputs(self.layout, self.item), identity)
         for one in self.stage.outside(self.config, self.item):
             read = one.watched or one.path.startswith("outputs/")
             inputs[self.layout.folder / one.path] = identity if read else _changed

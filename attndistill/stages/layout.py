@@ -60,6 +60,10 @@ class Layout:
     def attention(self, name: str) -> Path:
         return self.outputs / "attention" / name
 
+    def exhibits(self, label: str) -> Path:
+        """What the report shows of a model beside its figures, on one data set."""
+        return self.outputs / "exhibits" / label
+
     def result(self, kind: str, name: str) -> Path:
         """A small result file, kept by git."""
         return self.results / kind / name

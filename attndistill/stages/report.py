@@ -111,13 +111,9 @@ def _listed(seeds: tuple[int, ...]) -> str:
 def _inputs(layout: Layout, item: Item) -> list[Path]:
     kinds = ("attention", "pretrain_probe", "probes", "training")
     searches = [layout.searches] if layout.searches.exists() else []  # an experiment need not search anything
-    return [
-        layout.data,
-        layout.model("teacher"),
-        layout.outputs / "attention",
-        *searches,
-        *(layout.results / kind for kind in kinds),
-    ]
+    shown = [layout.outputs / "attention", layout.outputs / "exhibits"]
+    results = [layout.results / kind for kind in kinds]
+    return [layout.data, layout.model("teacher"), *shown, *searches, *results]
 
 
 STAGE = Stage(
