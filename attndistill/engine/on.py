@@ -62,6 +62,11 @@ class Workers(BaseModel):
         groups = [",".join(map(str, chosen[at : at + each])) for at in range(0, len(chosen) - each + 1, each)]
         return groups * self.workers_per_gpu
 
+    @property
+    def capacity(self) -> int:
+        """Tasks at a time, of all machines."""
+        return len(self.devices)
+
     def check(self, folder: Path) -> None:
         """Raise ValueError for what no worker could start with. `folder` is the project's."""
         if not self.devices:
@@ -92,6 +97,10 @@ class Batch(Workers):
     jobs: PositiveInt = 1
     options: list[str] = []
     look: PositiveInt = 30
+
+    @property
+    def capacity(self) -> int:
+        return super().capacity * self.nodes * self.jobs
 
     def check(self, folder: Path) -> None:
         """Raise ValueError for a queue that does not exist, or a project on a disk of this machine alone."""
@@ -181,6 +190,10 @@ class Kubernetes(Workers):
     cores: PositiveInt = 1
     memory: str = "4Gi"
     service_account: str | None = None
+
+    @property
+    def capacity(self) -> int:
+        return super().capacity * self.pods
 
     def check(self, folder: Path) -> None:
         """As for every executor; the project lies on a volume that pods have at the same path."""
