@@ -205,6 +205,13 @@ class Kubernetes(Workers):
             raise ValueError("kubernetes: Python's client is not installed: pip install kubernetes")
 
 
+_KINDS: dict[str, type[Workers]] = {
+    "local": Local,
+    "slurm": Slurm,
+    "pbs": Pbs,
+    "lsf": Lsf,
+    "kubernetes": Kubernetes,
+}
 On = Annotated[Local | Slurm | Pbs | Lsf | Kubernetes, Field(discriminator="executor")]
 
 
@@ -238,9 +245,9 @@ def _explained(problem: Any) -> str:
         case "union_tag_invalid":
             return f"executor: {shown(repr(problem['ctx']['tag']))}; allowed: {problem['ctx']['expected_tags']}"
         case "union_tag_not_found" | "model_attributes_type":
-            return "executor: missing; allowed: 'local', 'slurm', 'pbs', 'lsf', 'kubernetes'"
+            return f"executor: missing; allowed: {', '.join(map(repr, _KINDS))}"
         case "extra_forbidden":
-            kind = {"local": Local, "slurm": Slurm, "pbs": Pbs, "lsf": Lsf, "kubernetes": Kubernetes}[problem["loc"][0]]
+            kind = _KINDS[problem["loc"][0]]
             return f"{place}: unknown option (given {given}); allowed: {', '.join(sorted(kind.model_fields))}"
         case "missing":
             return f"{place}: missing"

@@ -68,7 +68,7 @@ def _elsewhere(search: Search, file: Path, most: int | None, on: str, places: tu
         given = {
             "folder": str(search.experiment.folder),
             "file": str(file.absolute()),
-            "overrides": {"runtime.processes": 1, **search.overrides},
+            "overrides": dict(search.overrides),
             "storage": places[0],
             "artifacts": places[1],
             "lineage": None if mine.lineage is None else str(mine.lineage),

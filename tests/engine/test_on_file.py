@@ -66,11 +66,11 @@ def test_examples_are_shipped_for_every_executor():
         ({"executor": "slurm", "partition": "cpu", "time": "01:00:00"}, "partition: cpu does not exist; allowed: "),
         ({"executor": "pbs", "queue": "cpu", "time": "01:00:00"}, "queue: cpu does not exist; allowed: gpu"),
         ({"executor": "lsf", "queue": "cpu", "time": "01:00:00"}, "queue: cpu does not exist; allowed: gpu"),
-        ({"executor": "kubernetes", "image": "x", "volumes": {"c": "/data"}}, "lies on none of the volumes, so pods do"),
+        ({"executor": "kubernetes", "image": "x", "volumes": {"c": "/data"}}, "lies on none of the volumes, so pods"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_file_is_one_line_that_says_what_is_allowed(options, said, written, answering, tmp_path):
-    with pytest.raises(ValueError, match="on.yaml: ") as refusal:
+    with pytest.raises(ValueError, match=r"on\.yaml: ") as refusal:
         read_on(written(**options), tmp_path)
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -136,7 +136,9 @@ def test_what_a_whole_file_gives_at_a_time_is_counted():
 def test_the_graph_has_seeds_before_what_stores_them_and_every_maker_before_what_reads_it(toy):
     experiment = toy().experiment()
     pieces = every_stage(experiment, {})
-    changed = dict.fromkeys((f"{stage.name}@{item.label}" if item.label else stage.name for stage, item in pieces), True)
+    changed = dict.fromkeys(
+        (f"{stage.name}@{item.label}" if item.label else stage.name for stage, item in pieces), True
+    )
     jobs = {job.name: job for job in _jobs(experiment, {}, pieces, changed, Local(executor="local"))}
     assert set(jobs["distill@attndistill"].needs) == {
         "prepare", "pretrain@teacher", "targets", "distill@attndistill seed 0", "distill@attndistill seed 1"
