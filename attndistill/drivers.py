@@ -215,14 +215,21 @@ def mlproject(experiment: Experiment) -> str:
             words.append("--data {data}")
         parameter = {"parameters": parameters} if parameters else {}
         entries[stage.name] = {**parameter, "command": _with_code(experiment, " ".join(words))}
-    entries["pipeline"] = {"command": _with_code(experiment, "python -m attndistill pipeline")}
+    on = {"on": {"type": "string", "default": ""}}
+    entries["pipeline"] = {
+        "parameters": on,
+        "command": _with_code(experiment, "python -m attndistill pipeline --on {on}"),
+    }
     entries["study"] = {
         "parameters": {
             "file": {"type": "string", "default": "search/default.yaml"},
             "workers": {"type": "float", "default": 1},
             "storage": {"type": "string", "default": ""},
+            **on,
         },
-        "command": _with_code(experiment, "python -m attndistill study {file} -j {workers} --storage {storage}"),
+        "command": _with_code(
+            experiment, "python -m attndistill study {file} -j {workers} --storage {storage} --on {on}"
+        ),
     }
     name = "attndistill" if not _code(experiment) else f"attndistill-{experiment.name}"
     environment = {"python_env": f"{_code(experiment)}python_env.yaml"} if _in_working_copy(experiment) else {}
