@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from attndistill.config.layers import flat, read_yaml
+from attndistill.config import flat, read_yaml
 from attndistill.core.artifacts import write_json, write_text
 from attndistill.core.progress import say
 from attndistill.core.words import shown

@@ -85,7 +85,7 @@ class Workplace:
 
 
 def _named(place: Path, *, top: bool) -> str:
-    from attndistill.config.layers import read_yaml
+    from attndistill.core.plain_yaml import read_yaml
 
     try:
         return str(read_yaml(place / ROWS).get("name") or place.name)
