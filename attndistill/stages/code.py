@@ -28,6 +28,7 @@ CARRIERS = {
     "attndistill.config.schema",
     "attndistill.core.artifacts",
     "attndistill.core.ownership",
+    "attndistill.core.places",
     "attndistill.core.progress",
     "attndistill.core.ranks",
     "attndistill.core.secrets",

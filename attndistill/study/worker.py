@@ -5,8 +5,8 @@ import multiprocessing.connection
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import optuna
 import torch
@@ -95,16 +95,6 @@ def _report(search: Search) -> Callable[[optuna.Study, FrozenTrial], None]:
 
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else shown(value)
-
-
-@contextmanager
-def ended_in_order() -> Iterator[None]:
-    """`kill`, or a batch system that wants its machine back, is an interrupt too: trials are given back."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def work_side_by_side(search: Search, workers: int, until: float | None, look: Callable[[], None]) -> None:
