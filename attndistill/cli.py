@@ -131,7 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("words", nargs="+", metavar="[best] FILE", help="such as search/default.yaml")
     study.add_argument("--storage", help="database address or journal file; default: sqlite under .work/study")
     study.add_argument("--artifacts", metavar="FOLDER", help="of the pictures; default: .work/study/artifacts")
-    study.add_argument("-j", dest="workers", type=int, default=1, help="workers on this machine; default: %(default)s")
+    what = "workers; default: one on this machine, or all of --on's"
+    study.add_argument("-j", dest="workers", type=int, help=what)
+    study.add_argument("--on", metavar="FILE", help="take trials on the workers that this file names")
     study.add_argument("--trial", type=int, help="with best: this trial, not the winner")
     study.add_argument("--apply", action="store_true", help="with best: run the command that is printed")
     ui = commands.add_parser("ui", help="MLflow's pages and optuna-dashboard on 127.0.0.1, until Ctrl-C")
@@ -348,6 +350,7 @@ def _run_study(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
         storage=options.storage,
         artifacts=options.artifacts,
         workers=options.workers,
+        on=options.on or None,
     )
     return 0
 

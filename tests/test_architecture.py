@@ -17,7 +17,7 @@ ROWS = [
     {"distillation", "pretraining"},
     {"config", "report", "stages", "tracking"},
     {"pipeline", "experiments", "relock", "drivers", "compare"},
-    {"costs", "library", "handover", "projects", "reproduction"},
+    {"costs", "library", "handover", "projects", "reproduction", "engine"},
     {"cli", "study", "__main__"},
 ]
 ROW_OF = {name: number for number, names in enumerate(ROWS) for name in names}
@@ -99,7 +99,13 @@ def test_imports_go_down_the_picture_only():
 
 @pytest.mark.parametrize(
     ("library", "owners"),
-    [("mlflow", {"tracking"}), ("dvc", set()), ("optuna", {"study"}), ("optuna_dashboard", {"study"})],
+    [
+        ("mlflow", {"tracking"}),
+        ("dvc", set()),
+        ("optuna", {"study"}),
+        ("optuna_dashboard", {"study"}),
+        ("parsl", {"engine"}),
+    ],
 )
 def test_drivers_are_imported_by_their_owner_alone(library, owners):
     assert {unit for _, unit, module in imports() if module.split(".")[0] == library} == owners
