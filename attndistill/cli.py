@@ -546,6 +546,6 @@ def _project() -> Any:
     """The folder with the tracking store: of the experiment here, else this one."""
     from pathlib import Path
 
-    from attndistill.stages.layout import project_folder
+    from attndistill.core.places import project_folder
 
     return project_folder(Path.cwd())

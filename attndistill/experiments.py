@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from attndistill.config import Config, flat, nested, read_yaml, resolve
 from attndistill.config.rows import Row, RowsFile
 from attndistill.config.transfer import with_transfer_presets
+from attndistill.core.places import project_folder
 from attndistill.core.words import shown
 from attndistill.stages.declaration import Item, Stage
-from attndistill.stages.layout import MODELS, Layout, project_folder
+from attndistill.stages.layout import MODELS, Layout
 
 SETTINGS, ROWS = "params.yaml", "rows.yaml"
 DEFAULTS = Path(__file__).with_name(SETTINGS)  # the params.yaml at the top of the repository, also when installed

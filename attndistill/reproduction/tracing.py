@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attndistill.core.artifacts import read_json
+from attndistill.core.places import project_folder
 from attndistill.core.progress import say
 from attndistill.core.words import shown
 from attndistill.evaluations import evaluations
@@ -17,7 +18,6 @@ from attndistill.experiments import open_experiment
 from attndistill.reproduction.cache import caches_of
 from attndistill.reproduction.recipe import Origins, Recipe
 from attndistill.results import AttentionFile, ProbeFile
-from attndistill.stages.layout import project_folder
 from attndistill.tracking.recorded import RecordedRun
 
 _HEADS = ("result file", "commit", "run", "again")
