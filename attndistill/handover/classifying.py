@@ -94,13 +94,16 @@ def _built(folder: Path, told: _Described) -> torch.nn.Module:
     path = folder / "model.safetensors"
     try:
         regular_file(path, at_most=_MOST_WEIGHTS).close()
-        with torch.device("meta"):
-            model: torch.nn.Module = timm.create_model(
-                told.architecture, pretrained=False, num_classes=told.num_classes, **told.model_args
-            )
-        wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         with safe_open(path, "pt") as file:
             given = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            blocks = len({name.split(".")[1] for name in given if name.startswith("blocks.")})
+            if (depth := told.model_args.get("depth", blocks)) != blocks:  # before so many are built
+                raise ValueError(f"depth {depth}, but there are tensors of {blocks} blocks")
+            with torch.device("meta"):
+                model: torch.nn.Module = timm.create_model(
+                    told.architecture, pretrained=False, num_classes=told.num_classes, **told.model_args
+                )
+            wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
             odd = sorted(name for name in {*wanted, *given} if wanted.get(name) != given.get(name))
             if odd:
                 raise ValueError(
