@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "drivers", "write an experiment's dvc.yaml and MLproject from the stages", _write_drivers)
     relock = "keep dvc.lock over changes of code that change no figure (docstrings, comments, messages), proved"
     _command(commands, "relock", relock, _relock)
+    _command(commands, "compare", "what DVC's experiments change and what came out, on one screen", _compare)
     verify = commands.add_parser(
         "verify", help=(what := "check results, dvc.lock, code and cache; trains nothing"), description=what
     )
@@ -104,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     again.set_defaults(handle=_rebuild)
     what = "follow a figure back to runs, code, data and teacher"
     chain = commands.add_parser("trace", help=what, description=what, allow_abbrev=False)
-    chain.add_argument("figure", help="a row of the report with a COLUMN; a result file, REVISION:PATH, or a run")
+    what = "a row of the report with a COLUMN; a result file, REVISION:PATH, or a run; default: a line for every file"
+    chain.add_argument("figure", nargs="?", help=what)
     chain.add_argument("column", nargs="?", help="such as knn_top1")
     chain.add_argument("--experiment", default=".", metavar="FOLDER", help="of the row; default: this one")
     chain.set_defaults(handle=_trace)
@@ -129,7 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("words", nargs="+", metavar="[best] FILE", help="such as search/default.yaml")
     study.add_argument("--storage", help="database address or journal file; default: sqlite under .work/study")
     study.add_argument("--artifacts", metavar="FOLDER", help="of the pictures; default: .work/study/artifacts")
-    study.add_argument("-j", dest="workers", type=int, default=1, help="workers on this machine; default: %(default)s")
+    what = "workers; default: one on this machine, or all of --on's"
+    study.add_argument("-j", dest="workers", type=int, help=what)
+    study.add_argument("--on", metavar="FILE", help="take trials on the workers that this file names")
     study.add_argument("--trial", type=int, help="with best: this trial, not the winner")
     study.add_argument("--apply", action="store_true", help="with best: run the command that is printed")
     ui = commands.add_parser("ui", help="MLflow's pages and optuna-dashboard on 127.0.0.1, until Ctrl-C")
@@ -346,6 +350,7 @@ def _run_study(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
         storage=options.storage,
         artifacts=options.artifacts,
         workers=options.workers,
+        on=options.on or None,
     )
     return 0
 
@@ -478,6 +483,17 @@ def _relock(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
     if overrides:
         raise ValueError("relock takes no settings")
     return relock(Path(options.experiment))
+
+
+def _compare(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    import shutil
+
+    from attndistill.compare import WIDTH, compare
+
+    if overrides:
+        raise ValueError("compare takes no settings")
+    for line in compare(_open(options), shutil.get_terminal_size((WIDTH, 24)).columns):
+        say(line)
 
 
 def _verify(options: argparse.Namespace, overrides: dict[str, Any]) -> int:

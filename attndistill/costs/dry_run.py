@@ -7,8 +7,11 @@ counter counts its floating-point operations (two for a multiplication and an ad
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from attndistill.config import Config
+from attndistill.config.transfer import TRANSFER
 from attndistill.costs.machine import lasting, measured
 from attndistill.costs.training import Estimate, Plan, hours
 from attndistill.experiments import Experiment
@@ -44,14 +47,18 @@ def dry_run(
     Raises:
         ValueError: a configuration that is refused.
     """
-    plan, alone = _with_counts(plan, experiment, overrides), len(stages) == 1
+    told, alone = plan, len(stages) == 1
+    plan = _with_counts(plan, experiment, overrides)
     if plan.tflops is None:
         plan = replace(plan, machine=measured(experiment.config("", overrides)))
     if any(stage.report for stage, _ in stages):
         plan = _with_rows(plan, experiment, overrides)
     blocks = []
     for stage, item in stages:
-        block = _block(experiment, stage, item, overrides, plan)
+        config, counted = experiment.config(item.name, overrides), plan
+        if item.data and item.data not in experiment.layout.shared:
+            counted = _counted(told, experiment, config, item, given=alone)
+        block = _block(experiment, stage, item, config, counted)
         if alone:
             lines = {**_not_yet(experiment, stage, item), **block.estimate.lines}
             block = replace(block, estimate=replace(block.estimate, lines=lines))
@@ -61,6 +68,32 @@ def dry_run(
     if not alone and any(block.estimate.flops for block in blocks):
         print(f"sum of these     {_sum([block.estimate for block in blocks], plan)}")
     return int(not all(block.complete for block in blocks))
+
+
+def _counted(plan: Plan, experiment: Experiment, config: Config, item: Item, *, given: bool) -> Plan:
+    """Of a further data set: `given` counts are its own, else the prepared data's, else its preset's."""
+    if not given:
+        plan = replace(plan, images=None, test_images=None, classes=None)
+    preset = config.datasets[item.data].preset
+    known = TRANSFER[preset].counts if preset else (None, None, None)
+    images, test_images, classes = _prepared(experiment.layout.prepared(item.data)) or known
+    return replace(
+        plan,
+        images=images if plan.images is None else plan.images,
+        test_images=test_images if plan.test_images is None else plan.test_images,
+        classes=classes if plan.classes is None else plan.classes,
+    )
+
+
+def _prepared(data: Path) -> tuple[int, int, int] | None:
+    """Of train, of test, of classes of data that is prepared."""
+    if not (data / "manifest.json").exists():
+        return None
+    from attndistill.data.manifest import read_manifest
+
+    manifest = read_manifest(data)
+    train, test = (int(manifest["splits"][name]["count"]) for name in ("train", "test"))
+    return train, test, len(manifest["class_names"])
 
 
 def _sum(estimates: Sequence[Estimate], plan: Plan) -> str:
@@ -92,13 +125,8 @@ def _with_counts(plan: Plan, experiment: Experiment, overrides: Mapping[str, Any
 
 def _counts(experiment: Experiment, overrides: Mapping[str, Any]) -> tuple[int, int, int] | None:
     """Of train, of test, of classes: once prepared, and of the embedded digits before that."""
-    data = experiment.layout.data
-    if (data / "manifest.json").exists():
-        from attndistill.data.manifest import read_manifest
-
-        manifest = read_manifest(data)
-        train, test = (int(manifest["splits"][name]["count"]) for name in ("train", "test"))
-        return train, test, len(manifest["class_names"])
+    if prepared := _prepared(experiment.layout.data):
+        return prepared
     chosen = experiment.config("", overrides).data.set
     if chosen.name != "digits":
         return None
@@ -118,8 +146,7 @@ def _with_rows(plan: Plan, experiment: Experiment, overrides: Mapping[str, Any])
     return replace(plan, models=len(MODELS) + len(experiment.rows), pictured=configs)
 
 
-def _block(experiment: Experiment, stage: Stage, item: Item, overrides: Mapping[str, Any], plan: Plan) -> Block:
-    config = experiment.config(item.name, overrides)
+def _block(experiment: Experiment, stage: Stage, item: Item, config: Config, plan: Plan) -> Block:
     estimate = stage.estimated(item, config, plan) if stage.estimate else Estimate({})
     read = [one for one in stage.outside(config, item) if not one.path.startswith("outputs/")]  # what `fetch` makes
     problems = [problem for one in read if (problem := one.problem(experiment.folder))]

@@ -34,6 +34,7 @@ _FLOAT32, _FLOAT64 = 4, 8  # bytes
 
 def probe(item: Item, config: Config, plan: Plan) -> Estimate:
     """Of k-NN and logistic regression, and of the linear probe where one is asked for."""
+    config = _as_judged(config, item)
     reading = backbone_reading(config, sizes_of(item, config))
     lines = {
         "features": flops_an_image(reading.flops),
@@ -56,6 +57,12 @@ def probe(item: Item, config: Config, plan: Plan) -> Estimate:
     return Estimate(lines, flops, host, seeds)
 
 
+def _as_judged(config: Config, item: Item) -> Config:
+    """The configuration with the data set's own views, data and probes in the place of the experiment's."""
+    changes = {"views": config.views_of(item.data), "data": config.data_of(item.data)}
+    return config.judging(item.data).model_copy(update=changes)
+
+
 def _width(item: Item, config: Config) -> int:
     """D: of the class token, or of what the layer of P that is judged makes of it."""
     if item.name in MODELS or not config.probe.projector_layer:
@@ -64,23 +71,28 @@ def _width(item: Item, config: Config) -> int:
 
 
 def _on_the_cpu(width: int, config: Config, images: int, test_images: int, plan: Plan) -> tuple[dict[str, str], int]:
-    """k-NN's products and votes, the regression's passes over the features, and the FLOPs of both; one seed."""
+    """k-NN's products and votes, the regression's passes over the features, as far as turned on, and their FLOPs."""
     labelled = round(images * (config.probe.labels.fraction or 1))
     held_out = round(labelled * config.data.validation_fraction)
-    bank, values = labelled - held_out, len(config.probe.logistic.strengths)
-    knn = 2 * width * (held_out * bank + test_images * labelled)
-    lines = {"k-NN": f"{scaled(knn)}FLOPs on the CPU, a seed"}
+    bank, knn, regression = labelled - held_out, config.probe.knn, config.probe.logistic
+    lines, most, flops = {}, 0, 0
+    if knn is not None:
+        flops = 2 * width * (held_out * bank + test_images * labelled)
+        lines["k-NN"] = f"{scaled(flops)}FLOPs on the CPU, a seed"
     if plan.classes is None:
-        return {**lines, "regression": f"classes {known(None, '--classes')}"}, knn
-    passes = config.probe.logistic.max_iterations * values * (labelled + (bank if values > 1 else 0))
-    regression = 4 * width * plan.classes * passes
-    lines["regression"] = f"at most {scaled(regression)}FLOPs on the CPU, a seed"
-    features = (images + test_images) * width * _FLOAT32
+        return {**lines, "regression": f"classes {known(None, '--classes')}"}, flops
     row = plan.classes * _FLOAT64  # of votes or of probabilities
-    votes = (held_out + test_images) * row * len(config.probe.knn.neighbours)
-    probabilities = 2 * labelled * width * _FLOAT64 + max(held_out, test_images) * row * values
-    told = f"{scaled(features)}B features + at most {scaled(max(votes, probabilities))}B votes or probabilities"
-    return {**lines, "host memory": told}, knn + regression
+    if knn is not None:
+        most = (held_out + test_images) * row * len(knn.neighbours)
+    if regression is not None:
+        values = len(regression.strengths)
+        passes = regression.max_iterations * values * (labelled + (bank if values > 1 else 0))
+        fitting = 4 * width * plan.classes * passes
+        lines["regression"], flops = f"at most {scaled(fitting)}FLOPs on the CPU, a seed", flops + fitting
+        most = max(most, 2 * labelled * width * _FLOAT64 + max(held_out, test_images) * row * values)
+    features = (images + test_images) * width * _FLOAT32
+    told = f"{scaled(features)}B features + at most {scaled(most)}B votes or probabilities"
+    return {**lines, "host memory": told}, flops
 
 
 def _trained(
@@ -100,6 +112,10 @@ def _trained(
     else:
         curve = PER_EPOCH if evaluation.name in ("linear_dino", "linear_ibot") else PER_STEP
         trained = estimate_training(reading.flops, recipe, config, plan, item, curve)
+        if views := getattr(options, "views", None):
+            read = trained.flops * min(1.0, views / recipe.epochs)
+            said = {"in all": f"{views} views of an image stored and replayed, {hours(read, plan)}"} if read else {}
+            trained = replace(trained, lines={**trained.lines, **said}, flops=read)
         memory = reading_memory(reading, micro_batch(recipe, config))
     names = {
         "step": f"{name} probe",

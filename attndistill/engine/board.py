@@ -139,21 +139,24 @@ class Board:
             entry[0] = entry[0].model_copy(update={"unit": unit, "done": done, "total": total, "first": first})
 
         def tell() -> None:
-            while True:
-                with suppress(OSError):  # a full disk ends no training
-                    self.write(task, entry[0].model_copy(update={"beat": time.time()}))
-                if ended.wait(BEAT):
-                    return
+            with suppress(OSError):  # a full disk ends no training
+                self.write(task, entry[0].model_copy(update={"beat": time.time()}))
+
+        def go_on_telling() -> None:
+            while not ended.wait(BEAT):
                 if os.getppid() != parent:
                     os._exit(1)
+                tell()
 
-        thread = threading.Thread(target=tell, daemon=True)
+        tell()
+        thread = threading.Thread(target=go_on_telling, daemon=True)
         thread.start()
         try:
             yield told
         finally:
             ended.set()
             thread.join()
+            tell()
 
     def lines(self, *, every: bool) -> list[str]:
         """For people: a summary, then what runs, failed and, if `every` task is asked for, waits."""

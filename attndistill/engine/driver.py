@@ -252,7 +252,12 @@ def do_item(folder: str, stage: str, item: list[str], overrides: dict[str, Any],
     if finished.take(key, last=False):
         return "kept"
     made: list[KeepingContext] = []
-    run_stage(experiment, what, its, overrides, lambda *given: made.append(KeepingContext(*given)) or made[0])
+
+    def context_of(*given: Any) -> KeepingContext:
+        made.append(KeepingContext(*given))
+        return made[0]
+
+    run_stage(experiment, what, its, overrides, context_of)
     finished.keep(key)
     made[0].forget()
     return "done"

@@ -62,6 +62,11 @@ class Workers(BaseModel):
         groups = [",".join(map(str, chosen[at : at + each])) for at in range(0, len(chosen) - each + 1, each)]
         return groups * self.workers_per_gpu
 
+    @property
+    def capacity(self) -> int:
+        """Tasks at a time, of all machines."""
+        return len(self.devices)
+
     def check(self, folder: Path) -> None:
         """Raise ValueError for what no worker could start with. `folder` is the project's."""
         if not self.devices:
@@ -92,6 +97,10 @@ class Batch(Workers):
     jobs: PositiveInt = 1
     options: list[str] = []
     look: PositiveInt = 30
+
+    @property
+    def capacity(self) -> int:
+        return super().capacity * self.nodes * self.jobs
 
     def check(self, folder: Path) -> None:
         """Raise ValueError for a queue that does not exist, or a project on a disk of this machine alone."""
@@ -182,6 +191,10 @@ class Kubernetes(Workers):
     memory: str = "4Gi"
     service_account: str | None = None
 
+    @property
+    def capacity(self) -> int:
+        return super().capacity * self.pods
+
     def check(self, folder: Path) -> None:
         """As for every executor; the project lies on a volume that pods have at the same path."""
         super().check(folder)
@@ -192,6 +205,13 @@ class Kubernetes(Workers):
             raise ValueError("kubernetes: Python's client is not installed: pip install kubernetes")
 
 
+_KINDS: dict[str, type[Workers]] = {
+    "local": Local,
+    "slurm": Slurm,
+    "pbs": Pbs,
+    "lsf": Lsf,
+    "kubernetes": Kubernetes,
+}
 On = Annotated[Local | Slurm | Pbs | Lsf | Kubernetes, Field(discriminator="executor")]
 
 
@@ -225,9 +245,9 @@ def _explained(problem: Any) -> str:
         case "union_tag_invalid":
             return f"executor: {shown(repr(problem['ctx']['tag']))}; allowed: {problem['ctx']['expected_tags']}"
         case "union_tag_not_found" | "model_attributes_type":
-            return "executor: missing; allowed: 'local', 'slurm', 'pbs', 'lsf', 'kubernetes'"
+            return f"executor: missing; allowed: {', '.join(map(repr, _KINDS))}"
         case "extra_forbidden":
-            kind = {"local": Local, "slurm": Slurm, "pbs": Pbs, "lsf": Lsf, "kubernetes": Kubernetes}[problem["loc"][0]]
+            kind = _KINDS[problem["loc"][0]]
             return f"{place}: unknown option (given {given}); allowed: {', '.join(sorted(kind.model_fields))}"
         case "missing":
             return f"{place}: missing"

@@ -241,14 +241,15 @@ class _Screen:
     """All tasks on one screen of a terminal; elsewhere a line a task that ends, and a summary now and then."""
 
     def __init__(self, board: Board) -> None:
-        self.board, self.last, self.live = board, time.monotonic(), None
+        self.board, self.last = board, time.monotonic()
+        self.live: Any = None
 
     def __enter__(self) -> "_Screen":
         if sys.stderr is not None and sys.stderr.isatty():
             from rich.console import Console
             from rich.live import Live
 
-            self.live: Any = Live(console=Console(stderr=True), refresh_per_second=2, transient=True)
+            self.live = Live(console=Console(stderr=True), refresh_per_second=2, transient=True)
             self.live.start()
         return self
 

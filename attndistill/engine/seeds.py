@@ -120,7 +120,7 @@ class SeedContext(KeepingContext):
 
     @cached_property
     def execution(self) -> Execution:
-        return replace(cast(Execution, super().execution), is_main=ranks_of_environment()[0] == 0)
+        return replace(super().execution, is_main=ranks_of_environment()[0] == 0)
 
 
 def train_seed(

@@ -88,7 +88,7 @@ def build_report(
         ValueError: files that are broken, figures of different data, classes, protocols or teachers, or a destination
             that would swallow what is read or something that is no report.
     """
-    from attndistill.report import differences, gallery, made, table
+    from attndistill.report import differences, evaluated, gallery, made, table
     from attndistill.report.columns import columns_of
     from attndistill.report.entries import on_data_set, read_entries
     from attndistill.report.page import render_page
@@ -111,6 +111,8 @@ def build_report(
     told_how["made"] = made.made_sheet(entries, columns)
     told_how["settings"] = made.settings_sheet(entries, settings or {})
     told_how["chosen"] = table.chosen_sheet(entries, columns)
+    blocks = evaluated.blocks_of(entries, further)
+    sheets |= evaluated.sheets(blocks)
     if compared:
         sheets["differences"] = differences.differences_sheet(compared, entries, columns)
     if claims:
@@ -123,7 +125,8 @@ def build_report(
         "confusion": gallery.confusion(student),
     }
     with replacing_directory(destination) as beside:
-        pictures = _write_figures(beside / "figures", entries, columns, looks)
+        sweeps = evaluated.pictures(blocks)
+        pictures = _write_figures(beside / "figures", entries, columns, looks, sweeps)
         page = render_page(
             {**sheets, **told_how},
             pictures,
@@ -220,7 +223,11 @@ def _curves(entries: Sequence["Entry"], pretrained: Sequence[str]) -> dict[str, 
 
 
 def _write_figures(
-    directory: Path, entries: Sequence["Entry"], columns: Sequence["Column"], looks: "Looks | None"
+    directory: Path,
+    entries: Sequence["Entry"],
+    columns: Sequence["Column"],
+    looks: "Looks | None",
+    sweeps: Mapping[str, bytes],
 ) -> "Pictures":
     """Charts and comparison panels as files; the panels for the page are evenly spaced over all images."""
     from attndistill.figures.attention import png_bytes
@@ -229,7 +236,7 @@ def _write_figures(
     from attndistill.report.pictures import charts, comparison_panels, group_charts
 
     directory.mkdir()
-    drawn = charts(entries, columns)
+    drawn = {**charts(entries, columns), **sweeps}
     for name, picture in drawn.items():
         (directory / name).write_bytes(picture)
     grouped = group_charts(entries, columns)

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from attndistill.core.words import shown
+from attndistill.report.evaluated import TITLES
 from attndistill.report.sheet import Sheet
 
 
@@ -57,6 +58,7 @@ def render_page(
     page = environment.get_template("page.html.j2").render(
         title=shown(title),
         sheets=dict(sheets),
+        evaluated=TITLES,
         headlines=headlines,
         description={shown(name): shown(text, 500) for name, text in description.items()},
         group_charts={title: list(map(_data_uri, charts.values())) for title, charts in pictures.groups.items()},

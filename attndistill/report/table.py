@@ -1,5 +1,6 @@
 """The table: one line a model, one column a figure, each column of one protocol; and what a terminal says of it."""
 
+import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +20,7 @@ from attndistill.report.made import anchor
 from attndistill.report.sheet import Cell, Heading, Sheet, as_text
 from attndistill.results import ModelSummary, Summary
 
+_RATE = re.compile(r"\brate ([0-9.e+-]+)")
 _NAMED = 3  # models that a note names; of more it gives the number
 
 
@@ -121,9 +123,9 @@ def sweep_ends(entries: Sequence[Entry], columns: Sequence[Column]) -> list[str]
         for entry in entries:
             found = entry.probe.probes.get(column.evaluation.name) if entry.probe else None
             for key, values in (found.selected if found else {}).items():
-                swept = sorted(number for text in found.sweep if (number := _number(text)) is not None) if found else []
+                swept = sorted({n for text in found.sweep if (n := _number(text, key)) is not None}) if found else []
                 for end, other in ((swept[0], swept[-1]), (swept[-1], swept[0])) if len(swept) > 1 else ():
-                    if count := sum(value == end for value in values):
+                    if count := sum(f"{value:g}" == f"{end:g}" for value in values):
                         side = "smallest" if end < other else "largest"
                         told = (column.evaluation.title, shown(key), end, f"the {side} of {len(swept)} tried")
                         ends.setdefault(told, []).append(f"{entry.label} ({count} of {len(values)} seeds)")
@@ -135,9 +137,11 @@ def sweep_ends(entries: Sequence[Entry], columns: Sequence[Column]) -> list[str]
     ]
 
 
-def _number(text: str) -> float | None:
+def _number(text: str, key: str) -> float | None:
+    """Of what was swept: the text itself, or what follows 'rate' in it."""
+    named = _RATE.search(text) if key == "rate" else None
     try:
-        return float(text)
+        return float(named[1] if named else text)
     except ValueError:
         return None
 

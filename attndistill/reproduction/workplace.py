@@ -178,7 +178,8 @@ def _install(scratch: Path, *words: str) -> None:
     if done.returncode:
         lines = [line for line in done.stderr.strip().splitlines() if line.strip()] or ["it said nothing"]
         said = next((line for line in lines if "error" in line.lower()), lines[-1])
-        raise ValueError(f"`{Path(words[0]).name} {words[1]}` of the run's environment failed: {shown(said, 500)}")
+        what = " ".join(word for word in map(str, (Path(words[0]).name, *words[1:4])) if not word.startswith("-"))
+        raise ValueError(f"the run's environment cannot be made (`{what}`): {shown(said, 500)}")
 
 
 @contextmanager

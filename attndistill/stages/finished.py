@@ -7,7 +7,7 @@ nothing. A key that differs is another result: it is not taken.
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,17 +42,18 @@ class Finished:
     def key(self) -> str:
         """Of all that decides the outputs. Inputs are read: they have to be there."""
         plain = self.config.plain()
-        inputs = dict.fromkeys(self.stage.inputs(self.layout, self.item), identity)
+        ways: dict[Path, Callable[[Path], str | None]]
+        ways = dict.fromkeys(self.stage.inputs(self.layout, self.item), identity)
         for one in self.stage.outside(self.config, self.item):
             read = one.watched or one.path.startswith("outputs/")
-            inputs[self.layout.folder / one.path] = identity if read else _changed
+            ways[self.layout.folder / one.path] = identity if read else _changed
         return digest_of(
             {
                 "code": code_digest(self.stage.module),
                 "item": self.item.label,
                 "sections": {name: _at(plain, name) for name in self.stage.sections(self.item)},
                 "rows": self.rows.model_dump(mode="json") if self.stage.report else None,
-                "inputs": {os.path.relpath(path, self.layout.folder): of(path) for path, of in inputs.items()},
+                "inputs": {os.path.relpath(path, self.layout.folder): of(path) for path, of in ways.items()},
             }
         )
 
@@ -110,7 +111,7 @@ def _in(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
 
 
-def _changed(root: Path) -> str:
+def _changed(root: Path) -> str | None:
     """Of images outside: when their folders were changed, two levels deep. Their bytes are too many to be read here."""
     folders = [root, *root.glob("*/"), *root.glob("*/*/")]
     return digest_of(sorted((str(folder), folder.stat().st_mtime_ns) for folder in folders if folder.exists()))

@@ -1,7 +1,7 @@
 """Where everything lies: an experiment is a folder that stands alone, with its settings, rows, outputs and results."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MODELS = ("teacher", "scratch")  # pre-trained by masked autoencoding; every other model is a distilled row
@@ -14,10 +14,12 @@ class Layout:
     Attributes:
         folder: of the experiment: params.yaml, rows.yaml, dvc.yaml, MLproject, outputs/ (DVC's), results/ (git's).
         experiment: its name.
+        shared: further data sets that are the experiment's own images, judged in another way: prepared with them.
     """
 
     folder: Path
     experiment: str
+    shared: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     @property
     def outputs(self) -> Path:
@@ -33,7 +35,7 @@ class Layout:
 
     def prepared(self, data: str) -> Path:
         """A prepared data set; "" is the experiment's own, others are those it is judged on."""
-        return self.outputs / ("data" if not data else f"datasets/{data}")
+        return self.outputs / ("data" if not data or data in self.shared else f"datasets/{data}")
 
     @property
     def targets(self) -> Path:

@@ -1,5 +1,6 @@
 """Features once, then every evaluation that is turned on, for a teacher, a baseline or a student, on one data set."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ def run(context: "Context") -> None:
     from attndistill.models.vit import count_parameters
     from attndistill.results import ProbeFile
 
+    context = replace(context, config=context.config.judging(context.item.data))
     images, test = context.images("train"), context.images("test")
     manifest, labelled = read_manifest(context.layout.prepared(context.item.data)), _labelled(context, images)
     chosen = _possible(context, manifest)
@@ -167,6 +169,7 @@ def _judged(
             "data": manifest["digest"],
             "labels": labels,
             "views": digest_of(views.plain()),
+            **({"probe": digest_of(context.config.plain()["probe"])} if context.item.data else {}),
         },
         execution=context.execution,
         checkpoint=checkpoint,
@@ -232,16 +235,17 @@ def _found(results: "list[Result]", seeds: tuple[int, ...], labels: str) -> "Fou
 def _outside(config: "Config", item: Item) -> list[Outside]:
     from attndistill.evaluations import evaluations
 
-    compared = item.name not in MODELS and any(evaluations()[name].on == "pair" for name in config.probe.chosen())
+    probe = config.probe_of(item.data)
+    compared = item.name not in MODELS and any(evaluations()[name].on == "pair" for name in probe.chosen())
     teacher = [Outside("outputs/pretrained/teacher", watched=False)] if compared else []
-    return [*([Outside(config.probe.labels.list_file)] if config.probe.labels.list_file else []), *teacher]
+    return [*([Outside(probe.labels.list_file)] if probe.labels.list_file else []), *teacher]
 
 
 STAGE = Stage(
     "probe",
     "k-NN (DINO's weighting), logistic regression and the other evaluations that `probe:` turns on",
     run,
-    lambda item: (seeds(item), *data_sections(item), "probe"),
+    lambda item: (seeds(item), *data_sections(item), "probe", *([f"datasets.{item.data}.probe"] if item.data else [])),
     lambda layout, item: [layout.prepared(item.data), layout.model(item.name)],
     lambda layout, item: [layout.exhibits(item.label), layout.result("probes", f"{item.label}.json")],
     over="model",

@@ -1,9 +1,10 @@
 """The toy experiment, as one process runs it and as an engine's workers do."""
 
 import hashlib
-import os
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ sys.path.append(str(Path(__file__).parents[1] / "study"))  # its toy project is 
 from toy_project import ROOT, SETTINGS, Project
 
 from attndistill.config import overlay, read_yaml
-from attndistill.pipeline import run_pipeline
 
 LOCAL = {"executor": "local", "workers": 2, "retries": 30}
 
@@ -31,9 +31,7 @@ class EngineProject(Project):
     def made(self) -> dict[str, str]:
         """Digest of every file of outputs/ and results/."""
         files = [path for name in ("outputs", "results") for path in (self.root / name).rglob("*") if path.is_file()]
-        return {
-            path.relative_to(self.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
-        }
+        return {path.relative_to(self.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     def left_behind(self) -> list[str]:
         """What lies in .work besides the board and what is kept for DVC."""
@@ -47,10 +45,11 @@ class EngineProject(Project):
         found = []
         for place in Path("/proc").glob("[0-9]*"):
             try:
-                if str(self.root) in (place / "cmdline").read_text() or str(self.root) in os.readlink(place / "cwd"):
-                    found.append((place / "cmdline").read_text().replace("\0", " "))
+                words, folder = (place / "cmdline").read_text(), str((place / "cwd").readlink())
             except OSError:
-                pass
+                continue
+            if str(self.root) in words or str(self.root) in folder:
+                found.append(words.replace("\0", " "))
         return found
 
 
@@ -74,10 +73,18 @@ def write(root: Path, settings: dict) -> None:
     (root / ".gitignore").write_text("outputs/\n.work/\n/mlflow.db\n")
 
 
+@dataclass(frozen=True)
+class Plain:
+    """What one process makes of the toy project: digests of files, and how long it took."""
+
+    made: dict[str, str]
+    seconds: float
+
+
 @pytest.fixture(scope="session")
-def plain(tmp_path_factory) -> dict[str, str]:
-    """What one process makes of the toy project."""
+def plain(tmp_path_factory) -> Plain:
     project = EngineProject(tmp_path_factory.mktemp("plain"))
     write(project.root, {})
-    run_pipeline(project.experiment(), {})
-    return project.made()
+    start = time.monotonic()
+    project.run("pipeline")
+    return Plain(project.made(), time.monotonic() - start)

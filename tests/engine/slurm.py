@@ -1,4 +1,4 @@
-"""A SLURM of a test's own: one node, this machine, as root on loopback, from Debian's packages, in a temporary folder."""
+"""A SLURM of a test's own: one node, this machine, as root on loopback, from Debian's packages."""
 
 import os
 import shutil
