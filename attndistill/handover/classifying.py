@@ -34,6 +34,7 @@ _UNREAD = {
     for name, value in (("patch_size", 1), ("position", "learnable"))
 }
 _ALLOWED = "a folder of `attndistill export MODEL --head logistic`"
+Amount = Field(ge=0, le=65_536)
 Side = Annotated[int, Field(gt=0, le=4096)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Three = Annotated[list[float], Field(min_length=3, max_length=3)]
@@ -55,7 +56,7 @@ class _Described(BaseModel):
     architecture: Annotated[str, Field(pattern=r"^(vit|deit|eva)[a-z0-9_]*$", max_length=80)]
     num_classes: Annotated[int, Field(ge=0, le=1_000_000)]
     label_names: list[Annotated[str, Field(max_length=500)]] = []
-    model_args: dict[str, Annotated[int, Field(ge=0, le=65_536)] | float | bool | str] = {}
+    model_args: dict[str, Annotated[int, Amount] | Annotated[float, Amount] | bool | str] = {}
     pretrained_cfg: _Seen
 
 
