@@ -72,6 +72,7 @@ def run_stage(
         if not stage.light:
             make_deterministic(config)
         from attndistill.stages.context import Context
+        from attndistill.stages.soundness import check_inputs
 
         code = code_digest(stage.module)
         if is_main and stale_lock(experiment, stage, code):
@@ -82,6 +83,7 @@ def run_stage(
         )
         if is_main:
             _note_imitated(config, stage.name)
+            check_inputs(context, stage, inputs)
         stage.run(context)
     if is_main and os.environ.get("DVC_STAGE"):
         in_declared_order(experiment.folder, list(experiment.rows))
@@ -116,14 +118,16 @@ def check_item(experiment: Experiment, stage: Stage, item: Item, overrides: Mapp
             f"{stage.name}: unknown data set {item.data!r}; allowed: {', '.join(config.datasets) or 'none here'} "
             "(the section `datasets`)"
         )
+    if item not in experiment.items(stage, config):
+        raise ValueError(f"{stage.name}: {item.data!r} is the experiment's own images; allowed: without --data")
     return config
 
 
 def maker_of(experiment: Experiment, path: Path) -> str | None:
     """The command that makes a file or folder; None where no stage does."""
-    rows, config = tuple(experiment.rows), experiment.config("", {})
+    config = experiment.config("", {})
     for stage in STAGES.values():
-        for item in stage.items(rows, tuple(config.downloads), tuple(config.datasets)):
+        for item in experiment.items(stage, config):
             if any(path == made or path in made.parents for made in stage.outputs(experiment.layout, item)):
                 return command_of(stage, item)
     return None
@@ -170,12 +174,8 @@ def _check_inputs(experiment: Experiment, stage: Stage, inputs: Sequence[Path], 
 
 def every_stage(experiment: Experiment, overrides: Mapping[str, Any]) -> list[tuple[Stage, Item]]:
     """Every stage on every item, in order."""
-    rows, config = tuple(experiment.rows), experiment.config("", overrides)
-    return [
-        (stage, item)
-        for stage in STAGES.values()
-        for item in stage.items(rows, tuple(config.downloads), tuple(config.datasets))
-    ]
+    config = experiment.config("", overrides)
+    return [(stage, item) for stage in STAGES.values() for item in experiment.items(stage, config)]
 
 
 def run_pipeline(experiment: Experiment, overrides: Mapping[str, Any]) -> None:

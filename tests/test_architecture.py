@@ -13,10 +13,10 @@ ROWS = [
     {"core"},
     {"data", "models", "losses", "training"},
     {"tasks"},
-    {"runs", "targets", "figures", "evaluations", "results"},
+    {"runs", "targets", "figures", "evaluations", "results", "exhibits"},
     {"distillation", "pretraining"},
     {"config", "report", "stages", "tracking"},
-    {"pipeline", "experiments", "relock", "drivers"},
+    {"pipeline", "experiments", "relock", "drivers", "compare"},
     {"costs", "library", "handover", "projects", "reproduction", "engine"},
     {"cli", "study", "__main__"},
 ]
@@ -24,6 +24,8 @@ ROW_OF = {name: number for number, names in enumerate(ROWS) for name in names}
 ARROWS = {
     ("evaluations", "runs"),
     ("results", "evaluations"),
+    ("exhibits", "results"),
+    ("exhibits", "evaluations"),
     ("stages", "config"),
     ("stages", "report"),
     ("report", "config"),
@@ -33,12 +35,13 @@ ARROWS = {
     ("drivers", "experiments"),
     ("handover", "library"),
     ("relock", "experiments"),
+    ("compare", "experiments"),
     ("__main__", "cli"),
     ("cli", "study"),
 }
 # narrower than their row allows
 ONLY = {
-    "report": {"core", "figures", "results", "evaluations", "config"},
+    "report": {"core", "figures", "results", "exhibits", "evaluations", "config"},
     "tracking": {"core"},
     "config": {"core", "evaluations", "losses", "models", "training", "data"},
 }

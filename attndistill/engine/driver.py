@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from attndistill.config import Config
-from attndistill.core.ownership import ended_in_order, owned
+from attndistill.core.ownership import owned
+from attndistill.core.places import state_folder
 from attndistill.core.progress import say
 from attndistill.core.ranks import ranks_of_environment
 from attndistill.core.words import shown
@@ -21,7 +22,7 @@ from attndistill.experiments import Experiment, open_experiment
 from attndistill.pipeline import every_stage, run_stage
 from attndistill.stages import STAGES, Item, Stage
 from attndistill.stages.finished import Finished, identity
-from attndistill.stages.layout import MODELS, state_folder
+from attndistill.stages.layout import MODELS
 from attndistill.tracking import Recorder
 from attndistill.tracking.companion import Companion
 from attndistill.tracking.recorder import DRIVER
@@ -42,7 +43,7 @@ def run_pipeline_on(experiment: Experiment, overrides: Mapping[str, Any], file: 
         experiment.config(row, overrides)
     on, config = read_on(file, state_folder(experiment.folder)), experiment.config("", overrides)
     board = Board(boards(experiment.folder) / "pipeline")
-    with owned(board.folder, "driving this experiment"), ended_in_order():
+    with owned(board.folder, "driving this experiment"):
         pieces = every_stage(experiment, overrides)
         changed = _without_finished(experiment, pieces, overrides, _changed(experiment, pieces, overrides))
         jobs = _jobs(experiment, overrides, pieces, changed, on)

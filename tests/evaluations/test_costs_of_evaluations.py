@@ -10,6 +10,7 @@ import yaml
 
 from attndistill.cli import main
 from attndistill.config import read_yaml, resolve
+from attndistill.evaluations import evaluations
 from attndistill.experiments import DEFAULTS
 from attndistill.study.definition import directions
 
@@ -56,10 +57,11 @@ def test_many_heads_cost_one_reading_of_the_backbone_and_their_rate_changes_betw
     assert float(many.split("linear ibot steps")[1].split("last ")[1].split("\n")[0]) == pytest.approx(lowest, rel=0.01)
 
 
-def test_a_study_may_aim_at_what_is_cheap_and_not_at_what_trains():
+def test_a_study_may_aim_at_every_figure_of_a_student():
     allowed = directions()
-    assert allowed["logistic_mairal_top1"] == "maximize"
-    assert not {name for name in allowed if name.startswith(("finetune", "linear"))}
+    every = {one.key(figure) for one in evaluations().values() if one.on != "pair" for figure in one.figures}
+    assert allowed.keys() == every | {"parameters"}
+    assert allowed["finetune_last_top1"] == allowed["linear_ibot_top1"] == "maximize"
 
 
 def examples() -> list[dict]:

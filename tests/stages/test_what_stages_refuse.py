@@ -1,5 +1,8 @@
 """What a stage refuses before it computes: inputs that are not those its configuration speaks of."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 
@@ -26,3 +29,83 @@ def test_a_device_that_torch_does_not_see_is_refused_with_those_it_sees(stage, m
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"^runtime.device is mps, but torch sees no such device; allowed here: auto"):
         stage("probe", "teacher", **{"runtime.device": "mps"})
+
+
+def flip(path, at):
+    """Another bit, and the same size."""
+    with path.open("r+b") as file:
+        file.seek(at, 2 if at < 0 else 0)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "item"),
+    [
+        ("pretrain", "scratch"),
+        ("targets", ""),
+        ("distill", "attndistill"),
+        ("probe", "teacher"),
+        ("attention", "teacher"),
+    ],
+)
+def test_one_flipped_bit_of_an_image_is_found_before_anything_is_computed(taught, stage, name, item, monkeypatch):
+    flip(taught / "experiments/smoke/outputs/data" / f"{'test' if name == 'attention' else 'train'}-images.npy", -1)
+    with pytest.raises(
+        ValueError, match=r"images\.npy: its images_sha256 is \w+, the manifest says \w+; run prepare again$"
+    ):
+        stage(name, item)
+    assert not list((taught / ".work").glob(f"{name}-*"))
+
+
+@pytest.mark.parametrize(("name", "item"), [("targets", ""), ("distill", "attndistill"), ("probe", "teacher")])
+def test_one_flipped_bit_of_the_teachers_weights_is_found_before_anything_is_computed(taught, stage, name, item):
+    flip(taught / "experiments/smoke/outputs/pretrained/teacher/seed-0/model.safetensors", -1)
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        stage(name, item)
+
+
+def scaled(values):
+    values[:] = values * np.float16(1.5)
+
+
+def exchanged(values):
+    values[:] = values[:, ::-1].copy()
+
+
+def peaked(values):
+    values[:] = -20
+    values[..., 0] = 0
+
+
+def one_infinite(values):
+    values[1, 7] = np.inf
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [("cls_token", scaled), ("cls_token", exchanged), ("log_attention", peaked), ("cls_token", one_infinite)],
+)
+def test_cached_targets_that_are_not_the_teachers_answers_are_found_before_a_student_is_trained(
+    taught, stage, field, change
+):
+    path = taught / f"experiments/smoke/outputs/targets/{field}.npy"
+    values = np.load(path)
+    change(values)
+    np.save(path, values)
+    with pytest.raises(
+        ValueError, match=rf"{field}\.npy.* what .*teacher answers.*: remove the folder and run `targets`"
+    ):
+        stage("distill", "attndistill")
+    assert not list((taught / ".work").glob("distill-*"))
+
+
+def test_checking_inputs_changes_no_byte_of_a_student(taught, stage, monkeypatch):
+    def trained():
+        stage("distill", "attndistill")
+        return json.loads((taught / "experiments/smoke/outputs/distilled/attndistill/seed-0/model.json").read_text())
+
+    checked = trained()
+    monkeypatch.setattr("attndistill.stages.soundness.check_inputs", lambda *given: None)
+    assert trained() == checked
