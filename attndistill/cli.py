@@ -262,13 +262,12 @@ def _without_settings(arguments: Sequence[str]) -> tuple[list[str], dict[str, An
 
 
 def _yaml_value(name: str, text: str) -> Any:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from attndistill.core.plain_yaml import plain_yaml
 
     try:
-        return YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
-        raise ValueError(f"--{name}: {text!r} is not a YAML value") from None
+        return plain_yaml(text, f"--{name}")
+    except ValueError as error:
+        raise ValueError(f"--{name}: {shown(text, 80)!r} is not a YAML value ({error})") from None
 
 
 def _open(options: argparse.Namespace) -> Any:
@@ -547,6 +546,6 @@ def _project() -> Any:
     """The folder with the tracking store: of the experiment here, else this one."""
     from pathlib import Path
 
-    from attndistill.stages.layout import project_folder
+    from attndistill.core.places import project_folder
 
     return project_folder(Path.cwd())

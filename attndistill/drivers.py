@@ -172,7 +172,10 @@ def lock_file() -> str:
 def stale_lock(experiment: Experiment, stage: Stage, code: str) -> bool:
     """Whether attndistill.lock is of other code than this stage runs with, so that DVC cannot know of it."""
     path = experiment.folder / LOCK
-    return path.exists() and read_yaml(path).get("code", {}).get(stage.name) != code
+    if not os.path.lexists(path):
+        return False
+    known = read_yaml(path).get("code")
+    return not isinstance(known, Mapping) or known.get(stage.name) != code
 
 
 def _in_working_copy(experiment: Experiment) -> bool:

@@ -3,6 +3,7 @@
 A row's `set` is what runs; labels, groups, the paper's figures and its claims are what the report prints.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from pydantic import ValidationError
 from attndistill.config import Config, flat, nested, read_yaml, resolve
 from attndistill.config.rows import Row, RowsFile
 from attndistill.config.transfer import with_transfer_presets
+from attndistill.core.places import project_folder
+from attndistill.core.words import shown
 from attndistill.stages.declaration import Item, Stage
-from attndistill.stages.layout import MODELS, Layout, project_folder
+from attndistill.stages.layout import MODELS, Layout
 
 SETTINGS, ROWS = "params.yaml", "rows.yaml"
 DEFAULTS = Path(__file__).with_name(SETTINGS)  # the params.yaml at the top of the repository, also when installed
@@ -74,7 +77,10 @@ class Experiment:
         row = nested(self.rows[item].set) if item in self.rows else {}
         layers = [*self.layers, row, nested(overrides)]
         layers += _teacher_as_it_is(self.folder, layers)
-        return resolve([with_transfer_presets(layer) for layer in layers])
+        try:
+            return resolve([with_transfer_presets(layer) for layer in layers])
+        except ValueError as error:
+            raise ValueError(shown(error, 1000)) from None
 
     def items(self, stage: Stage, config: Config, rows: Sequence[str] | None = None) -> tuple[Item, ...]:
         """Everything that a stage works on here: of these rows, or of all."""
@@ -144,7 +150,7 @@ def open_experiment(folder: Path) -> Experiment:
     place = folder.resolve()
     if not (place / ROWS).is_file():
         raise ValueError(f"{folder} has no {ROWS}: run this in an experiment's folder, or name one by --experiment")
-    own = [read_yaml(place / SETTINGS)] if (place / SETTINGS).exists() else []
+    own = [read_yaml(place / SETTINGS)] if os.path.lexists(place / SETTINGS) else []
     file = _read_rows(place / ROWS)
     return Experiment(place, file.name or place.name, file, [read_yaml(DEFAULTS), *own])
 
@@ -154,9 +160,10 @@ def _read_rows(path: Path) -> RowsFile:
         found = RowsFile.model_validate(read_yaml(path))
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        place = ".".join(map(str, problem["loc"])) or "rows file"
-        given = "" if problem["type"] == "value_error" else f" (given {problem['input']!r})"
-        raise ValueError(f"{path}: {place}: {problem['msg'].removeprefix('Value error, ')}{given}") from None
+        place = shown(".".join(map(str, problem["loc"]))) or "rows file"
+        given = "" if problem["type"] == "value_error" else f" (given {shown(repr(problem['input']))})"
+        said = shown(problem["msg"].removeprefix("Value error, "), 500)
+        raise ValueError(f"{path}: {place}: {said}{given}") from None
     _check_names(path, found)
     for name, row in found.rows.items():
         try:
@@ -178,8 +185,8 @@ def _check_names(path: Path, file: RowsFile) -> None:
             raise ValueError(f"{path}: row name {name!r} is taken by a pre-trained model")
         if not re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_-]*", name):
             raise ValueError(
-                f"{path}: row name {name!r}; allowed: letters, digits, _ and, not at its beginning, - (it goes into "
-                "dotted keys and onto command lines)"
+                f"{path}: row name {shown(name, 80)!r}; allowed: letters, digits, _ and, not at its beginning, - "
+                "(it goes into dotted keys and onto command lines)"
             )
     claimed = [name for claim in file.claims for name in (*claim.better, *claim.worse)]
     for kind, names, allowed in (
@@ -189,4 +196,4 @@ def _check_names(path: Path, file: RowsFile) -> None:
     ):
         for name in names:
             if name not in allowed:
-                raise ValueError(f"{path}: {kind}: unknown {name!r}; allowed: {', '.join(allowed)}")
+                raise ValueError(f"{path}: {kind}: unknown {shown(name, 80)!r}; allowed: {', '.join(allowed)}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from attndistill.evaluations.classifiers import ProbeData
 
 # the curve's logistic probe; the curve is shown, nothing is chosen by it
-PROBE = {"strengths": [1.0], "max_iterations": 100, "tolerance": 1e-4}
+PROBE = {"strengths": [1.0], "tolerance": 1e-4}
 
 
 def pretrain_encoder(

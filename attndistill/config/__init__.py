@@ -4,10 +4,11 @@
 refused with its path, its value and what is allowed. Options of a variant come from the variant's own signature.
 """
 
-from attndistill.config.layers import flat, nested, overlay, read_yaml
+from attndistill.config.layers import flat, nested, overlay
 from attndistill.config.method import Distill, Targets
 from attndistill.config.resolution import resolve
 from attndistill.config.schema import Config, Pretrain, Runtime, Teacher, Views
+from attndistill.core.plain_yaml import read_yaml
 
 __all__ = [
     "Config",

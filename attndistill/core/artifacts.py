@@ -185,12 +185,15 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON artifact. Raises ValueError saying which file is missing or broken."""
+    from attndistill.core.reading import read_text  # it needs numpy, and most of this module does not
+
+    if not path.exists():
+        raise ValueError(f"{shown(path)} does not exist: run the stage that makes it first")
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: run the stage that makes it first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{shown(path)} is not valid JSON: {shown(error)}") from None
 
 
 def first_problem(error: Any) -> str:

@@ -77,10 +77,12 @@ def owned(directory: Path, doing: str) -> Iterator[None]:
 
 def _read_owner(path: Path) -> tuple[str, str, str]:
     """Who owns a directory, since when, and how to end it, in words; a record that cannot be read names nobody."""
+    from attndistill.core.reading import read_text
+
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(read_text(path, at_most=2**16))
         pid, host, since = int(record["pid"]), str(record["host"]), str(record["since"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process", "", ""
     place = "" if host == socket.gethostname() else f" on {host}"
     return f"process {pid}{place}", f" since {since}", f" with `kill {pid}`{place}"

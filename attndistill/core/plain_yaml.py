@@ -1,57 +1,90 @@
-"""YAML from people's hands, as plain values: bounded in size and depth, whatever the text says."""
+"""The one reader of YAML: plain values, bounded in size and depth, whatever the text says."""
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
-
-from attndistill.core.reading import read_text
 from attndistill.core.words import shown
 
-_LARGEST = 2**18  # bytes
-_MOST = 4_000  # values, aliases written out: the parser takes a second for as many
+
+class Bounds(NamedTuple):
+    """The most that a text may hold: bytes, and values, aliases written out."""
+
+    size: int
+    values: int
+
+
+BY_HAND = Bounds(2**18, 4_000)  # the parser takes a second for as many
+BY_DVC = Bounds(2**23, 2**17)  # a dvc.lock: that of table10 has a megabyte and 50,000 values
 _DEEPEST = 32  # levels
 _DIGITS = 300  # of an integer: longer ones cannot even be printed
 _TOO_DEEP = f"values lie within one another too deeply; allowed: {_DEEPEST} levels"
-_TOO_MANY = f"it has more than {_MOST} values"
 
 
-def read_plain_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML 1.2 mapping, as DVC reads it; an empty file is an empty one.
+
+    Raises:
+        ValueError: one line that names the file.
+    """
+    if not path.exists():
+        raise ValueError(f"{shown(path)} does not exist")
+    value = read_plain_yaml(path)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{shown(path)} must hold a mapping, not {type(value).__name__}")
+    if odd := [key for key in value if not isinstance(key, str)]:
+        raise ValueError(f"{shown(path)}: the key {shown(odd[0])} is no word")
+    return value
+
+
+def read_plain_yaml(path: Path, most: Bounds = BY_HAND) -> Any:
     """A YAML 1.2 file, as DVC reads it. Aliases may repeat a value, but not make a large or an endless one.
 
     Raises:
         ValueError: one line that names the file.
     """
-    text = read_text(path, at_most=_LARGEST)
+    from attndistill.core.reading import read_text
+
+    return plain_yaml(read_text(path, at_most=most.size), str(path), most)
+
+
+def plain_yaml(text: str, place: str, most: Bounds = BY_HAND) -> Any:
+    """The same of a text; `place` says whose it is."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     yaml = YAML(typ="safe", pure=True)
     try:
-        if len(re.findall(r"[\[{,:\n]", text)) > 2 * _MOST:  # a mark or two make a value
-            raise ValueError(_TOO_MANY)
+        if len(text) > most.size:
+            raise ValueError(f"{len(text)} letters; allowed: {most.size}")
+        if len(re.findall(r"[\[{,:\n]", text)) > 2 * most.values:  # a mark or two make a value
+            raise ValueError(_too_many(most))
         root = yaml.compose(text)
         if root is None:
             return None
-        _measure(root, {}, 0)
+        _measure(root, {}, 0, most)
         return yaml.constructor.construct_document(root)
     except YAMLError as error:
-        raise ValueError(f"{shown(path)} is not valid YAML: {shown(_fault(error))}") from None
+        raise ValueError(f"{shown(place)} is not valid YAML: {shown(_fault(error))}") from None
     except RecursionError:
-        raise ValueError(f"{shown(path)}: {_TOO_DEEP}") from None
+        raise ValueError(f"{shown(place)}: {_TOO_DEEP}") from None
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:  # of a date, a number, a tag
-        raise ValueError(f"{shown(path)} cannot be read: {shown(error)}") from None
+        raise ValueError(f"{shown(place)} cannot be read: {shown(error)}") from None
 
 
-def _fault(error: YAMLError) -> str:
+def _fault(error: Any) -> str:
     """What is wrong, and in which line where that is known; without the file's lines and advice for programmers."""
     problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
     text = " ".join(str(problem or error).split())
     return f"{text} (line {mark.line + 1})" if problem and mark else text
 
 
-def _measure(node: Node, sizes: dict[int, int], depth: int) -> int:
+def _measure(node: Any, sizes: dict[int, int], depth: int, most: Bounds) -> int:
     """How many values a node is, aliases written out. Raises ValueError where they are too many or too deep."""
+    from ruamel.yaml.nodes import MappingNode, ScalarNode
+
     if depth > _DEEPEST:
         raise ValueError(_TOO_DEEP)
     if isinstance(node, ScalarNode):
@@ -60,7 +93,13 @@ def _measure(node: Node, sizes: dict[int, int], depth: int) -> int:
         return 1
     if id(node) not in sizes:
         parts = [part for pair in node.value for part in pair] if isinstance(node, MappingNode) else node.value
-        sizes[id(node)] = 1 + sum(_measure(part, sizes, depth + 1) for part in parts)
-    if sizes[id(node)] > _MOST:
-        raise ValueError(_TOO_MANY)
+        if isinstance(node, MappingNode) and not all(isinstance(key, ScalarNode) for key, _ in node.value):
+            raise ValueError("a list or a mapping stands for a key; allowed: words")
+        sizes[id(node)] = 1 + sum(_measure(part, sizes, depth + 1, most) for part in parts)
+    if sizes[id(node)] > most.values:
+        raise ValueError(_too_many(most))
     return sizes[id(node)]
+
+
+def _too_many(most: Bounds) -> str:
+    return f"it has more than {most.values} values"

@@ -71,7 +71,7 @@ def _width(item: Item, config: Config) -> int:
 
 
 def _on_the_cpu(width: int, config: Config, images: int, test_images: int, plan: Plan) -> tuple[dict[str, str], int]:
-    """k-NN's products and votes, the regression's passes over the features, where turned on, and the FLOPs of both; one seed."""
+    """k-NN's products and votes, the regression's passes over the features, as far as turned on, and their FLOPs."""
     labelled = round(images * (config.probe.labels.fraction or 1))
     held_out = round(labelled * config.data.validation_fraction)
     bank, knn, regression = labelled - held_out, config.probe.knn, config.probe.logistic

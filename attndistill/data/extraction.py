@@ -19,6 +19,7 @@ from attndistill.core.reading import machine_fault, regular_file
 from attndistill.core.words import shown
 
 _MOST_RATIO, _FREE = 100, 2**30  # images and weights hardly compress
+_BLOCK = 512  # bytes of a tar's header
 _MOST_NAME, _MOST_HEADER = 4096, 2**20
 _READ_WHOLE = (b"L", b"K", b"x", b"g", b"X")  # long names and PAX headers
 
@@ -43,7 +44,9 @@ def extract(archive: Path, destination: Path, *, max_bytes: int = 2**40, progres
         ValueError: no archive, a damaged one, or a member that leaves the folder, is a link or device, or is encrypted.
     """
     if archive.exists():
-        regular_file(archive, at_most=2**62).close()
+        with regular_file(archive, at_most=2**62) as file:
+            if not any(file.read(_BLOCK)):  # lzma would look for the end of zeros
+                raise ValueError(f"{shown(archive)} is refused: neither a tar nor a zip archive")
     try:
         most = min(max_bytes, _MOST_RATIO * archive.stat().st_size + _FREE)
         with replacing_directory(destination) as directory:

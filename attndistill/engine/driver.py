@@ -10,6 +10,7 @@ from typing import Any
 
 from attndistill.config import Config
 from attndistill.core.ownership import ended_in_order, owned
+from attndistill.core.places import state_folder
 from attndistill.core.progress import say
 from attndistill.core.words import shown
 from attndistill.engine.board import Board, Plan, whereabouts
@@ -20,7 +21,7 @@ from attndistill.experiments import Experiment, open_experiment
 from attndistill.pipeline import every_stage, run_stage
 from attndistill.stages import STAGES, Item, Stage
 from attndistill.stages.finished import Finished, identity
-from attndistill.stages.layout import MODELS, state_folder
+from attndistill.stages.layout import MODELS
 from attndistill.tracking import Recorder
 from attndistill.tracking.companion import Companion
 from attndistill.tracking.recorder import DRIVER

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from attndistill.core.places import project_folder
 from attndistill.core.words import shown
 from attndistill.data.store import open_split
 from attndistill.data.views import evaluation_boxes
@@ -19,7 +20,6 @@ from attndistill.handover.exporting import export
 from attndistill.handover.models import open_finished
 from attndistill.models.storage import weights_digest
 from attndistill.results import AttentionFile, ProbeFile
-from attndistill.stages.layout import project_folder
 from attndistill.tracking.registry import Exported, ModelRegistry
 
 

@@ -5,7 +5,6 @@ A reader would get wrong: the name of a folder ends with .dir and is the md5 of 
 
 import configparser
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from attndistill.core.artifacts import replacing_directory
+from attndistill.core.artifacts import read_json, replacing_directory
 from attndistill.core.words import shown
 
 _PART = 2**20
@@ -51,7 +50,7 @@ class Cache:
         place = self.find(md5)
         assert place is not None
         try:
-            found = [(str(entry["relpath"]), str(entry["md5"])) for entry in json.loads(place.read_bytes())]
+            found = [(str(entry["relpath"]), str(entry["md5"])) for entry in read_json(place)]
         except (ValueError, TypeError, KeyError):
             raise ValueError(f"{place} is not a listing of files: {_AGAIN}") from None
         for path, _ in found:

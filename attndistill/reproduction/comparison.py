@@ -2,12 +2,14 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from attndistill.core.artifacts import read_json
+from attndistill.core.reading import read_text
 
 SAME_BYTES, SAME_FIGURE, DIFFERS = "same bytes", "same figure", "differs"
 
@@ -87,9 +89,9 @@ def _tensors(old: Path, new: Path) -> float:
 def _numbers(file: Path) -> dict[str, Any] | None:
     """Every value of a result file by its place; None of another kind of file."""
     if file.suffix == ".json":
-        return dict(_flat(json.loads(file.read_text(encoding="utf-8"))))
+        return dict(_flat(read_json(file)))
     if file.suffix == ".csv":
-        lines = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8"))))
+        lines = list(csv.reader(io.StringIO(read_text(file))))
         cells = ((i, j, cell) for i, line in enumerate(lines) for j, cell in enumerate(line))
         return {f"line {i}, column {j}": _number(cell) for i, j, cell in cells}
     return None

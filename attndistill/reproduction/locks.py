@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from attndistill.core.plain_yaml import BY_DVC, plain_yaml
+from attndistill.core.reading import read_text
+from attndistill.core.words import shown
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,19 @@ class Lock:
         return {path: md5 for path, md5 in stage.deps.items() if self.maker(path) is not None}
 
 
+def lock_in(path: Path) -> Lock:
+    """The lock in a file. Raises ValueError for one that is none."""
+    return read_lock(read_text(path, at_most=BY_DVC.size), str(path))
+
+
 def read_lock(text: str, place: str) -> Lock:
     """A lock's text. Raises ValueError for one that is none; `place` says whose it is."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
+    found = plain_yaml(text, place, BY_DVC)
     try:
-        stages = (YAML(typ="safe", pure=True).load(text) or {}).get("stages") or {}
+        stages = (found or {}).get("stages") or {}
         return Lock({str(name): _stage(str(name), entry) for name, entry in stages.items()})
-    except (YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{place} is no lock of DVC: {' '.join(str(error).split())}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{shown(place)} is no lock of DVC: {shown(error)}") from None
 
 
 def _stage(name: str, entry: Mapping[str, Any]) -> LockedStage:

@@ -16,7 +16,7 @@ from typing import Any
 
 from attndistill.core.words import shown
 from attndistill.experiments import ROWS
-from attndistill.reproduction.locks import Lock, LockedStage, read_lock
+from attndistill.reproduction.locks import Lock, LockedStage, lock_in, read_lock
 from attndistill.stages import STAGES
 from attndistill.stages.code import same_code
 from attndistill.tracking.git import code_state
@@ -154,7 +154,7 @@ class Origins:
         md5 = hashlib.md5(place.read_bytes(), usedforsecurity=False).hexdigest()
         folder, inside = self._experiment(path, lambda name: (self.project / name).is_file())
         book = self.project / folder / "dvc.lock"
-        lock = read_lock(book.read_text(encoding="utf-8"), str(book)) if book.is_file() else Lock({})
+        lock = lock_in(book) if book.is_file() else Lock({})
         stage = lock.maker(inside)
         if stage is not None and stage.outs.get(inside) == md5:
             name = self._name_of(folder)

@@ -3,21 +3,21 @@
 The chain is one of digests: an input's md5 is some stage's output. Names and times decide nothing.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from attndistill.core.artifacts import read_json
+from attndistill.core.places import project_folder
 from attndistill.core.progress import say
 from attndistill.core.words import shown
 from attndistill.evaluations import evaluations
 from attndistill.experiments import open_experiment
 from attndistill.reproduction.cache import caches_of
 from attndistill.reproduction.recipe import Origins, Recipe
-from attndistill.results import Measurement
-from attndistill.stages.layout import project_folder
+from attndistill.results import AttentionFile, ProbeFile
 from attndistill.tracking.recorded import RecordedRun
 
 _HEADS = ("result file", "commit", "run", "again")
@@ -82,11 +82,14 @@ def _cell(folder: Path, row: str, column: str) -> str:
     if not place.is_file():
         rows = ", ".join(sorted(path.stem for path in place.parent.glob("*.json"))) or "none"
         raise ValueError(f"no row {shown(row)!r} is measured; allowed: {rows}")
-    found = json.loads(place.read_text(encoding="utf-8"))
-    cell = found.get("probes", {}).get(evaluation.name, {}).get(name) or found.get(name)
-    if not isinstance(cell, Mapping):
+    if evaluation.on == "maps":
+        figures = AttentionFile.read(place).figures
+    else:
+        probes = ProbeFile.read(place).probes
+        figures = probes[evaluation.name].figures if evaluation.name in probes else {}
+    if name not in figures:
         raise ValueError(f"{place} has no {column}: it was not measured")
-    figure = Measurement.model_validate_json(json.dumps(cell))
+    figure = figures[name]
     sd = "" if figure.sd is None else f" ± {figure.sd:.4g}"
     seeds = ", ".join(map(str, figure.seeds))
     say(f"{row}, {column}: {figure.mean:.6g}{sd} (n = {figure.n}, seeds {seeds}, protocol {figure.protocol})")
@@ -139,7 +142,7 @@ def _stated(origins: Origins, recipe: Recipe, path: str, md5: str) -> Iterator[s
             yield f"{name} {inner}"
         if name == "manifest.json" and (place := cache.find(inner)) is not None:
             with suppress(ValueError):
-                stated: Any = json.loads(place.read_bytes())
+                stated: Any = read_json(place)
                 for key in ("dataset", "digest"):
                     if isinstance(stated, Mapping) and key in stated:
                         yield f"{key} {shown(stated[key])}"

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attndistill.config.layers import read_yaml
-from attndistill.core.artifacts import write_text
+from attndistill.core.artifacts import read_json, write_text
+from attndistill.core.plain_yaml import read_yaml
 from attndistill.core.words import shown
 from attndistill.reproduction.recipe import Recipe
 
@@ -57,7 +57,7 @@ def _value(study: Mapping[str, Any], key: str, text: str, recipe: Recipe) -> Any
 def measured(project: Path) -> dict[str, float]:
     """The objectives of the one trial that a narrowed study has run below a project."""
     for file in sorted(project.rglob("outputs/study/*/found.json")):
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
         values = next((trial["values"] for trial in found["trials"] if trial["state"] == "complete"), None)
         if values is not None:
             return dict(zip(found["objectives"], values, strict=True))

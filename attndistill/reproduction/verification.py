@@ -11,12 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from attndistill.config.layers import read_yaml
+from attndistill.core.plain_yaml import BY_DVC, plain_yaml, read_yaml
 from attndistill.core.progress import say
 from attndistill.core.words import shown
 from attndistill.experiments import ROWS, Experiment, open_experiment
 from attndistill.reproduction.cache import Cache, caches_of
-from attndistill.reproduction.locks import Lock, read_lock
+from attndistill.reproduction.locks import Lock, lock_in
 from attndistill.stages.code import same_code
 from attndistill.tracking.history import History
 from attndistill.tracking.inputs import md5_of
@@ -38,7 +38,7 @@ def verify(folder: Path | None) -> int:
     for place in places:
         experiment = open_experiment(place)
         lock = experiment.folder / "dvc.lock"
-        locked = read_lock(lock.read_text(encoding="utf-8"), str(lock)) if lock.exists() else None
+        locked = lock_in(lock) if lock.exists() else None
         found = sorted(set(faults_of(experiment, locked)))
         for fault in found:
             say(shown(f"{experiment.name}: {fault}", 1000))
@@ -118,9 +118,7 @@ def _undeclared(experiment: Experiment, lock: Lock) -> Iterator[str]:
 
 def _resolved(experiment: Experiment, text: str) -> Iterator[tuple[str, Any]]:
     """Each declared stage with its templates filled in, as DVC names it."""
-    from ruamel.yaml import YAML
-
-    for name, entry in YAML(typ="safe", pure=True).load(text)["stages"].items():
+    for name, entry in plain_yaml(text, "dvc.yaml", BY_DVC)["stages"].items():
         if "do" not in entry:
             yield name, {"deps": [], "params": [], **entry}
             continue
@@ -195,10 +193,10 @@ def _contents_faults(experiment: Experiment) -> Iterator[str]:
     layout = experiment.layout
     for directory in (layout.data, *sorted((layout.outputs / "datasets").glob("*"))):
         if (directory / "manifest.json").exists():
-            from attndistill.data.store import verify_data
+            from attndistill.stages.soundness import whole_data
 
             try:
-                verify_data(directory)
+                whole_data(directory)
             except ValueError as error:
                 yield str(error)
     manifest = layout.targets / "manifest.json"
@@ -207,9 +205,9 @@ def _contents_faults(experiment: Experiment) -> Iterator[str]:
 
         try:
             if read_json(manifest).get("cached", True):
-                from attndistill.targets import verify_targets
+                from attndistill.stages.soundness import whole_targets
 
-                verify_targets(layout.targets)
+                whole_targets(layout.targets)
         except ValueError as error:
             yield str(error)
 

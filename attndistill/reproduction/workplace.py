@@ -85,7 +85,7 @@ class Workplace:
 
 
 def _named(place: Path, *, top: bool) -> str:
-    from attndistill.config.layers import read_yaml
+    from attndistill.core.plain_yaml import read_yaml
 
     try:
         return str(read_yaml(place / ROWS).get("name") or place.name)
@@ -176,8 +176,8 @@ def _install(scratch: Path, *words: str) -> None:
     environment = {**plain_environment(), "TMPDIR": str(scratch)}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()] or ["it said nothing"]
-        said = next((line for line in lines if "error" in line.lower()), lines[-1])
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
+        said = " ".join(lines[next((place for place, line in enumerate(lines) if "error" in line.lower()), -1) :])
         what = " ".join(word for word in map(str, (Path(words[0]).name, *words[1:4])) if not word.startswith("-"))
         raise ValueError(f"the run's environment cannot be made (`{what}`): {shown(said, 500)}")
 

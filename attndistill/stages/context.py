@@ -11,6 +11,7 @@ from attndistill.config import Config
 from attndistill.config.rows import RowsFile
 from attndistill.core.artifacts import digest_of
 from attndistill.core.ranks import ranks_of_environment
+from attndistill.core.reading import regular_file
 from attndistill.data.manifest import read_manifest
 from attndistill.stages.declaration import Item
 from attndistill.stages.layout import Layout
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from attndistill.data.views import ViewRecipe
     from attndistill.runs import Execution
     from attndistill.training.checkpoint import Checkpoint
+
+_MOST_STATE = 2**38  # bytes of a resume checkpoint
 
 
 class Journal(Protocol):
@@ -174,7 +177,9 @@ class Context:
                 "inputs": dict(inputs),
             }
         )
-        return Checkpoint(self.work(f"{self.stage}-{self.item.label}", run), digest_of([run, self.code]))
+        found = Checkpoint(self.work(f"{self.stage}-{self.item.label}", run), digest_of([run, self.code]))
+        check_regular(found)
+        return found
 
     def work(self, name: str, run: str) -> Path:
         """Where a run keeps what is unfinished: this code's apart from other code's, which is left and reported.
@@ -188,3 +193,12 @@ class Context:
         if self.is_main and not own.exists() and any(directory.parent.glob(f"{directory.name}-*")):
             print(f"{name}: unfinished work of other code was found and left: starts anew")
         return own
+
+
+def check_regular(checkpoint: "Checkpoint") -> None:
+    """Raise ValueError for a pipe, a device or more than any state takes in the place of a resume checkpoint."""
+    if os.path.lexists(checkpoint.path):
+        try:
+            regular_file(checkpoint.path, at_most=_MOST_STATE).close()
+        except OSError as error:
+            raise checkpoint.refused(f"cannot be read: {error.strerror}") from None

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from attndistill.config import Config
 from attndistill.core.artifacts import digest_of, file_digest, read_json, replacing_directory, sweep, write_json
+from attndistill.core.places import state_folder
 from attndistill.stages.code import code_digest
 from attndistill.stages.declaration import Item, Stage
-from attndistill.stages.layout import Layout, state_folder
+from attndistill.stages.layout import Layout
 
 if TYPE_CHECKING:
     from attndistill.config.rows import RowsFile

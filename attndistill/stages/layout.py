@@ -1,8 +1,9 @@
 """Where everything lies: an experiment is a folder that stands alone, with its settings, rows, outputs and results."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from attndistill.core.places import state_folder
 
 MODELS = ("teacher", "scratch")  # pre-trained by masked autoencoding; every other model is a distilled row
 
@@ -84,16 +85,3 @@ class Layout:
         live under the original folder, named by what they are of.
         """
         return state_folder(self.folder) / ".work" / stage / digest[:16]
-
-
-def state_folder(folder: Path) -> Path:
-    """The experiment's own folder, also where it runs in one of DVC's temporary copies."""
-    return Path(os.environ.get("DVC_ROOT") or folder)
-
-
-def project_folder(folder: Path) -> Path:
-    """The folder that experiments share: with the tracking store, and params.yaml for those under experiments/."""
-    folder = state_folder(folder)
-    shared = folder.parent.parent
-    inside = folder.parent.name == "experiments" and (shared / "params.yaml").is_file()
-    return Path(os.environ.get("ATTNDISTILL_ROOT") or (shared if inside else folder)).resolve()

@@ -4,10 +4,14 @@ Weights are held against their digest where they are loaded. Opening looks at si
 byte is read, once for a process while files have the same sizes and times. No stage imports this: it only refuses.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING
 
+from attndistill.core.reading import regular_file
+from attndistill.core.words import shown
 from attndistill.stages.declaration import Stage
 
 if TYPE_CHECKING:
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 5e-3  # more than `write_targets` allows itself: another device may have computed the cache
 _AT_ONCE = 64
+_PART = 256
+_SUM_TOLERANCE = 1e-3
+_MOST_TABLE, _ENDS = 10**8, re.compile(rb'"data_offsets":\s*\[\s*\d+\s*,\s*(\d+)\s*\]')  # of safetensors
 _SHORTER = ("attention",)  # looks at test alone: reading a large data set takes longer
 
 _sound: set[tuple[object, ...]] = set()
@@ -35,15 +42,19 @@ def check_inputs(context: "Context", stage: Stage, inputs: Sequence[Path]) -> No
         _check_data(context, stage, layout.prepared(context.item.data))
     if layout.targets in inputs and context.config.targets.cache:
         _once(layout.targets, lambda: _check_targets(context, layout.targets))
+    for path in inputs:
+        if path.parent in (layout.outputs / "pretrained", layout.outputs / "distilled"):
+            check_weights(path)
+    if (maps := layout.attention("teacher")) in inputs:
+        _once(maps, lambda: _check_teacher_maps(maps, layout.data))
 
 
 def _check_data(context: "Context", stage: Stage, directory: Path) -> None:
     from attndistill.data.manifest import Manifest
-    from attndistill.data.store import verify_data
 
     given = stage.name == "pretrain" and context.item.name == "teacher" and context.config.teacher.source is not None
     if Manifest.read(directory).container == "arrays" or not (given or stage.name in _SHORTER):
-        _once(directory, lambda: verify_data(directory))
+        _once(directory, lambda: whole_data(directory))
 
 
 def _check_targets(context: "Context", directory: Path) -> None:
@@ -55,9 +66,9 @@ def _check_targets(context: "Context", directory: Path) -> None:
     from attndistill.data.loading import view_batch
     from attndistill.data.store import open_split
     from attndistill.models.storage import load_model
-    from attndistill.targets import CachedTargets, LiveTeacher, verify_targets
+    from attndistill.targets import CachedTargets, LiveTeacher
 
-    fields = [Path(name).stem for name in verify_targets(directory) if name.endswith(".npy")]
+    fields = [Path(name).stem for name in whole_targets(directory) if name.endswith(".npy")]
     extra, device = [field for field in fields if field not in ALWAYS], context.execution.device
     stored = CachedTargets(directory, device, context.targets_identity, extra)
     teacher = LiveTeacher(load_model(context.teacher_weights)[0], device, extra)
@@ -77,6 +88,73 @@ def _check_targets(context: "Context", directory: Path) -> None:
                         f"{directory / f'{name}.npy'}: entry (view {view}, image {image}) is not what the teacher "
                         "answers: remove the folder and run `targets` again"
                     )
+
+
+def whole_data(directory: Path) -> None:
+    """`data.store.verify_data`; numpy says of a header that is no Python in two more ways than ValueError."""
+    from attndistill.data.store import verify_data
+
+    try:
+        verify_data(directory)
+    except (SyntaxError, TokenError) as error:
+        raise ValueError(
+            f"{shown(directory)}: an array's header is damaged ({shown(error)}); run prepare again"
+        ) from None
+
+
+def whole_targets(directory: Path) -> dict[str, str]:
+    """`targets.verify_targets`, of regular files: a pipe would keep it waiting."""
+    import numpy as np
+
+    from attndistill.targets import verify_targets
+
+    check_files(directory)
+    with np.errstate(all="ignore"):  # values that are none are refused
+        return verify_targets(directory)
+
+
+def check_weights(directory: Path) -> None:
+    """The files of stored models are regular, and as long as their tables say: their digest takes no longer."""
+    for folder in sorted(directory.glob("seed-*")) or [directory]:
+        check_files(folder)
+        path = folder / "model.safetensors"
+        if not path.exists():
+            continue
+        with regular_file(path, at_most=2**62) as file:
+            length = int.from_bytes(file.read(8), "little")
+            table = file.read(min(length, _MOST_TABLE))
+        ends = [int(end) for end in _ENDS.findall(table)]
+        if length > _MOST_TABLE or path.stat().st_size != 8 + length + max(ends, default=0):
+            raise ValueError(f"{shown(path)} has not the size that it says: run the stage that makes it again")
+
+
+def check_files(directory: Path) -> None:
+    """Raise ValueError for a pipe, a device or the like directly in a folder."""
+    for path in sorted(directory.glob("[!.]*")):
+        try:
+            if not path.is_dir():
+                regular_file(path, at_most=2**62).close()
+        except OSError as error:
+            raise ValueError(f"{shown(path)} cannot be read: {error.strerror}") from None
+
+
+def _check_teacher_maps(directory: Path, data: Path) -> None:
+    """A row of log-probabilities for each head and test image."""
+    import numpy as np
+
+    from attndistill.data.arrays import read_array
+    from attndistill.data.manifest import Manifest
+    from attndistill.stages.attention import TEACHER_ROWS
+
+    path, again = directory / TEACHER_ROWS, "run `attndistill attention --model teacher` again"
+    rows = read_array(path, mapped=True)
+    if rows.ndim != 3 or rows.dtype != np.float32 or len(rows) != Manifest.read(data).splits["test"].count:
+        raise ValueError(f"{path}: {shown(rows.dtype)} {rows.shape}; allowed: float32, a test image a row; {again}")
+    for start in range(0, len(rows), _PART):
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = np.exp(rows[start : start + _PART], dtype=np.float64).sum(axis=-1)
+        if not (np.abs(sums - 1) < _SUM_TOLERANCE).all():
+            raise ValueError(f"{path}: rows that are no logarithms of probabilities; {again}")
 
 
 def _arrays(features: "Features") -> "dict[str, NDArray[np.float32]]":

@@ -132,7 +132,7 @@ def adopting(search: Search, point: Mapping[str, Value]) -> list[str]:
 
 def _plus(experiment: Experiment, key: str) -> str:
     """Hydra wants a plus before a key that the experiment's own params.yaml does not have yet."""
-    own = read_yaml(experiment.folder / SETTINGS) if (experiment.folder / SETTINGS).exists() else {}
+    own = read_yaml(experiment.folder / SETTINGS) if os.path.lexists(experiment.folder / SETTINGS) else {}
     if key.partition(".")[0] not in own:
         raise ValueError(
             f"{key}: {SETTINGS} of {experiment.name} has no section {key.partition('.')[0]}, so no stage watches it: "

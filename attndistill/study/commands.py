@@ -87,13 +87,13 @@ def _run(search: Search, workers: int, elsewhere: Work | None) -> None:
     from attndistill.study.outcome import outcome_folder, write_outcome
     from attndistill.study.recording import publish, recorded
     from attndistill.study.studies import load_study, prepare_study
-    from attndistill.study.worker import ended_in_order, work_side_by_side
+    from attndistill.study.worker import work_side_by_side
 
     make_deterministic(search.config({}))
     study = prepare_study(search)
     started, limit = time.monotonic(), search.definition.timeout
     until = None if limit is None else started + limit
-    with ended_in_order(), recorded(search, study) as recorder:
+    with recorded(search, study) as recorder:
         mine = replace(search, lineage=None if recorder.spool is None else recorder.spool.lineage)
         try:
             if elsewhere:

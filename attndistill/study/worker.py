@@ -5,8 +5,8 @@ import multiprocessing.connection
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
+from attndistill.core.ownership import ended_in_order
 from attndistill.core.progress import progress, watched
 from attndistill.core.side_by_side import die_with_parent
 from attndistill.core.words import shown
@@ -101,16 +102,6 @@ def _report(search: Search) -> Callable[[optuna.Study, FrozenTrial], None]:
 
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else shown(value)
-
-
-@contextmanager
-def ended_in_order() -> Iterator[None]:
-    """`kill`, or a batch system that wants its machine back, is an interrupt too: trials are given back."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def work_elsewhere(

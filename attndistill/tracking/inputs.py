@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from attndistill.core.plain_yaml import BY_DVC, read_plain_yaml
+
 
 def verified_inputs(root: Path, experiment: str, inputs: Sequence[str]) -> dict[str, Any]:
     """The md5 of each input, as listed and as found.
@@ -154,11 +156,8 @@ def _relative(root: Path, given: str | Path) -> str:
 def _yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError  # 30 ms that a run without DVC does not pay
-
     try:
-        found = YAML(typ="safe", pure=True).load(path)
-    except (OSError, ValueError, YAMLError):
+        found = read_plain_yaml(path, BY_DVC)
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -24,6 +24,7 @@ from typing import Any
 
 from attndistill.core.artifacts import read_json, write_json, write_text
 from attndistill.core.secrets import hidden
+from attndistill.core.words import shown
 from attndistill.tracking.git import code_state
 from attndistill.tracking.inputs import listed_outs, locks, made_outputs, own_lock, verified_inputs
 from attndistill.tracking.spool import Description
@@ -122,7 +123,14 @@ def _digests(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def tags_of(folder: Path) -> dict[str, str]:
-    """The lineage in a few words, for a list of runs."""
+    """The lineage in a few words, for a list of runs. Raises ValueError for a file that is no lineage's."""
+    try:
+        return _tags(folder)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"the lineage in {folder} is damaged ({type(error).__name__}: {shown(error)})") from None
+
+
+def _tags(folder: Path) -> dict[str, str]:
     tags: dict[str, str] = {}
     for file, keys in {
         "code.json": ("commit", "dirty", "patch"),

@@ -1,6 +1,6 @@
 """Recorded runs, read back from MLflow: what led to one, what it made, which runs made its inputs."""
 
-import json
+import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attndistill.core.artifacts import read_json
+from pydantic import BaseModel, ConfigDict
+
+from attndistill.core.reading import read_bounded, read_model, read_text
 from attndistill.core.secrets import hidden
 from attndistill.core.words import shown
 from attndistill.tracking.address import sqlite_file, tracking_uri
@@ -126,11 +128,6 @@ class Runs:
             raise ValueError(f"{what} only holds others together; name one of them: {children}")
         with tempfile.TemporaryDirectory(prefix="attndistill-lineage-") as scratch:
             folder = self._download(run, Path(scratch))
-            for name in ("code.json", "command.json", "config.json"):
-                if not (folder / name).is_file():
-                    raise ValueError(f"{what} was recorded without lineage (no {name}): it cannot be made again")
-            code, command, config = (read_json(folder / f"{name}.json") for name in ("code", "command", "config"))
-            patch = folder / "patch.diff"
             ended = run.info.end_time
             return RecordedRun(
                 id=run.info.run_id,
@@ -140,15 +137,7 @@ class Runs:
                 seconds=(ended - run.info.start_time) / 1000 if ended else None,
                 tags=self._tags(run),
                 metrics=dict(run.data.metrics),
-                code=code,
-                patch=patch.read_bytes() if patch.is_file() else b"",
-                folder=command.get("folder"),
-                argv=tuple(map(str, command["argv"])),
-                variables=command.get("environment", {}),
-                config=config,
-                environment=_json(folder / "environment.json"),
-                requirements=tuple(_text(folder / "requirements.txt").split()),
-                lock=_text(folder / "dvc.lock"),
+                **lineage_in(folder, what),
             )
 
     def _tags(self, run: Any) -> dict[str, str]:
@@ -172,10 +161,49 @@ class Runs:
         return scratch
 
 
+def lineage_in(folder: Path, what: str) -> dict[str, Any]:
+    """What led to a run, as its recording kept it: the fields of `RecordedRun` of these names.
+
+    Raises:
+        ValueError: a file is missing, damaged, or no lineage's; `what` names the run.
+    """
+    for name in ("code.json", "command.json", "config.json"):
+        if not (folder / name).exists():
+            raise ValueError(f"{what} was recorded without lineage (no {name}): it cannot be made again")
+    files = ("code", "command", "config", "environment")
+    try:
+        code, command, config, environment = (_kept(folder / f"{name}.json", _KINDS[name]) for name in files)
+    except ValueError as error:
+        raise ValueError(f"the lineage of {what} is damaged: {error}") from None
+    return {
+        "code": code.model_dump(),
+        "patch": read_bounded(path, at_most=2**30) if (path := folder / "patch.diff").exists() else b"",
+        "folder": command.folder,
+        "argv": tuple(command.argv),
+        "variables": command.environment,
+        "config": config.model_dump(),
+        "environment": environment.model_dump(),
+        "requirements": tuple(_text(folder / "requirements.txt").split()),
+        "lock": _text(folder / "dvc.lock"),
+    }
+
+
+def _kept(file: Path, kind: type[Any]) -> Any:
+    return read_model(file, kind) if os.path.lexists(file) else kind()
+
+
+class _Any(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Command(_Any):
+    argv: list[str]
+    folder: str | None = None
+    environment: dict[str, str] = {}
+
+
+_KINDS: Mapping[str, Any] = {"code": _Any, "command": _Command, "config": _Any, "environment": _Any}
+
+
 def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
-
-
-def _json(file: Path) -> dict[str, Any]:
-    found = json.loads(_text(file) or "{}")
-    return found if isinstance(found, dict) else {}
+    return read_text(file) if file.exists() else ""

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from attndistill.core.places import project_folder
 from attndistill.core.secrets import hidden, hidden_in
 from attndistill.tracking import lineage
-from attndistill.tracking.address import home, own_uri, tracking_uri
+from attndistill.tracking.address import own_uri, tracking_uri
 from attndistill.tracking.call import call_of_dvc, process_started
 from attndistill.tracking.companion import Companion, say
 from attndistill.tracking.spool import (
@@ -187,7 +188,7 @@ def _described(root: Path, **given: Any) -> Description:
         id=f"{time.time_ns():x}-{os.urandom(4).hex()}",  # sorts by age: a parent is sent before its children
         root=str(Path(root).absolute()),
         folder=str(Path.cwd()),
-        own_uri=own_uri(home(root)),
+        own_uri=own_uri(project_folder(root)),
         tracking_uri=hidden(tracking_uri(root)),
         started_ms=_now_ms(),
         pid=os.getpid(),

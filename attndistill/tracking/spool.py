@@ -21,10 +21,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from attndistill.core.artifacts import write_text
+from attndistill.core.reading import read_bounded
 from attndistill.tracking.address import work_folder as work_folder
 from attndistill.tracking.call import Call
 from attndistill.tracking.call import process_started as process_started
 
+_MOST, _MOST_NEW = 2**26, 2**30  # bytes of a JSON file, of a journal
 COPY_AT_MOST = 16 * 2**20  # bytes; larger files are hard-linked, which is safe as long as nobody rewrites them in place
 
 
@@ -186,7 +188,7 @@ class Spool:
         """Who recorded what. Raises ValueError for a file that does not say so."""
         path = self.folder / "run.json"
         try:
-            return Description.model_validate_json(path.read_bytes())
+            return Description.model_validate_json(read_bounded(path, at_most=_MOST))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
@@ -207,7 +209,7 @@ class Spool:
     def reached(self) -> Progress:
         """How far it is sent; where nobody knows, it is sent from the beginning."""
         try:
-            found = Progress.model_validate_json(self.progress.read_bytes())
+            found = Progress.model_validate_json(read_bounded(self.progress, at_most=_MOST))
             return found if found.offset <= self.journal.stat().st_size or not found.offset else Progress()
         except (OSError, ValueError):
             return Progress()
@@ -217,8 +219,10 @@ class Spool:
 
         A last line without its end was torn by a kill, or is being written: it is not given.
         """
-        if not self.journal.exists():
+        if not self.journal.is_file():
             return []
+        if self.journal.stat().st_size - offset > _MOST_NEW:
+            raise ValueError(f"{self.journal} has {self.journal.stat().st_size} bytes; at most {_MOST_NEW} are sent")
         with self.journal.open("rb") as file:
             file.seek(offset)
             lines = file.read().split(b"\n")[:-1]
