@@ -40,6 +40,8 @@ def compare(experiment: Experiment, width: int = WIDTH) -> list[str]:
     Raises:
         ValueError: the folder is no project of DVC, or DVC cannot tell its experiments.
     """
+    if not (experiment.folder / ".dvc").is_dir():
+        raise ValueError(f"{experiment.folder} is no project of DVC: `dvc init` there (in a git repository `--subdir`)")
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "exp", "show", "--json"],
         cwd=experiment.folder,

@@ -116,7 +116,8 @@ def test_a_result_file_is_rebuilt_in_another_clone_from_a_remote_in_another_loca
     done = run(second, "sh", "-c", command, **other)
     assert "outputs/data (remote)" in done.stdout
     assert f"{FIGURE} " in done.stdout
-    assert done.stdout.count("same bytes") == 3
+    assert done.stdout.count("same bytes") >= 3  # both inputs, and each file that the stage makes
+    assert " differs " not in done.stdout
     assert "no run of these bytes is recorded here" in done.stdout
     assert state(second) == before
 
