@@ -261,7 +261,11 @@ def evaluate(
             views=ViewRecipe.of(config.views),
             crop_share=config.views.evaluation_crop,
             seed=seed,
-            inputs={"model": _weights_digest(backbone), "data": _data_digest(train)},
+            inputs={
+                "model": _weights_digest(backbone),
+                "data": _data_digest(train),
+                "labels": digest_of(labels.tolist()),
+            },
             execution=execution_of(config, "evaluate"),
             checkpoint=lambda inputs: _checkpoint(folder, {**inputs, "seed": str(seed)}),
         )

@@ -21,7 +21,8 @@ def run(context: "Context") -> None:
     from attndistill.report.build import build_report
 
     layout, config = context.layout, context.config
-    manifests = {name: read_manifest(layout.prepared(name)) for name in ("", *config.datasets)}
+    judged = [name for name in config.datasets if layout.prepared(name).exists()]  # a set may never be prepared
+    manifests = {name: read_manifest(layout.prepared(name)) for name in ("", *judged)}
     digests = {
         name: {"class_list_sha256": manifest["class_list_sha256"], "data_digest": manifest["digest"]}
         for name, manifest in manifests.items()

@@ -18,9 +18,9 @@ OF_1000_CLASSES = "--images 1281167 --test-images 50000 --classes 1000 --tflops 
 OF_100_CLASSES = "--images 126689 --test-images 5000 --classes 100 --tflops 100"
 README_BLOCKS = {
     "imagenet_subset": ("distill --row a-layers-8-3-32-attn", "--images 126689 --tflops 100", 0),
-    "imagenet1k_dino_s8_s16": ("pipeline", OF_1000_CLASSES, 1),  # 1: images and checkpoint come from outside
-    "imagenet1k_mugs_b16_s16": ("pipeline", OF_1000_CLASSES, 1),
-    "imagenet1k_mugs_s16_t16": ("pipeline", OF_1000_CLASSES, 1),
+    "imagenet1k_dino_s8_s16": ("probe --model attndistill", OF_1000_CLASSES, 0),
+    "imagenet1k_mugs_b16_s16": ("probe --model attndistill", OF_1000_CLASSES, 0),
+    "imagenet1k_mugs_s16_t16": ("probe --model attndistill", OF_1000_CLASSES, 0),
 }
 PAPER_ROW = ["distill", "--experiment", "experiments/imagenet_subset", "--row", "a-heads-6-attn", "--dry-run"]
 

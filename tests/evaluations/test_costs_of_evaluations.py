@@ -10,6 +10,7 @@ import yaml
 
 from attndistill.cli import main
 from attndistill.config import read_yaml, resolve
+from attndistill.config.transfer import with_transfer_presets
 from attndistill.evaluations import evaluations
 from attndistill.experiments import DEFAULTS
 from attndistill.study.definition import directions
@@ -71,4 +72,5 @@ def examples() -> list[dict]:
 
 @pytest.mark.parametrize("example", examples(), ids=lambda one: "-".join(one.get("probe", one)))
 def test_every_example_of_the_page_on_evaluations_is_a_setting(example):
-    assert resolve([read_yaml(DEFAULTS), example]).probe.chosen()
+    config = resolve([with_transfer_presets(layer) for layer in (read_yaml(DEFAULTS), example)])
+    assert all(config.probe_of(name).chosen() for name in ("", *config.datasets))

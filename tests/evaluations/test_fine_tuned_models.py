@@ -131,6 +131,19 @@ def test_a_rate_that_ends_above_its_peak_is_said_in_one_line(capsys):
     assert lines == ["finetune: the learning rate ends at 1e-05, above its peak 6.25e-08, as the recipe is published"]
 
 
+def test_a_head_of_other_classes_or_other_labels_is_never_taken_for_this_one(tmp_path):
+    """The same images in one work folder, with as many classes, then with one less: each is a run of its own."""
+    short = QUIET | {"recipe": RECIPE | {"epochs": 2}}
+    for number, labels in enumerate((coloured(60, 0).labels, coloured(60, 0).labels[::-1], np.arange(60) % 2), start=1):
+        images = coloured(60, 0)
+        images.labels = np.ascontiguousarray(labels)
+        test = coloured(30, 1)
+        test.labels = test.labels % 2
+        settings = {"probe.knn": None, "probe.logistic": None, "probe.finetune": OPTIONS | short}
+        evaluate(build_vit(16, 0, **VIT), images, test, settings=settings, work=tmp_path)
+        assert len(list(tmp_path.iterdir())) == number
+
+
 def curves_of(found) -> str:
     return digest_of([found.figures, found.chosen, found.sweep])
 
