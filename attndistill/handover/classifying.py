@@ -114,7 +114,7 @@ def _built(folder: Path, told: _Described) -> torch.nn.Module:
     except FileNotFoundError:
         raise ValueError(f"{shown(path)} does not exist") from None
     except (ArithmeticError, AssertionError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-        problem = shown(" ".join(str(error).split()), 200)
+        problem = shown(" ".join(str(error).split()), 200) or type(error).__name__
         raise ValueError(f"{shown(folder)} is no model that timm can build: {problem}") from None
     return model
 
