@@ -51,7 +51,7 @@ gpu-check: $(INSTALLED)  ## all that a GPU has to show, within 10 minutes on one
 	python -m benchmarks.gpu
 
 compare: $(INSTALLED)  ## DVC's experiments: the settings and figures that differ
-	dvc exp show --no-pager --only-changed --drop 'outputs/|results/|attndistill/|_n$$'
+	python -m attndistill compare
 
 study: $(INSTALLED)  ## the default search: lambda, T and the depth of P; goes on where it was stopped
 	python -m attndistill study search/default.yaml -j 2

@@ -12,7 +12,6 @@ from attndistill.core.progress import say
 from attndistill.core.secrets import hidden
 from attndistill.core.words import shown
 
-_TFLOPS = 100.0  # a third of the bf16 peak of a common data-centre GPU
 _SETTINGS = """\
 Any setting of params.yaml can be given as --section.key value (or --section.key=value), for example
   attndistill distill --row attndistill --distill.lambda 0.3 --distill.aggregation.name max
@@ -84,10 +83,15 @@ def _parser() -> argparse.ArgumentParser:
         if stage.judges:
             command.add_argument("--data", default="", metavar="NAME", help="a further data set; default: the own one")
     whole = "every stage, in this process (dvc repro runs only what must run)"
-    _add_dry_run(_command(commands, "pipeline", whole, _run_pipeline))
+    pipeline = _command(commands, "pipeline", whole, _run_pipeline)
+    _add_dry_run(pipeline)
+    on = "run what must run on the workers that this file names (docs/scaling.md)"
+    pipeline.add_argument("--on", metavar="FILE", help=on)
+    _command(commands, "status", "what every task of a run by --on is doing", _show_status)
     _command(commands, "drivers", "write an experiment's dvc.yaml and MLproject from the stages", _write_drivers)
     relock = "keep dvc.lock over changes of code that change no figure (docstrings, comments, messages), proved"
     _command(commands, "relock", relock, _relock)
+    _command(commands, "compare", "what DVC's experiments change and what came out, on one screen", _compare)
     verify = commands.add_parser(
         "verify", help=(what := "check results, dvc.lock, code and cache; trains nothing"), description=what
     )
@@ -101,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     again.set_defaults(handle=_rebuild)
     what = "follow a figure back to runs, code, data and teacher"
     chain = commands.add_parser("trace", help=what, description=what, allow_abbrev=False)
-    chain.add_argument("figure", help="a row of the report with a COLUMN; a result file, REVISION:PATH, or a run")
+    what = "a row of the report with a COLUMN; a result file, REVISION:PATH, or a run; default: a line for every file"
+    chain.add_argument("figure", nargs="?", help=what)
     chain.add_argument("column", nargs="?", help="such as knn_top1")
     chain.add_argument("--experiment", default=".", metavar="FOLDER", help="of the row; default: this one")
     chain.set_defaults(handle=_trace)
@@ -126,7 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("words", nargs="+", metavar="[best] FILE", help="such as search/default.yaml")
     study.add_argument("--storage", help="database address or journal file; default: sqlite under .work/study")
     study.add_argument("--artifacts", metavar="FOLDER", help="of the pictures; default: .work/study/artifacts")
-    study.add_argument("-j", dest="workers", type=int, default=1, help="workers on this machine; default: %(default)s")
+    what = "workers; default: one on this machine, or all of --on's"
+    study.add_argument("-j", dest="workers", type=int, help=what)
+    study.add_argument("--on", metavar="FILE", help="take trials on the workers that this file names")
     study.add_argument("--trial", type=int, help="with best: this trial, not the winner")
     study.add_argument("--apply", action="store_true", help="with best: run the command that is printed")
     ui = commands.add_parser("ui", help="MLflow's pages and optuna-dashboard on 127.0.0.1, until Ctrl-C")
@@ -151,6 +158,8 @@ def _add_doors(commands: Any) -> None:
         "--formats", default="timm,pt2", metavar="LIST", help="of timm, pt2, onnx; default: %(default)s"
     )
     export.add_argument("--licence", default="unknown", help="of the weights, for the card; default: %(default)s")
+    head = "a classifier for `predict`, fitted to the experiment's images: logistic or finetune"
+    export.add_argument("--head", default="", metavar="KIND", help=head)
     new = commands.add_parser(
         "new", help="a project that runs, from a folder of photos and a teacher", allow_abbrev=False
     )
@@ -162,10 +171,19 @@ def _add_doors(commands: Any) -> None:
     new.add_argument("--student", default="vit_tiny", metavar="SIZE", help="a named size; default: %(default)s")
     new.add_argument("--no-dvc", dest="dvc", action="store_false", help="leave git and DVC alone")
     new.set_defaults(handle=_new)
+    register = _command(commands, "register", "models in MLflow's registry, ready for `mlflow models serve`", _register)
+    register.add_argument("models", nargs="*", metavar="MODEL", help="default: the teacher and every row")
+    best = "figure by which a row gets the alias `best`, such as knn_top1; default: the first that was measured"
+    register.add_argument("--by", default="", metavar="FIGURE", help=best)
+    register.add_argument("--licence", default="unknown", help="of the weights, for the cards; default: %(default)s")
     embed = _command(commands, "embed", "features of any folder of images, by name, as a file", _embed)
     embed.add_argument("images", help="a folder, or one image")
     embed.add_argument("--model", required=True, help=what)
     embed.add_argument("--to", required=True, metavar="FILE", help=".npz or .parquet")
+    predict = _command(commands, "predict", "classes of any folder of images, by an exported classifier", _predict)
+    predict.add_argument("images", help="a folder, or one image")
+    predict.add_argument("--model", required=True, metavar="FOLDER", help="of `export MODEL --head logistic`")
+    predict.add_argument("--to", metavar="FILE", help=".csv; default: printed")
     near = _command(commands, "neighbours", "the photos of a folder that are nearest to one, as a picture", _neighbours)
     near.add_argument("image", help="one image")
     near.add_argument("--model", required=True, help=what)
@@ -194,8 +212,8 @@ def _add_dry_run(command: argparse.ArgumentParser) -> None:
     )
     for option, what in (("images", "training images"), ("test-images", "test images"), ("classes", "classes")):
         command.add_argument(f"--{option}", type=_count, metavar="N", help=f"dry run: {what}, where not prepared yet")
-    help_ = "dry run: sustained TFLOP/s of the machine, for the hours; default: %(default)g"
-    command.add_argument("--tflops", type=_amount, default=_TFLOPS, metavar="X", help=help_)
+    help_ = "dry run: sustained TFLOP/s of another machine (a data-centre GPU: 100); default: this one, measured"
+    command.add_argument("--tflops", type=_amount, metavar="X", help=help_)
 
 
 def _amount(text: str) -> float:
@@ -287,8 +305,23 @@ def _run_pipeline(options: argparse.Namespace, overrides: dict[str, Any]) -> int
 
     if options.dry_run:
         return _dry_run(options, overrides, every_stage(_open(options), overrides))
+    if options.on:
+        from attndistill.engine.driver import run_pipeline_on
+
+        run_pipeline_on(_open(options), overrides, options.on)
+        return None
     run_pipeline(_open(options), overrides)
     return None
+
+
+def _show_status(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from pathlib import Path
+
+    from attndistill.engine.driver import show_status
+
+    if overrides:
+        raise ValueError("status takes no settings")
+    return show_status(Path(options.experiment))
 
 
 def _run_study(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
@@ -316,6 +349,7 @@ def _run_study(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
         storage=options.storage,
         artifacts=options.artifacts,
         workers=options.workers,
+        on=options.on or None,
     )
     return 0
 
@@ -362,9 +396,23 @@ def _export(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
         settings=overrides,
         licence=options.licence,
         experiment=options.experiment,
+        head=options.head,
     )
     names = ", ".join(sorted(path.name for path in to.iterdir()))
     say(f"{to}: {names}; timm.create_model('local-dir:{to}', pretrained=True) opens it")
+
+
+def _register(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from attndistill.handover.registering import register
+
+    folder = Path(options.experiment)
+    done = register(options.models, folder, by=options.by, licence=options.licence, settings=overrides)
+    for name, version in done.versions.items():
+        say(f"models:/{done.experiment}/{version}  {name}")
+    if done.best:
+        say(f"models:/{done.experiment}@best is {done.best} ({done.why})")
 
 
 def _new(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
@@ -387,6 +435,19 @@ def _embed(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     images, to, experiment = Path(options.images), Path(options.to), Path(options.experiment)
     count = embed_photos(images, options.model, to, experiment=experiment, settings=overrides)
     say(f"{options.to}: features of {count} images")
+
+
+def _predict(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from attndistill.handover.classifying import predict_photos
+
+    to = Path(options.to) if options.to else None
+    count, text = predict_photos(Path(options.images), Path(options.model), to, overrides)
+    if to is None:
+        print(text, end="")
+    else:
+        say(f"{to}: classes of {count} images")
 
 
 def _neighbours(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
@@ -421,6 +482,17 @@ def _relock(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
     if overrides:
         raise ValueError("relock takes no settings")
     return relock(Path(options.experiment))
+
+
+def _compare(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    import shutil
+
+    from attndistill.compare import WIDTH, compare
+
+    if overrides:
+        raise ValueError("compare takes no settings")
+    for line in compare(_open(options), shutil.get_terminal_size((WIDTH, 24)).columns):
+        say(line)
 
 
 def _verify(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
@@ -474,6 +546,6 @@ def _project() -> Any:
     """The folder with the tracking store: of the experiment here, else this one."""
     from pathlib import Path
 
-    from attndistill.stages.layout import project_folder
+    from attndistill.core.places import project_folder
 
     return project_folder(Path.cwd())

@@ -17,6 +17,7 @@ from typing import Any
 
 from attndistill import __version__
 from attndistill.config import read_yaml
+from attndistill.config.transfer import TRANSFER, preset
 from attndistill.core.artifacts import digest_of, write_text
 from attndistill.experiments import DEFAULTS, ROWS, SETTINGS, Experiment, open_experiment
 from attndistill.report.build import curve_columns
@@ -75,7 +76,7 @@ def dvc_file(experiment: Experiment) -> str:
     experiment.check_rows({})
     stages: dict[str, Any] = {}
     for stage in STAGES.values():
-        for item in stage.items((), tuple(config.downloads), tuple(config.datasets)):
+        for item in experiment.items(stage, config, rows=()):
             name = "_".join(filter(None, (stage.name, item.name, item.data)))
             stages[name] = _dvc_stage(experiment, stage, item, config)
         if stage.over in ("row", "model"):
@@ -93,6 +94,8 @@ def dvc_file(experiment: Experiment) -> str:
 def _dvc_stage(experiment: Experiment, stage: Stage, item: Item, config: Any) -> dict[str, Any]:
     layout = experiment.layout
     files = watched_files(stage.module) if _in_working_copy(experiment) else []
+    if files and _from_preset(experiment, item):
+        files = sorted([*files, "attndistill/config/transfer.py"])
     code = [f"{_code(experiment)}{path}" for path in files]
     outside = _watched_outside(experiment, stage, item, config)
     inputs = [path.relative_to(layout.folder).as_posix() for path in stage.inputs(layout, item)]
@@ -108,24 +111,35 @@ def _dvc_stage(experiment: Experiment, stage: Stage, item: Item, config: Any) ->
 def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
     """The settings that a stage reads: of the defaults, of the experiment's own params.yaml, of its row."""
     sections = list(stage.sections(item))
-    own = experiment.layers[1] if len(experiment.layers) > 1 else {}
+    own = experiment.layers[-1]  # as they are written
+    sections += [f"datasets.{item.data}.preset"] if _from_preset(experiment, item) else []
+    sections = [name for name in sections if not name.startswith("datasets.") or setting_at(own, name) is not ABSENT]
     defaults = f"{_code(experiment)}{SETTINGS}"
     watched: list[Any]
     if defaults == SETTINGS:
         watched = list(sections)
     else:
-        shared = [section for section in sections if not section.startswith(("downloads.", "datasets."))]
-        changed = [section for section in sections if setting_at(own, section) is not ABSENT]
+        changed = {section: value for section in sections if (value := setting_at(own, section)) is not ABSENT}
+        # of a list or a number that the experiment sets itself, the default says nothing
+        shared = [section for section in sections if isinstance(changed.get(section, {}), Mapping)]
+        shared = [section for section in shared if not section.startswith(("downloads.", "datasets."))]
         base = {defaults: shared}
         if not _in_working_copy(experiment):
             tops = dict.fromkeys(section.partition(".")[0] for section in shared)
-            base, shared = {LOCK: [f"code.{stage.name}", *(f"defaults.{top}" for top in tops)]}, [stage.name]
-        watched = [*([base] if shared else []), *([{SETTINGS: changed}] if changed else [])]
+            named = ["transfer"] if _from_preset(experiment, item) else []
+            base, shared = {LOCK: [f"code.{stage.name}", *(f"defaults.{top}" for top in tops), *named]}, [stage.name]
+        watched = [*([base] if shared else []), *([{SETTINGS: list(changed)}] if changed else [])]
     if stage.report:
         watched.append({ROWS: None})
     elif item.name == "${key}":
         watched.append({ROWS: ["rows.${key}.set"]})
     return watched
+
+
+def _from_preset(experiment: Experiment, item: Item) -> bool:
+    """Whether an item's data set is one of the transfer sets by name."""
+    key = f"datasets.{item.data}.preset"
+    return bool(item.data) and setting_at(experiment.layers[-1], key) is not ABSENT
 
 
 def setting_at(settings: Mapping[str, Any], key: str) -> Any:
@@ -151,7 +165,8 @@ def lock_file() -> str:
     """The text of attndistill.lock: the version, and digests of each stage's code and each section's defaults."""
     defaults = {name: digest_of(value) for name, value in read_yaml(DEFAULTS).items()}
     code = {stage.name: code_digest(stage.module) for stage in STAGES.values()}
-    return _LOCK_HEADER + _yaml({"version": __version__, "code": code, "defaults": defaults})
+    transfer = digest_of({name: preset(name) for name in TRANSFER})
+    return _LOCK_HEADER + _yaml({"version": __version__, "code": code, "defaults": defaults, "transfer": transfer})
 
 
 def stale_lock(experiment: Experiment, stage: Stage, code: str) -> bool:
@@ -187,8 +202,8 @@ def _with_code(experiment: Experiment, command: str) -> str:
 
 def mlproject(experiment: Experiment) -> str:
     """The text of an experiment's MLproject: an entry point a stage, the whole pipeline, studies."""
-    first_row = list(experiment.rows)[-1]
-    defaults = {"row": first_row, "model": first_row}
+    usual = "attndistill" if "attndistill" in experiment.rows else next(iter(experiment.rows))
+    defaults = {"row": usual, "model": usual}
     entries: dict[str, Any] = {}
     for stage in STAGES.values():
         parameters: dict[str, Any] = {}
@@ -203,14 +218,21 @@ def mlproject(experiment: Experiment) -> str:
             words.append("--data {data}")
         parameter = {"parameters": parameters} if parameters else {}
         entries[stage.name] = {**parameter, "command": _with_code(experiment, " ".join(words))}
-    entries["pipeline"] = {"command": _with_code(experiment, "python -m attndistill pipeline")}
+    on = {"on": {"type": "string", "default": ""}}
+    entries["pipeline"] = {
+        "parameters": on,
+        "command": _with_code(experiment, "python -m attndistill pipeline --on {on}"),
+    }
     entries["study"] = {
         "parameters": {
             "file": {"type": "string", "default": "search/default.yaml"},
             "workers": {"type": "float", "default": 1},
             "storage": {"type": "string", "default": ""},
+            **on,
         },
-        "command": _with_code(experiment, "python -m attndistill study {file} -j {workers} --storage {storage}"),
+        "command": _with_code(
+            experiment, "python -m attndistill study {file} -j {workers} --storage {storage} --on {on}"
+        ),
     }
     name = "attndistill" if not _code(experiment) else f"attndistill-{experiment.name}"
     environment = {"python_env": f"{_code(experiment)}python_env.yaml"} if _in_working_copy(experiment) else {}

@@ -14,8 +14,11 @@ from pydantic import ValidationError
 
 from attndistill.config import Config, flat, nested, read_yaml, resolve
 from attndistill.config.rows import Row, RowsFile
+from attndistill.config.transfer import with_transfer_presets
+from attndistill.core.places import project_folder
 from attndistill.core.words import shown
-from attndistill.stages.layout import MODELS, Layout, project_folder
+from attndistill.stages.declaration import Item, Stage
+from attndistill.stages.layout import MODELS, Layout
 
 SETTINGS, ROWS = "params.yaml", "rows.yaml"
 DEFAULTS = Path(__file__).with_name(SETTINGS)  # the params.yaml at the top of the repository, also when installed
@@ -54,7 +57,10 @@ class Experiment:
     @property
     def layout(self) -> Layout:
         """Where its files lie."""
-        return Layout(self.folder, self.name)
+        sets = [layer.get("datasets") for layer in self.layers]
+        named = {name: one for found in sets if isinstance(found, Mapping) for name, one in found.items()}
+        own = [name for name, one in named.items() if isinstance(one, Mapping) and not one.keys() & {"data", "preset"}]
+        return Layout(self.folder, self.name, shared=frozenset(own))
 
     @property
     def project(self) -> Path:
@@ -70,10 +76,17 @@ class Experiment:
         """The configuration of one item: base, experiment, the item's row, the command line."""
         row = nested(self.rows[item].set) if item in self.rows else {}
         layers = [*self.layers, row, nested(overrides)]
+        layers += _teacher_as_it_is(self.folder, layers)
         try:
-            return resolve([*layers, *_teacher_as_it_is(self.folder, layers)])
+            return resolve([with_transfer_presets(layer) for layer in layers])
         except ValueError as error:
             raise ValueError(shown(error, 1000)) from None
+
+    def items(self, stage: Stage, config: Config, rows: Sequence[str] | None = None) -> tuple[Item, ...]:
+        """Everything that a stage works on here: of these rows, or of all."""
+        found = stage.items(tuple(self.rows) if rows is None else rows, tuple(config.downloads), tuple(config.datasets))
+        own = self.layout.shared if stage.over == "nothing" else frozenset()  # prepared with the experiment's own data
+        return tuple(item for item in found if item.data not in own)
 
     def changes(self, item: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """What differs from the defaults, dotted key -> value: by the experiment, the item's row, the command line."""
@@ -170,9 +183,10 @@ def _check_names(path: Path, file: RowsFile) -> None:
     for name in file.rows:
         if name in MODELS:
             raise ValueError(f"{path}: row name {name!r} is taken by a pre-trained model")
-        if not re.fullmatch("[A-Za-z0-9_-]+", name):
+        if not re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_-]*", name):
             raise ValueError(
-                f"{path}: row name {shown(name, 80)!r}; allowed: letters, digits, - and _ (it goes into dotted keys)"
+                f"{path}: row name {shown(name, 80)!r}; allowed: letters, digits, _ and, not at its beginning, - "
+                "(it goes into dotted keys and onto command lines)"
             )
     claimed = [name for claim in file.claims for name in (*claim.better, *claim.worse)]
     for kind, names, allowed in (

@@ -2,10 +2,10 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attndistill.config import Config
 from attndistill.core.artifacts import read_json
@@ -15,17 +15,29 @@ from attndistill.experiments import Experiment
 from attndistill.relock import in_declared_order
 from attndistill.stages import STAGES, Item, Stage
 from attndistill.stages.code import code_digest
+from attndistill.stages.finished import Finished
 from attndistill.tracking import Recorder
+from attndistill.tracking.call import call_of_dvc
+
+if TYPE_CHECKING:
+    from attndistill.stages.context import Context
 
 
-def run_stage(experiment: Experiment, stage: Stage, item: Item, overrides: Mapping[str, Any]) -> None:
-    """Run one stage on one item, in the experiment's folder.
+def run_stage(
+    experiment: Experiment,
+    stage: Stage,
+    item: Item,
+    overrides: Mapping[str, Any],
+    context_of: "Callable[..., Context] | None" = None,
+) -> None:
+    """Run one stage on one item, in the experiment's folder. Under DVC, what an engine has made is put in its place.
 
     Args:
         experiment: configuration and rows.
         stage: one of the declared stages.
         item: the model, row or download, and the data set.
         overrides: dotted key -> value, from the command line.
+        context_of: makes the stage's context, in place of `Context`.
 
     Raises:
         ValueError: an unknown item, a refused configuration, missing inputs.
@@ -37,6 +49,9 @@ def run_stage(experiment: Experiment, stage: Stage, item: Item, overrides: Mappi
     inputs = stage.inputs(experiment.layout, item)
     _check_inputs(experiment, stage, inputs, config)
     _check_pictured(experiment, config)
+    if os.environ.get("DVC_STAGE") and _taken(experiment, stage, item, config):
+        in_declared_order(experiment.folder, list(experiment.rows))
+        return
     with (
         chdir(experiment.folder),
         Recorder.open(
@@ -63,13 +78,27 @@ def run_stage(experiment: Experiment, stage: Stage, item: Item, overrides: Mappi
         if is_main and stale_lock(experiment, stage, code):
             note = f"{LOCK} is of other code than this: run `attndistill drivers`, so that dvc repro knows"
             print(f"attndistill: note: {note}", file=sys.stderr)
-        context = Context(config, experiment.layout, stage.name, item, experiment.file, recorder, is_main, code)
+        context = (context_of or Context)(
+            config, experiment.layout, stage.name, item, experiment.file, recorder, is_main, code
+        )
         if is_main:
             _note_imitated(config, stage.name)
             check_inputs(context, stage, inputs)
         stage.run(context)
     if is_main and os.environ.get("DVC_STAGE"):
         in_declared_order(experiment.folder, list(experiment.rows))
+
+
+def _taken(experiment: Experiment, stage: Stage, item: Item, config: Config) -> bool:
+    """Whether an engine's workers have made this already; a forced run computes all the same."""
+    finished = Finished(experiment.layout, stage, item, config, experiment.file)
+    call = call_of_dvc() if finished.folder.exists() else None
+    if not finished.folder.exists() or (call and {"-f", "--force"} & set(call.command.split())):
+        return False
+    if not finished.take(finished.key(), last=True):
+        return False
+    print(f"{stage.name} {item.label}: finished before by an engine's worker; nothing is computed".replace(" :", ":"))
+    return True
 
 
 def check_item(experiment: Experiment, stage: Stage, item: Item, overrides: Mapping[str, Any]) -> Config:
@@ -89,14 +118,16 @@ def check_item(experiment: Experiment, stage: Stage, item: Item, overrides: Mapp
             f"{stage.name}: unknown data set {item.data!r}; allowed: {', '.join(config.datasets) or 'none here'} "
             "(the section `datasets`)"
         )
+    if item not in experiment.items(stage, config):
+        raise ValueError(f"{stage.name}: {item.data!r} is the experiment's own images; allowed: without --data")
     return config
 
 
 def maker_of(experiment: Experiment, path: Path) -> str | None:
     """The command that makes a file or folder; None where no stage does."""
-    rows, config = tuple(experiment.rows), experiment.config("", {})
+    config = experiment.config("", {})
     for stage in STAGES.values():
-        for item in stage.items(rows, tuple(config.downloads), tuple(config.datasets)):
+        for item in experiment.items(stage, config):
             if any(path == made or path in made.parents for made in stage.outputs(experiment.layout, item)):
                 return command_of(stage, item)
     return None
@@ -143,12 +174,8 @@ def _check_inputs(experiment: Experiment, stage: Stage, inputs: Sequence[Path], 
 
 def every_stage(experiment: Experiment, overrides: Mapping[str, Any]) -> list[tuple[Stage, Item]]:
     """Every stage on every item, in order."""
-    rows, config = tuple(experiment.rows), experiment.config("", overrides)
-    return [
-        (stage, item)
-        for stage in STAGES.values()
-        for item in stage.items(rows, tuple(config.downloads), tuple(config.datasets))
-    ]
+    config = experiment.config("", overrides)
+    return [(stage, item) for stage in STAGES.values() for item in experiment.items(stage, config)]
 
 
 def run_pipeline(experiment: Experiment, overrides: Mapping[str, Any]) -> None:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from attndistill.config import Pretrain
     from attndistill.evaluations.classifiers import ProbeData
 
-# C and iterations of the curve's logistic probe; the curve is shown, nothing is chosen by it
-PROBE_STRENGTH, PROBE_ITERATIONS = 1.0, 100
+# the curve's logistic probe; the curve is shown, nothing is chosen by it
+PROBE = {"strengths": [1.0], "tolerance": 1e-4}
 
 
 def pretrain_encoder(
@@ -59,6 +59,6 @@ def _probe_curve(options: "Pretrain", features: Any) -> Evaluate:
         if epoch % options.probe_every and epoch != options.recipe.epochs:
             return None
         data: ProbeData = features()
-        return {"probe_top1": logistic(data, strengths=[PROBE_STRENGTH], max_iterations=PROBE_ITERATIONS).top1}
+        return {"probe_top1": logistic(data, **PROBE).top1}
 
     return evaluate

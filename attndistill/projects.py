@@ -17,6 +17,7 @@ from attndistill.drivers import write_drivers
 from attndistill.experiments import open_experiment
 from attndistill.models.sizes import PRESETS, describe
 
+_PLOTS = Path(__file__).with_name("dvc-plots.html")
 _LOOKED_AT = 200  # photos whose headers are read, spread over all
 _MOST_BYTES = 2**31  # of a photo
 _CACHE = 20e9  # bytes of stored answers from which the teacher runs inside the step in their place
@@ -234,6 +235,10 @@ def _set_up_dvc(folder: Path) -> None:
         if done.returncode:
             said = " ".join((done.stderr or done.stdout).split())[:300]
             raise ValueError(f"{' '.join(command[-4:])} failed ({shown(said, 300)}); allowed: --no-dvc")
+    # `dvc plots` draws the curves of every revision on one axis, offline: DVC's own page loads a library
+    (folder / ".dvc" / _PLOTS.name).write_bytes(_PLOTS.read_bytes())
+    with (folder / ".dvc" / "config").open("a", encoding="utf-8") as config:
+        config.write(f"[plots]\n    html_template = {_PLOTS.name}\n")
 
 
 def _params(photos: Photos, told: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from attndistill.core.artifacts import write_json, write_text
-from benchmarks import cache, data, heads, kernels, probes, search, startup, step
+from benchmarks import cache, data, engine, heads, kernels, probes, search, startup, step
 from benchmarks.configurations import CONFIGURATIONS
 from benchmarks.machine import describe
 from benchmarks.tables import comparison_page
@@ -36,6 +36,7 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     ),
     "kernels": lambda repeats: kernels.measure(repeats=repeats),
     "startup": lambda repeats: startup.measure(repeats=repeats),
+    "engine": lambda repeats: {"toy rows": engine.measure(rows=48, repeats=min(repeats, 3))},
     "search": lambda repeats: {
         "toy size": search.measure(
             experiment="experiments/smoke", trials=20, separate=min(repeats, 3), pipelines=min(repeats, 3)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attndistill.evaluations.classifiers import LabelledFeatures, knn_scores, logistic_scores, top_k
+from attndistill.evaluations.classifiers import Fit, LabelledFeatures, knn_scores, logistic_scores, top_k
 from benchmarks.timing import compared, interleaved
 
 NEIGHBOURS = [10, 20, 100, 200]
@@ -116,7 +116,7 @@ def package(train: LabelledFeatures, test: LabelledFeatures, classes: int, ks: S
 def _path(
     train: LabelledFeatures, test: LabelledFeatures, classes: int, strengths: list[float], iterations: int
 ) -> object:
-    return logistic_scores(train, test, classes, strengths, iterations)
+    return logistic_scores(train, test, classes, Fit(strengths, iterations))
 
 
 def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -38,11 +38,11 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         clone = prepared or _cloned(Path(folder) / "shared")
         for command in [] if prepared else _PREPARATION:
-            _timed(clone, experiment, command)
+            timed(clone, experiment, command)
         file = Path(folder) / "study.yaml"
         YAML().dump(_study(trials), file)
         storage = ["--storage", f"{folder}/studies.journal", "--artifacts", f"{folder}/artifacts"]
-        study = _timed(clone, experiment, ["study", str(file), *storage])
+        study = timed(clone, experiment, ["study", str(file), *storage])
         runs = {"distill and probe": [_student(clone, experiment, number) for number in range(separate)]}
         if pipelines:
             runs["pipeline in its own clone"] = [
@@ -82,7 +82,7 @@ def _study(trials: int) -> dict[str, Any]:
 def _student(clone: Path, experiment: str, number: int) -> float:
     varied = ["--seeds", f"[{_SEED}]", "--distill.lambda", str(0.1 + 0.1 * number)]
     return sum(
-        _timed(clone, experiment, [*command, *varied])
+        timed(clone, experiment, [*command, *varied])
         for command in (["distill", "--row", _ROW], ["probe", "--model", _ROW])
     )
 
@@ -91,7 +91,7 @@ def _pipeline(folder: Path, experiment: str, number: int) -> float:
     varied = ["--seeds", f"[{_SEED}]", "--distill.lambda", str(0.1 + 0.1 * number)]
     start = time.perf_counter()
     clone = _cloned(folder)
-    return time.perf_counter() - start + _timed(clone, experiment, ["pipeline", *varied])
+    return time.perf_counter() - start + timed(clone, experiment, ["pipeline", *varied])
 
 
 def _cloned(folder: Path) -> Path:
@@ -99,7 +99,7 @@ def _cloned(folder: Path) -> Path:
     return folder
 
 
-def _timed(clone: Path, experiment: str, words: list[str]) -> float:
+def timed(clone: Path, experiment: str, words: list[str]) -> float:
     """Seconds of one command, a process of its own on the clone's own code."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_", "ATTNDISTILL_"))}
     start = time.perf_counter()

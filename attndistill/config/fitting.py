@@ -14,11 +14,18 @@ def check_fit(config: "Config") -> None:
     _guidable(config)
     _answerable(config)
     _divisible(config)
-    if config.probe.projector_layer > config.distill.projector_depth:
-        raise ValueError(
-            f"probe.projector_layer {config.probe.projector_layer}; allowed: 0 to distill.projector_depth "
-            f"{config.distill.projector_depth}"
-        )
+    for name in ("", *config.datasets):
+        layer = config.probe_of(name).projector_layer
+        if layer > config.distill.projector_depth:
+            raise ValueError(
+                f"{_probe(name)}.projector_layer {layer}; allowed: 0 to distill.projector_depth "
+                f"{config.distill.projector_depth}"
+            )
+
+
+def _probe(data: str) -> str:
+    """The section's name for a data set."""
+    return f"datasets.{data}.probe" if data else "probe"
 
 
 def _viewable(config: "Config") -> None:
@@ -68,13 +75,14 @@ def _answerable(config: "Config") -> None:
 def _divisible(config: "Config") -> None:
     """A batch is cut into whole micro-batches; how many ranks share it, only the run knows."""
     recipes = {"pretrain": config.pretrain.recipe, "distill": config.distill.recipe}
-    for name, options in config.probe:  # of an evaluation that trains
-        recipe, group = getattr(options, "recipe", None), getattr(options, "statistics", 1)
-        recipes |= {f"probe.{name}": recipe} if recipe else {}
-        if recipe and recipe.batch_size % group:
-            raise ValueError(
-                f"probe.{name}: recipe.batch_size {recipe.batch_size} is no multiple of statistics {group}"
-            )
+    for data in ("", *(name for name, one in config.datasets.items() if one.probe)):
+        for name, options in config.probe_of(data):  # of an evaluation that trains
+            recipe, group = getattr(options, "recipe", None), getattr(options, "statistics", 1)
+            recipes |= {f"{_probe(data)}.{name}": recipe} if recipe else {}
+            if recipe and recipe.batch_size % group:
+                raise ValueError(
+                    f"{_probe(data)}.{name}: recipe.batch_size {recipe.batch_size} is no multiple of statistics {group}"
+                )
     for name, recipe in recipes.items():
         size = config.runtime.micro_batch_size
         if size and recipe.batch_size % size:

@@ -4,22 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attndistill.core.words import shown
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML 1.2 mapping, as DVC reads it. Raises ValueError naming the file and line."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from attndistill.core.plain_yaml import read_plain_yaml
 
-    try:
-        value = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    value = read_plain_yaml(path)
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a mapping, not {type(value).__name__}")
+        raise ValueError(f"{shown(path)} must hold a mapping, not {type(value).__name__}")
     return value
 
 

@@ -2,7 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from attndistill.evaluations import evaluations
 
 
 class _Strict(BaseModel):
@@ -16,11 +18,25 @@ class Paper(_Strict):
     top5: float | None
 
 
+def _known_figure(key: str) -> str:
+    """A figure's name, of a further data set with '@' and its name behind. Raises ValueError."""
+    allowed = [one.key(figure) for one in evaluations().values() for figure in one.figures]
+    if key.partition("@")[0] not in allowed:
+        raise ValueError(f"{key!r}; allowed: {', '.join(allowed)}, each with @ and a data set's name behind it")
+    return key
+
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+# what the paper or the authors of a teacher print, figure -> percent; only what was read
+Published = dict[Annotated[str, AfterValidator(_known_figure)], Percent]
+
+
 class Model(_Strict):
     """What is printed of a pre-trained model; None keeps the report's own label."""
 
     label: str | None = Field(default=None, min_length=1)
     paper: Paper | None = None
+    published: Published = {}
 
 
 class Row(_Strict):
@@ -29,6 +45,7 @@ class Row(_Strict):
     label: str = Field(min_length=1)
     group: str = ""
     paper: Paper | None = None
+    published: Published = {}
     set: dict[str, Any]
 
 

@@ -3,11 +3,12 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model, field_validator, model_validator
+from pydantic import Field, ValidationError, create_model, field_validator, model_validator
 
 from attndistill.config.fitting import check_fit
+from attndistill.config.layers import overlay
 from attndistill.config.method import Distill, Targets
-from attndistill.core.artifacts import digest_of
+from attndistill.core.artifacts import digest_of, first_problem
 from attndistill.core.sections import Count, Positive, PositiveFloat, Section, Share, Weight, fields_of, variant
 from attndistill.data import DATASETS
 from attndistill.evaluations import EVALUATIONS, evaluations
@@ -200,10 +201,16 @@ class Runtime(Section):
 
 
 class JudgedOn(Section):
-    """A further data set to judge models on: given is what differs from `data` and `views`."""
+    """A further data set to judge models on: given is what differs from `data`, `views` and `probe`.
 
+    `preset` names the transfer set that it starts from. One that gives no `data` is the experiment's own images,
+    judged in another way (few labels).
+    """
+
+    preset: str | None = None
     data: Data
     views: Views
+    probe: dict[str, Any] = Field(default_factory=dict)
 
 
 class Config(Section):
@@ -251,6 +258,20 @@ class Config(Section):
     def views_of(self, name: str) -> Views:
         """The section `views` of a data set."""
         return self.datasets[name].views if name else self.views
+
+    def probe_of(self, name: str) -> Any:
+        """The section `probe` of a data set; raises ValueError for one that is refused."""
+        given = self.datasets[name].probe if name else {}
+        if not given:
+            return self.probe
+        try:
+            return Probes.model_validate(overlay(self.probe.plain(), given))
+        except ValidationError as error:
+            raise ValueError(f"datasets.{name}.probe.{first_problem(error)}") from None
+
+    def judging(self, name: str) -> "Config":
+        """The configuration of whatever judges models on a data set: `probe` is as it is there."""
+        return self.model_copy(update={"probe": self.probe_of(name)})
 
     def digest(self, *sections: str) -> str:
         """SHA-256 of the named sections ("distill", "views", ...): what a result depends on."""

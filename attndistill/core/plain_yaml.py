@@ -67,11 +67,18 @@ def plain_yaml(text: str, place: str, most: Bounds = BY_HAND) -> Any:
         _measure(root, {}, 0, most)
         return yaml.constructor.construct_document(root)
     except YAMLError as error:
-        raise ValueError(f"{shown(place)} is not valid YAML: {shown(' '.join(str(error).split()))}") from None
+        raise ValueError(f"{shown(place)} is not valid YAML: {shown(_fault(error))}") from None
     except RecursionError:
         raise ValueError(f"{shown(place)}: {_TOO_DEEP}") from None
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:  # of a date, a number, a tag
         raise ValueError(f"{shown(place)} cannot be read: {shown(error)}") from None
+
+
+def _fault(error: Any) -> str:
+    """What is wrong, and in which line where that is known; without the file's lines and advice for programmers."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    text = " ".join(str(problem or error).split())
+    return f"{text} (line {mark.line + 1})" if problem and mark else text
 
 
 def _measure(node: Any, sizes: dict[int, int], depth: int, most: Bounds) -> int:

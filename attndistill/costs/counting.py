@@ -34,10 +34,10 @@ def counted(loss: Callable[[int], Tensor], precision: str, *modules: nn.Module) 
 def _whole(loss: Callable[[int], Tensor], images: int, precision: str, modules: Sequence[nn.Module]) -> tuple[int, int]:
     """(FLOPs, bytes saved) of so many images, the modules' own tensors left out."""
     own = set().union(*map(_storages, modules))
-    saved: dict[int, int] = {}
+    saved: dict[int, torch.UntypedStorage] = {}  # alive to the end: the address of a freed one may be another's
 
     def keep(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 
     counter = FlopCounterMode(display=False)
@@ -46,7 +46,7 @@ def _whole(loss: Callable[[int], Tensor], images: int, precision: str, modules: 
         with half, sdpa_kernel(SDPBackend.MATH), saved_tensors_hooks(keep, lambda tensor: tensor):
             value = loss(images)
         value.backward()
-    return counter.get_total_flops(), sum(size for storage, size in saved.items() if storage not in own)
+    return counter.get_total_flops(), sum(kept.nbytes() for address, kept in saved.items() if address not in own)
 
 
 class Alive(TorchDispatchMode):

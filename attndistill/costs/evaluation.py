@@ -34,24 +34,33 @@ _FLOAT32, _FLOAT64 = 4, 8  # bytes
 
 def probe(item: Item, config: Config, plan: Plan) -> Estimate:
     """Of k-NN and logistic regression, and of the linear probe where one is asked for."""
+    config = _as_judged(config, item)
     reading = backbone_reading(config, sizes_of(item, config))
     lines = {
         "features": flops_an_image(reading.flops),
         "memory": reading_memory(reading, config.runtime.evaluation_batch_size),
     }
-    flops = 0.0
+    flops, host, seeds = 0.0, 0.0, seeds_of(item, config)
     if plan.images is None or plan.test_images is None:
         lines["in all"] = _unknown(plan)
     else:
-        flops = float(reading.flops) * (plan.images + plan.test_images) * seeds_of(item, config)
-        lines |= _on_the_cpu(_width(item, config), config, plan.images, plan.test_images, plan)
-        lines["in all"] = f"{plan.images + plan.test_images:,} images{_each(item, config)}, {hours(flops, plan)}"
+        flops = float(reading.flops) * (plan.images + plan.test_images) * seeds
+        told, each = _on_the_cpu(_width(item, config), config, plan.images, plan.test_images, plan)
+        lines, host = {**lines, **told}, float(each) * seeds
+        took = hours(flops, plan, host, seeds)
+        lines["in all"] = f"{plan.images + plan.test_images:,} images{_each(item, config)}, {took}"
     for name, options in config.probe:
         evaluation = evaluations().get(name) if options is not None else None
         if evaluation and not (evaluation.on == "pair" and item.name in MODELS):  # those learned of no teacher
             trained = _trained(evaluation, reading, options, item, config, plan)
             lines, flops = {**lines, **trained.lines}, flops + trained.flops
-    return Estimate(lines, flops)
+    return Estimate(lines, flops, host, seeds)
+
+
+def _as_judged(config: Config, item: Item) -> Config:
+    """The configuration with the data set's own views, data and probes in the place of the experiment's."""
+    changes = {"views": config.views_of(item.data), "data": config.data_of(item.data)}
+    return config.judging(item.data).model_copy(update=changes)
 
 
 def _width(item: Item, config: Config) -> int:
@@ -61,23 +70,29 @@ def _width(item: Item, config: Config) -> int:
     return projected_width(config)
 
 
-def _on_the_cpu(width: int, config: Config, images: int, test_images: int, plan: Plan) -> dict[str, str]:
-    """k-NN's products and votes, the regression's passes over the features; one seed."""
+def _on_the_cpu(width: int, config: Config, images: int, test_images: int, plan: Plan) -> tuple[dict[str, str], int]:
+    """k-NN's products and votes, the regression's passes over the features, as far as turned on, and their FLOPs."""
     labelled = round(images * (config.probe.labels.fraction or 1))
     held_out = round(labelled * config.data.validation_fraction)
-    bank, values = labelled - held_out, len(config.probe.logistic.strengths)
-    knn = 2 * width * (held_out * bank + test_images * labelled)
-    lines = {"k-NN": f"{scaled(knn)}FLOPs on the CPU, a seed"}
+    bank, knn, regression = labelled - held_out, config.probe.knn, config.probe.logistic
+    lines, most, flops = {}, 0, 0
+    if knn is not None:
+        flops = 2 * width * (held_out * bank + test_images * labelled)
+        lines["k-NN"] = f"{scaled(flops)}FLOPs on the CPU, a seed"
     if plan.classes is None:
-        return {**lines, "regression": f"classes {known(None, '--classes')}"}
-    passes = config.probe.logistic.max_iterations * values * (labelled + (bank if values > 1 else 0))
-    lines["regression"] = f"at most {scaled(4 * width * plan.classes * passes)}FLOPs on the CPU, a seed"
-    features = (images + test_images) * width * _FLOAT32
+        return {**lines, "regression": f"classes {known(None, '--classes')}"}, flops
     row = plan.classes * _FLOAT64  # of votes or of probabilities
-    votes = (held_out + test_images) * row * len(config.probe.knn.neighbours)
-    regression = 2 * labelled * width * _FLOAT64 + max(held_out, test_images) * row * values
-    told = f"{scaled(features)}B features + at most {scaled(max(votes, regression))}B votes or probabilities"
-    return {**lines, "host memory": told}
+    if knn is not None:
+        most = (held_out + test_images) * row * len(knn.neighbours)
+    if regression is not None:
+        values = len(regression.strengths)
+        passes = regression.max_iterations * values * (labelled + (bank if values > 1 else 0))
+        fitting = 4 * width * plan.classes * passes
+        lines["regression"], flops = f"at most {scaled(fitting)}FLOPs on the CPU, a seed", flops + fitting
+        most = max(most, 2 * labelled * width * _FLOAT64 + max(held_out, test_images) * row * values)
+    features = (images + test_images) * width * _FLOAT32
+    told = f"{scaled(features)}B features + at most {scaled(most)}B votes or probabilities"
+    return {**lines, "host memory": told}, flops
 
 
 def _trained(
@@ -97,6 +112,10 @@ def _trained(
     else:
         curve = PER_EPOCH if evaluation.name in ("linear_dino", "linear_ibot") else PER_STEP
         trained = estimate_training(reading.flops, recipe, config, plan, item, curve)
+        if views := getattr(options, "views", None):
+            read = trained.flops * min(1.0, views / recipe.epochs)
+            said = {"in all": f"{views} views of an image stored and replayed, {hours(read, plan)}"} if read else {}
+            trained = replace(trained, lines={**trained.lines, **said}, flops=read)
         memory = reading_memory(reading, micro_batch(recipe, config))
     names = {
         "step": f"{name} probe",
@@ -104,8 +123,8 @@ def _trained(
         "schedule": f"{name} steps",
         "in all": f"{name} in all",
     }
-    return Estimate(
-        {f"{name} memory": memory, **{names[key]: text for key, text in trained.lines.items()}}, trained.flops
+    return replace(
+        trained, lines={f"{name} memory": memory, **{names[key]: text for key, text in trained.lines.items()}}
     )
 
 
@@ -123,8 +142,10 @@ def _fine_tuned(reading: Reading, options: Any, item: Item, config: Config, plan
     if judged is not None and plan.test_images is not None:
         times = -(-recipe.epochs // options.evaluate_every)
         flops += float(reading.flops) * (judged + plan.test_images) * times * rates * seeds_of(item, config)
-        lines["in all"] = f"{rates} rates{_each(item, config)}, judged {times:,} times each, {hours(flops, plan)}"
-    return Estimate(lines, flops), training_memory(step, recipe, config)
+        lines["in all"] = (
+            f"{rates} rates{_each(item, config)}, judged {times:,} times each, {hours(flops, plan, models=one.models)}"
+        )
+    return Estimate(lines, flops, models=one.models), training_memory(step, recipe, config)
 
 
 def attention(item: Item, config: Config, plan: Plan) -> Estimate:
@@ -146,7 +167,8 @@ def attention(item: Item, config: Config, plan: Plan) -> Estimate:
         kept += _row_of_maps(config.student.plain(), config) * min(2, len(config.seeds))
     pictures = "pictures not counted" if pictured is None else f"{scaled(pictured * _pixels(config))}B pictures"
     lines["host memory"] = f"{scaled(kept * plan.test_images)}B maps + {pictures}"
-    return Estimate({**lines, "in all": f"{plan.test_images:,} images, {hours(flops, plan)}"}, flops)
+    lines["in all"] = f"{plan.test_images:,} images, {hours(flops, plan, models=seeds)}"
+    return Estimate(lines, flops, models=seeds)
 
 
 def report(item: Item, config: Config, plan: Plan) -> Estimate:

@@ -97,12 +97,32 @@ def distillation_step(config: Config) -> Step:
     )
 
 
+def student_flops(image_size: int, sizes: Sizes) -> int:
+    """One image forward and backward through a student of these sizes, its class token and its attention read."""
+    student = _vit(image_size, dict(sizes))
+
+    def loss(images: int) -> Tensor:
+        read = read_fields(student, _images(images, image_size), ("log_attention",))
+        assert read.log_attention is not None
+        return read.cls_token.sum() + read.log_attention.sum()
+
+    return counted(loss, "fp32", student)[0]
+
+
 def fine_tuning_step(config: Config, sizes: Mapping[str, Any], pooled: bool, classes: int, precision: str) -> Step:
     """Of fine-tuning a backbone of these sizes under a head for so many classes."""
-    size, nothing = config.views.image_size, Regularisation(0.0, 0.0, 0.0, 0.0, 2)
+    step = _tuned(config.views.image_size, _hashable(sizes), pooled, precision)
+    width = int(sizes["embed_dim"])  # of a class: a product forward, two backward, a row of weights and a bias
+    more = classes - 1
+    return replace(step, flops=step.flops + 6 * width * more, trained=step.trained + (width + 1) * more)
+
+
+@cache
+def _tuned(image_size: int, sizes: Sizes, pooled: bool, precision: str) -> Step:
+    """With a head for one class."""
     with torch.device("meta"):
-        task = FineTuning(_vit(size, sizes), classes, 0, nothing, pooled=pooled)
-    flops, kept = counted(lambda images: task.logits(_images(images, size)).sum(), precision, task)
+        task = FineTuning(_vit(image_size, dict(sizes)), 1, 0, Regularisation(0.0, 0.0, 0.0, 0.0, 2), pooled=pooled)
+    flops, kept = counted(lambda images: task.logits(_images(images, image_size)).sum(), precision, task)
     return Step(flops, _parameters(task), kept)
 
 

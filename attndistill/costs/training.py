@@ -4,12 +4,13 @@ Memory is of weights, optimizer and what images keep; the allocator's own waste 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from attndistill.config import Config
+from attndistill.costs.machine import Machine, lasting
 from attndistill.costs.models import (
     Reading,
     Step,
@@ -38,7 +39,8 @@ class Plan:
         images: of train.
         test_images: of test.
         classes: of both.
-        tflops: sustained, 10^12 operations a second.
+        tflops: sustained, 10^12 operations a second; None: those of this machine, which is measured.
+        machine: as it was measured.
         models: lines of the report's table.
         pictured: model -> configuration, of those whose maps the report shows.
     """
@@ -46,17 +48,20 @@ class Plan:
     images: int | None
     test_images: int | None
     classes: int | None
-    tflops: float
+    tflops: float | None
+    machine: Machine | None = None
     models: int = 0
     pictured: Mapping[str, Config] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is printed of a stage, name -> text, and its FLOPs in all (0 where not estimated)."""
+    """What is printed of a stage, name -> text; its FLOPs in all on device and host (0: not estimated); its models."""
 
     lines: Mapping[str, str]
     flops: float = 0.0
+    host: float = 0.0
+    models: int = 1
 
 
 def prepare(item: Item, config: Config, plan: Plan) -> Estimate:
@@ -81,7 +86,7 @@ def pretrain(item: Item, config: Config, plan: Plan) -> Estimate:
     step, recipe = masked_autoencoding_step(config, sizes), config.pretrain.recipe
     trained = estimate_training(step.flops, recipe, config, plan, item)
     lines = {"encoder": _model(config, sizes), "memory": training_memory(step, recipe, config)}
-    return Estimate({**lines, **trained.lines}, trained.flops)
+    return replace(trained, lines={**lines, **trained.lines})
 
 
 def _self_check(config: Config) -> dict[str, str]:
@@ -121,7 +126,7 @@ def distill(item: Item, config: Config, plan: Plan) -> Estimate:
     if live is not None:
         memory = reading_memory(live, micro_batch(recipe, config))
         lines["live teacher"] = f"{flops_an_image(live.flops)} of the step's; {memory}, before the student's turn"
-    return Estimate({**lines, **trained.lines}, trained.flops)
+    return replace(trained, lines={**lines, **trained.lines})
 
 
 def estimate_training(
@@ -144,7 +149,8 @@ def estimate_training(
     seeds = seeds_of(item, config)
     each = f" for each of {seeds} seeds" if seeds > 1 else ""
     total = float(flops) * batch * steps * seeds
-    return Estimate({**lines, "in all": f"{steps:,} steps{each}, {hours(total, plan)}"}, total)
+    lines["in all"] = f"{steps:,} steps{each}, {hours(total, plan, models=seeds)}"
+    return Estimate(lines, total, models=seeds)
 
 
 def training_memory(step: Step, recipe: Recipe, config: Config) -> str:
@@ -182,8 +188,11 @@ def _execution(config: Config) -> Execution:
     return Execution(torch.device("cpu"), micro_batch_size=config.runtime.micro_batch_size)
 
 
-def hours(flops: float, plan: Plan) -> str:
-    """How long so many operations take."""
+def hours(flops: float, plan: Plan, host: float = 0.0, models: int = 1) -> str:
+    """How long so many operations take, of which `host` on the CPU is counted for this machine alone."""
+    if plan.machine is not None:
+        return f"{flops:.2e} FLOPs, {lasting(plan.machine.seconds(flops, host, models))} on this machine"
+    assert plan.tflops is not None
     seconds = flops / (plan.tflops * 1e12)
     time = f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds:,.1f} seconds"
     return f"{flops:.2e} FLOPs, estimated {time} at {plan.tflops:g} TFLOP/s sustained"

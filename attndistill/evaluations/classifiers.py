@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from attndistill.core.progress import say
 from attndistill.evaluations import EVALUATIONS
 
 Scores = NDArray[np.float64]
@@ -122,13 +123,17 @@ def logistic(
     *,
     strengths: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [0.01, 0.1, 1.0, 10.0, 100.0],  # noqa: B006
     max_iterations: Annotated[int, Field(gt=0)] = 1000,
+    tolerance: Annotated[float, Field(gt=0)] = 1e-7,
 ) -> ProbeResult:
     """Multinomial logistic regression (L-BFGS, L2) on features standardised by train's mean and deviation.
 
-    C is chosen on the validation part of train; the final fit uses all of train. Each C starts from the last one's
-    solution, weakest first. A fit that `max_iterations` ends is taken as it is: that too is the protocol.
+    C is chosen on the validation part of train; the final fit uses all of train. Each C is fitted until no component
+    of its objective's gradient (mean loss + |weights|^2 / (2 n C)) is above `tolerance`; it starts from the last one's
+    solution, the smallest C first, which changes the time and not the fit. Version 1 stopped at 1e-4: at a large C the
+    start passed for a fit, so its figure was that of the C before.
     """
-    return _regression(data, "logistic/standardised-lbfgs-v1", strengths, max_iterations, unit=False)
+    fit = Fit(strengths, max_iterations, tolerance, unit=False)
+    return _regression(data, "logistic/standardised-lbfgs-v2", fit)
 
 
 @EVALUATIONS.register("logistic_mairal", title="Logistic regression (DINO)")
@@ -145,56 +150,65 @@ def logistic_mairal(
         100.0,
     ],
     max_iterations: Annotated[int, Field(gt=0)] = 1000,
+    tolerance: Annotated[float, Field(gt=0)] = 1e-7,
 ) -> ProbeResult:
     """Multinomial logistic regression as DINO, iBOT and Mugs report it: features of unit length, no intercept.
 
     It minimises the mean loss + lambda / (2 n) |weights|^2, so C is 1 / lambda whatever n; lambda is about 0.1. (iBOT's
     script lost the division by n: its objective stays at ln(classes).) The default strengths are Mugs' grid.
     """
-    return _regression(data, "logistic/dino-mairal-v1", strengths, max_iterations, unit=True)
+    return _regression(data, "logistic/dino-mairal-v2", Fit(strengths, max_iterations, tolerance, unit=True))
 
 
-def _regression(
-    data: ProbeData, protocol: str, strengths: list[float], max_iterations: int, *, unit: bool
-) -> ProbeResult:
+@dataclass(frozen=True)
+class Fit:
+    """How logistic regression is fitted.
+
+    Attributes:
+        strengths: the values of C.
+        max_iterations: of L-BFGS, for each C; a fit that they end is reported and taken as it is.
+        tolerance: largest component of the objective's gradient at which a fit has ended.
+        unit: features of length 1 and no intercept; else standardised features and an intercept.
+    """
+
+    strengths: list[float]
+    max_iterations: int = 1000
+    tolerance: float = 1e-7
+    unit: bool = False
+
+
+def _regression(data: ProbeData, protocol: str, fit: Fit) -> ProbeResult:
     """C is chosen on the validation part of train, the smaller of equals; the final fit uses all of train."""
-    ordered, chosen = sorted(strengths), strengths[0]
-    if len(strengths) > 1:
+    chosen = fit.strengths[0]
+    if len(fit.strengths) > 1:
         fit_part, held_out = data.split_train()
-        candidates = logistic_scores(fit_part, held_out, data.classes, ordered, max_iterations, unit=unit)
+        candidates = logistic_scores(fit_part, held_out, data.classes, fit)
         chosen = max(candidates, key=lambda c: (top_k(candidates[c], held_out.labels, 1), -c))
-    final = logistic_scores(data.train, data.test, data.classes, ordered, max_iterations, unit=unit)
+    final = logistic_scores(data.train, data.test, data.classes, fit)
     sweep = {repr(c): top_k(scores, data.test.labels, 1) for c, scores in final.items()}
     top5 = top_k(final[chosen], data.test.labels, 5)
     return ProbeResult(protocol, sweep[repr(chosen)], top5, {"C": chosen}, sweep)
 
 
-def logistic_scores(
-    train: LabelledFeatures,
-    queries: LabelledFeatures,
-    classes: int,
-    strengths: list[float],
-    max_iterations: int,
-    *,
-    unit: bool = False,
-) -> dict[float, Scores]:
-    """C -> (queries, classes) probabilities; each fit starts from the one before.
-
-    `unit` takes features of length 1 and no intercept; else they are standardised, with an intercept.
-    """
+def logistic_scores(train: LabelledFeatures, queries: LabelledFeatures, classes: int, fit: Fit) -> dict[float, Scores]:
+    """C -> (queries, classes) probabilities, smallest C first."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import Normalizer, StandardScaler
     from threadpoolctl import threadpool_limits
 
-    scaler = (Normalizer() if unit else StandardScaler()).fit(train.features.astype(np.float64))
+    scaler = (Normalizer() if fit.unit else StandardScaler()).fit(train.features.astype(np.float64))
     features, unseen = (scaler.transform(part.features.astype(np.float64)) for part in (train, queries))
-    model = LogisticRegression(max_iter=max_iterations, warm_start=True, fit_intercept=not unit)
+    model = LogisticRegression(
+        max_iter=fit.max_iterations, tol=fit.tolerance, warm_start=True, fit_intercept=not fit.unit
+    )
     scores = {}
-    for strength in strengths:
+    for strength in sorted(fit.strengths):
         with threadpool_limits(1 if features.size < _SMALL else None), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # max_iterations is the protocol's
+            warnings.simplefilter("ignore", ConvergenceWarning)  # said in our words
             model.set_params(C=strength).fit(features, train.labels)
+        if model.n_iter_.max() >= fit.max_iterations:
+            say(f"logistic regression: C {strength:g} ended after {fit.max_iterations} iterations, above its tolerance")
         table = np.full((len(unseen), classes), -np.inf)
         table[:, model.classes_] = model.predict_proba(unseen)
         scores[strength] = table

@@ -6,6 +6,7 @@ would have said is reported beside it. The authors publish the best epoch *on te
 protocol name of its own. A rate is times the recipe's, which is named for 256 images as everywhere.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -27,23 +28,46 @@ from attndistill.training.loop import History
 from attndistill.training.optimizers import RateCurve
 from attndistill.training.recipe import Recipe
 
-_VALIDATION, _TEST, _TEST5 = "validation_top1", "test_top1", "test_top5"  # curves
+# curves, and how a point of one is named in the sweep
+_VALIDATION, _TEST, _TEST5, _AVERAGE = "validation_top1", "test_top1", "test_top5", "average_test_top1"
+_TOLD = {_TEST: "", _VALIDATION: ", validation", _AVERAGE: ", averaged weights"}
 
 
 @dataclass(frozen=True)
 class _Published:
-    """What a protocol fixes, and the settings it has where null is given."""
+    """What a protocol fixes, and the settings it has where null is given.
+
+    Attributes:
+        drop_path: width of a model from which on -> chance, the narrowest first.
+        ema_decay: of the average of the weights that it keeps; 0: it keeps none.
+    """
 
     curve: RateCurve
     layer_decay: float
     repeats: int
+    drop_path: Mapping[int, float]
     pooled: bool = False
+    ema_decay: float = 0.0
+
+    def drop_path_of(self, width: int) -> float:
+        """For a model of this width: S, B, L and H have 384, 768, 1024 and 1280."""
+        return [chance for least, chance in self.drop_path.items() if width >= least][-1]
 
 
 PUBLISHED = {
-    "deit-v1": _Published(RateCurve(start=1e-6, lowest=1e-5, per_epoch=True, whole=True), layer_decay=1.0, repeats=3),
-    "beit-ld-v1": _Published(RateCurve(lowest=1e-6), layer_decay=0.75, repeats=1),
-    "mae-v1": _Published(RateCurve(lowest=1e-6), layer_decay=0.65, repeats=1, pooled=True),
+    "deit-v1": _Published(
+        RateCurve(start=1e-6, lowest=1e-5, per_epoch=True, whole=True),
+        layer_decay=1.0,
+        repeats=3,
+        drop_path={0: 0.1},
+        ema_decay=0.99996,
+    ),
+    "beit-ld-v1": _Published(
+        RateCurve(lowest=1e-6), layer_decay=0.75, repeats=1, drop_path={0: 0.1, 768: 0.2, 1024: 0.4}
+    ),
+    "mae-v1": _Published(
+        RateCurve(lowest=1e-6), layer_decay=0.65, repeats=1, drop_path={0: 0.1, 1024: 0.2, 1280: 0.3}, pooled=True
+    ),
 }
 
 
@@ -68,7 +92,7 @@ def finetune(
     keep_projector_layer: Annotated[int, Field(ge=0)] = 0,
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None,
     repeats: Annotated[int, Field(gt=0)] | None = None,
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+    drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None,
     policy: Annotated[
         str, Field(pattern=r"^(rand(-(m|n|mmax)[0-9]+|-(p|mstd)[0-9]+([.][0-9]+)?|-inc[01])+)?$")
     ] = "rand-m9-mstd0.5-inc1",
@@ -78,13 +102,16 @@ def finetune(
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1,
     mixing_group: Annotated[int, Field(ge=2, multiple_of=2)] = 64,
     smallest_crop: Annotated[float, Field(gt=0, le=1)] = 0.08,
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None,
     recipe: Recipe,
 ) -> ProbeResult:
     """Train the model and a new head on labels; top-1 and top-5 on test, of the chosen rate and epoch and of the last.
 
-    `layer_decay` and `repeats` are the protocol's where null. `evaluate_every` epochs it is judged, and after the last.
-    `mixing_group` images are mixed together, as those of one device are where the recipe was made. With
-    `keep_projector_layer` n the head stands on the first n layers of P, where a model has one.
+    `layer_decay`, `repeats`, `drop_path` (for the model's size) and `ema_decay` are the protocol's where null.
+    `evaluate_every` epochs it is judged, and after the last. `mixing_group` images are mixed together, as those of one
+    device are where the recipe was made. With `keep_projector_layer` n the head stands on the first n layers of P,
+    where a model has one. The average of the weights, where one is kept, is judged once, at the end of each rate: a
+    part of the sweep by which nothing is chosen.
 
     Raises:
         ValueError: groups that a batch cannot be cut into, a layer that P does not have, a class without a training
@@ -97,7 +124,13 @@ def finetune(
     sweep = _Sweep(
         judged,
         published,
-        Regularisation(drop_path, mixup, cutmix, smoothing, mixing_group),
+        Regularisation(
+            published.drop_path_of(int(judged.backbone.embed_dim)) if drop_path is None else drop_path,
+            mixup,
+            cutmix,
+            smoothing,
+            mixing_group,
+        ),
         Augmentation(derived_seed(judged.seed, "augmentation"), policy, erasing),
         layer_decay=published.layer_decay if layer_decay is None else layer_decay,
         repeats=repeats or published.repeats,
@@ -105,6 +138,7 @@ def finetune(
         keep=keep_projector_layer,
         every=evaluate_every,
         on_test=choose == "test",
+        ema_decay=published.ema_decay if ema_decay is None else ema_decay,
     )
     sweep.check(recipe)
     curves = {rate: sweep.run(recipe, rate) for rate in rates}
@@ -120,7 +154,12 @@ def finetune(
         top1[epoch],
         top5[epoch],
         {"rate": rate, "epoch": epoch},
-        {f"rate {rate:g}, last epoch": curve[_TEST][-1][1] for rate, curve in curves.items()},
+        {
+            f"rate {rate:g}, epoch {int(epoch)}{told}": value
+            for rate, curve in curves.items()
+            for name, told in _TOLD.items()
+            for epoch, value in curve.get(name, ())
+        },
         {"last_top1": curves[rate][_TEST][-1][1]},
     )
 
@@ -139,6 +178,7 @@ class _Sweep:
     keep: int
     every: int
     on_test: bool
+    ema_decay: float
 
     def check(self, recipe: Recipe) -> None:
         """Refuse before anything trains. Raises ValueError."""
@@ -165,6 +205,7 @@ class _Sweep:
             layer_decay=self.layer_decay,
             pooled=self.published.pooled,
             projector=projector,
+            ema_decay=self.ema_decay,
         )
         return train(
             task,
@@ -174,7 +215,7 @@ class _Sweep:
             judged.checkpoint({**judged.inputs, "evaluation": "finetune", "rate": repr(rate)}),
             judged.execution_of(f"finetune/rate-{rate:g}"),
             seed=judged.seed,
-            evaluate=lambda epoch: self._judge(task, epoch, recipe.epochs),
+            evaluate=lambda epoch: self._judge(task, epoch, recipe.epochs, rate),
             curve=self.published.curve,
             augmentation=self.augmentation,
             repeats=self.repeats,
@@ -184,7 +225,7 @@ class _Sweep:
     def _parts(self) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         return (self.judged.kept, None) if self.on_test else self.judged.parts
 
-    def _judge(self, task: FineTuning, epoch: int, epochs: int) -> dict[str, float] | None:
+    def _judge(self, task: FineTuning, epoch: int, epochs: int, rate: float) -> dict[str, float] | None:
         if epoch % self.every and epoch != epochs:
             return None
         task.eval()
@@ -193,4 +234,9 @@ class _Sweep:
         choosing = self._parts[1]
         if choosing is not None:
             found[_VALIDATION] = float(self.judged.accuracies(task.logits, self.judged.train, choosing)[0])
+        if task.average is not None and epoch == epochs:
+            with task.average.in_place_of(task):
+                found[_AVERAGE] = float(self.judged.accuracies(task.logits, self.judged.test)[0])
+        if self.judged.keep is not None:
+            self.judged.keep((found[_TEST if self.on_test else _VALIDATION], -epoch, -rate), task)
         return found

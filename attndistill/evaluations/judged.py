@@ -43,6 +43,7 @@ class Judged:
         inputs: digests of model, data and labels: what a training run for the evaluation depends on.
         execution: device, processes, progress.
         checkpoint: (inputs) -> the resume checkpoint of such a run; removed by whoever stores the figures.
+        keep: shown what is fine-tuned whenever it is judged, with a key that is the largest for what is chosen.
     """
 
     backbone: Backbone
@@ -61,6 +62,7 @@ class Judged:
     inputs: Mapping[str, str]
     execution: Execution
     checkpoint: Callable[[Mapping[str, str]], Checkpoint]
+    keep: Callable[[tuple[float, int, float], torch.nn.Module], None] | None = None
 
     @cached_property
     def features(self) -> ProbeData:

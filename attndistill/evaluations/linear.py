@@ -26,7 +26,8 @@ def linear(judged: Judged, *, statistics: Annotated[int, Field(ge=2)], recipe: R
     mean and deviation of the batch norm before the classifier.
 
     Raises:
-        ValueError: a batch, or a micro-batch, that is no multiple of the images of the batch norm's statistics.
+        ValueError: a batch, or a micro-batch, that is no multiple of the images of the batch norm's statistics, or a
+            class without a training image.
     """
     recipe = Recipe.model_validate(recipe)
     task = LinearProbing(
@@ -38,6 +39,7 @@ def linear(judged: Judged, *, statistics: Annotated[int, Field(ge=2)], recipe: R
         layer=judged.layer,
     )
     images = judged.train if judged.labelled is None else ChosenImages(judged.train, judged.labelled)
+    judged.check_classes(judged.kept)
     check_groups(judged, recipe, len(images), statistics, "probe.linear.statistics")
     execution = replace(judged.execution, label=judged.execution.label.replace("probe", "linear probe", 1))
     checkpoint = judged.checkpoint(judged.inputs)

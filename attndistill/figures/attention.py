@@ -25,6 +25,7 @@ from attndistill.figures.fonts import lettered
 COLORMAP = "inferno"  # perceptually uniform, readable by colour-blind people and in greyscale
 
 _INK, _MUTED, _PAPER = (23, 26, 31), (96, 103, 112), (255, 255, 255)
+_VEIL = 0.75  # of the map's colour at its maximum
 _GAP = 6
 _MARGIN = 12
 _TITLE_HEIGHT = 24
@@ -112,6 +113,31 @@ def attention_panel(
         for column, values in enumerate((line.aggregated, *line.heads), start=1):
             canvas.paste(_map_tile(values, tile, interpolation), (_MARGIN + column * step, y))
     return np.asarray(canvas)
+
+
+def overlay(
+    image: UInt8[np.ndarray, "S S 3"], attention: Float[np.ndarray, "gh gw"], *, tile: int = 168
+) -> UInt8[np.ndarray, "tile tile 3"]:
+    """A map laid over its photo: the colour of the map where it is strong, the photo in grey where it is weak.
+
+    The map is divided by its own maximum, and smoothed: a patch is not seen as a square.
+    """
+    photo = Image.fromarray(image).resize((tile, tile), Image.Resampling.BICUBIC)
+    grey = np.asarray(photo.convert("L").convert("RGB"), np.float32)
+    peak = float(attention.max())
+    strength = np.asarray(attention, np.float32) / peak if peak > 0 else np.zeros(attention.shape, np.float32)
+    smooth = Image.fromarray(strength).resize((tile, tile), Image.Resampling.BICUBIC)
+    level = np.clip(np.asarray(smooth), 0, 1)
+    share = (_VEIL * level)[..., None]
+    mixed: NDArray[np.uint8] = np.rint((1 - share) * grey + share * _lookup()[_level(level)]).astype(np.uint8)
+    return mixed
+
+
+def jpeg_bytes(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """A JPEG file's bytes, for photos of a page."""
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=88)
+    return buffer.getvalue()
 
 
 def png_bytes(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:

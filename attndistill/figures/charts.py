@@ -81,10 +81,10 @@ def probe_curve(curves: Mapping[str, Curve], *, ylabel: str, teacher: str | None
     with canvas(6.4, 3.4) as (figure, rendered):
         axis = figure.subplots()
         for label, (epochs, values) in curves.items():
-            _line(axis, epochs, values, colours[label], f"{label} (n = {len(values)})", marker="o")
+            line(axis, epochs, values, colours[label], f"{label} (n = {len(values)})", marker="o")
         axis.set_xlabel("epoch of pre-training")
         axis.set_ylabel(ylabel)
-        _legend(axis, loc="lower right")
+        legend(axis, loc="lower right")
         plain(axis, grid="y")
     return rendered()
 
@@ -108,7 +108,7 @@ def loss_curves(panels: Mapping[str, Mapping[str, Curve]], *, xlabel: str = "epo
         for axis, (label, terms) in zip(axes.flat, panels.items(), strict=False):
             colours = palette(list(terms), teacher="loss" if "loss" in terms else None)
             for term, curve in terms.items():
-                _line(axis, *_binned(*curve), colours[term], term)
+                line(axis, *_binned(*curve), colours[term], term)
             if all((values > 0).all() for _, values in terms.values()):
                 axis.set_yscale("log")
                 axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -118,7 +118,7 @@ def loss_curves(panels: Mapping[str, Mapping[str, Curve]], *, xlabel: str = "epo
             axis.set_title(f"{label} (n = {seeds})", loc="left", fontsize=9, fontweight="bold")
             axis.set_xlabel(xlabel)
             axis.set_ylabel("loss (as trained)")
-            _legend(axis, fontsize=8)
+            legend(axis, fontsize=8)
             plain(axis, grid="y")
     return rendered()
 
@@ -211,7 +211,7 @@ def _reading(entry: Float[np.ndarray, " R"], target: float | None) -> tuple[str,
     return f"{entry.mean():.1f}{spread}", gap
 
 
-def _line(
+def line(
     axis: Axes,
     places: Float[np.ndarray, " T"],
     values: Float[np.ndarray, "R T"],
@@ -219,6 +219,7 @@ def _line(
     label: str,
     marker: str = "",
 ) -> None:
+    """Mean over seeds, and a band of ± sd where there are two or more."""
     mean = np.nanmean(values, axis=0)
     axis.plot(places, mean, color=colour, linewidth=1.6, label=label, marker=marker, markersize=3.5)
     if len(values) > 1:
@@ -228,7 +229,7 @@ def _line(
         axis.fill_between(places, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
 
 
-def _legend(axis: Axes, **options: Any) -> None:
+def legend(axis: Axes, **options: Any) -> None:
     """Every line's, also where its name begins with an underscore, which Matplotlib leaves out by itself."""
     lines = axis.get_lines()
     axis.legend(lines, [str(line.get_label()) for line in lines], edgecolor="none", framealpha=0.9, **options)

@@ -13,7 +13,9 @@ from attndistill.core.words import shown
 from attndistill.data.manifest import read_manifest
 from attndistill.evaluations import evaluations
 from attndistill.experiments import Experiment
+from attndistill.handover.heads import Head
 from attndistill.handover.models import Finished
+from attndistill.handover.speed import Speeds
 from attndistill.models.storage import weights_digest
 from attndistill.models.vit import count_parameters
 from attndistill.results import AttentionFile, Measurement, ProbeFile, TrainingFile
@@ -25,7 +27,14 @@ _FILES = {
 }
 
 
-def model_card(finished: Finished, directory: Path, checked: Mapping[str, Mapping[str, float]], licence: str) -> str:
+def model_card(
+    finished: Finished,
+    directory: Path,
+    checked: Mapping[str, Mapping[str, float]],
+    licence: str,
+    head: Head | None,
+    speeds: Speeds,
+) -> str:
     """README.md, with the metadata that model hubs read.
 
     Args:
@@ -33,19 +42,22 @@ def model_card(finished: Finished, directory: Path, checked: Mapping[str, Mappin
         directory: the exported folder so far.
         checked: file -> batch size -> the largest difference of features from this package's.
         licence: of the weights.
+        head: that makes a classifier of it.
+        speeds: measured on this machine.
     """
     experiment = finished.experiment
     front = {
         "license": licence,
         "library_name": "timm",
-        "pipeline_tag": "image-feature-extraction",
+        "pipeline_tag": "image-feature-extraction" if head is None else "image-classification",
         "tags": ["timm", "vision-transformer", "attention-distillation"],
     }
     title = finished.name if experiment is None else f"{experiment.name}: {finished.name}"
-    parts = [_front_matter(front), f"# {title}", _what(finished), _use(finished, directory)]
+    parts = [_front_matter(front), f"# {title}", _first(finished, speeds), _what(finished)]
+    parts += [_head(head) if head else "", _use(finished, directory, head)]
     if experiment is not None:
         parts += [_figures(finished, experiment), _provenance(finished, experiment)]
-    parts.append(_files(directory, checked))
+    parts += [_size_and_speed(directory, speeds), _files(directory, checked)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -69,8 +81,48 @@ def _what(finished: Finished) -> str:
     )
 
 
-def _use(finished: Finished, directory: Path) -> str:
-    views, size = finished.config.views, finished.image_size
+def _first(finished: Finished, speeds: Speeds) -> str:
+    """'96 % of the teacher's k-NN top-1 at 32 % of its parameters, 4.1 times as fast on ...', as far as it is known."""
+    own, teacher, experiment = speeds.own, speeds.teacher, finished.experiment
+    if teacher is None or experiment is None:
+        return ""
+    files = [
+        ProbeFile.read_if_any(experiment.layout.result("probes", f"{name}.json")) for name in (finished.name, "teacher")
+    ]
+    share = ""
+    for evaluation in evaluations().values():
+        found = [
+            file.probes[evaluation.name].figures.get("top1")
+            for file in files
+            if file and evaluation.name in file.probes
+        ]
+        if len(found) == 2 and found[0] and found[1] and found[1].mean and not share:
+            share = f"{100 * found[0].mean / found[1].mean:.0f} % of the teacher's {evaluation.title} top-1 at "
+    return (
+        f"{share}{100 * own.parameters / teacher.parameters:.0f} % of the teacher's parameters and "
+        f"{100 * own.flops / teacher.flops:.0f} % of its FLOPs, {own.images_a_second / teacher.images_a_second:.1f} "
+        f"times as fast (on {speeds.place})."
+    ).replace("top-1 at", "top-1, at")
+
+
+def _head(head: Head) -> str:
+    return (
+        f"On the feature stands a head for {len(head.classes)} classes ({head.protocol}): {head.top1:.1f} % of the "
+        "test images are right. timm's `num_classes=0` takes it off."
+    )
+
+
+def _size_and_speed(directory: Path, speeds: Speeds) -> str:
+    lines = ["| | parameters | FLOPs an image | images a second | model.safetensors |", "|---|---|---|---|---|"]
+    size = (directory / "model.safetensors").stat().st_size
+    for name, one, held in (("this model", speeds.own, f"{size / 1e6:.3g} MB"), ("its teacher", speeds.teacher, "")):
+        if one is not None:
+            lines.append(f"| {name} | {one.parameters:,} | {one.flops:.3g} | {one.images_a_second:,.0f} | {held} |")
+    return "\n".join(["## Size and speed", "", f"Images a second on {speeds.place}.", "", *lines])
+
+
+def _use(finished: Finished, directory: Path, head: Head | None) -> str:
+    views, size, output = finished.config.views, finished.image_size, "features" if head is None else "logits"
     text = f"""\
 ## Use
 
@@ -80,13 +132,15 @@ def _use(finished: Finished, directory: Path) -> str:
     model = timm.create_model("local-dir:path/of/this/folder", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     with torch.no_grad():
-        features = model(transform(Image.open("photo.jpg").convert("RGB")).unsqueeze(0))
+        {output} = model(transform(Image.open("photo.jpg").convert("RGB")).unsqueeze(0))
 
 Images: the central {views.evaluation_crop:g} of the shorter side, bicubic to {size} x {size}, RGB in [0, 1], minus
 {[round(value, 4) for value in views.mean]}, divided by {[round(value, 4) for value in views.std]}."""
     graphs = [name for name in ("model.pt2", "model.onnx") if (directory / name).exists()]
+    if head is not None:
+        text += "\nThe classes' names are `label_names` in config.json. `attndistill predict` uses this folder, too."
     if graphs:
-        text += f"\n{' and '.join(graphs)}: such images in (any batch, {size} px), the same features out."
+        text += f"\n{' and '.join(graphs)}: such images in (any batch, {size} px), the same out."
     return text
 
 
@@ -143,7 +197,7 @@ def _provenance(finished: Finished, experiment: Experiment) -> str:
 
 
 def _files(directory: Path, checked: Mapping[str, Mapping[str, float]]) -> str:
-    lines = ["| file | | SHA-256 | largest difference of a feature, by batch |", "|---|---|---|---|"]
+    lines = ["| file | | SHA-256 | largest difference of its output, by batch |", "|---|---|---|---|"]
     for name, differences in checked.items():
         told = ", ".join(f"{batch}: {value:.1e}" for batch, value in differences.items())
         lines.append(f"| {name} | {_FILES[name]} | `{file_digest(directory / name)}` | {told} |")

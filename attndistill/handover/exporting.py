@@ -24,6 +24,7 @@ def export(
     settings: Mapping[str, Any] | None = None,
     licence: str = "unknown",
     experiment: str | Path = ".",
+    head: str = "",
 ) -> Path:
     """Write a folder that timm opens (`timm.create_model("local-dir:...", pretrained=True)`), with a model card.
 
@@ -34,6 +35,7 @@ def export(
         settings: dotted keys of `views`, where the model comes from no experiment: mean, std, evaluation_crop.
         licence: of the weights, for the card: a student takes its teacher's along.
         experiment: the folder whose rows names are of.
+        head: "logistic" or "finetune": a classifier, fitted by that protocol to the experiment's training images.
 
     Returns:
         The folder: config.json, model.safetensors, README.md, and model.pt2, model.onnx where asked for.
@@ -43,6 +45,8 @@ def export(
             form whose features are not this package's, or a missing extra. Nothing is then written.
     """
     from attndistill.handover.graphs import check_onnx, write_onnx, write_pt2
+    from attndistill.handover.heads import fit_head
+    from attndistill.handover.speed import measure_speeds
     from attndistill.handover.timm_folder import write_timm_folder
 
     to = Path(to)
@@ -58,11 +62,16 @@ def export(
         backbone, projector = (model.backbone, model.projector) if isinstance(model, Student) else (model, None)
         finished = Finished(to.name, backbone, projector, configure({**fitting(backbone), **(settings or {})}))
     finished.backbone.cpu().float().eval()
+    fitted = None
+    if head:
+        finished, fitted = fit_head(finished, head)
     with replacing_directory(to) as directory:
-        checked = {"model.safetensors": write_timm_folder(directory, finished, licence)}
+        opened, differences = write_timm_folder(directory, finished, licence, fitted)
+        checked = {"model.safetensors": differences}
         if "pt2" in formats:
-            checked["model.pt2"] = write_pt2(directory, finished)
+            checked["model.pt2"] = write_pt2(directory, finished, fitted, opened)
         if "onnx" in formats:
-            checked["model.onnx"] = write_onnx(directory, finished)
-        write_text(directory / "README.md", model_card(finished, directory, checked, licence))
+            checked["model.onnx"] = write_onnx(directory, finished, fitted, opened)
+        speeds = measure_speeds(finished, opened)
+        write_text(directory / "README.md", model_card(finished, directory, checked, licence, fitted, speeds))
     return to

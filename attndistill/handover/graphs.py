@@ -12,45 +12,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from attndistill.handover.heads import Head
 from attndistill.handover.models import Finished
-from attndistill.handover.timm_folder import check_features
+from attndistill.handover.timm_folder import check_outputs
 
 _BESIDE = 1_500_000_000  # bytes of weights from which they cannot be part of one ONNX file (its limit is 2 GiB)
 
 
-class _ClassToken(nn.Module):
-    """The feature that is judged: the class token after the final norm, before P."""
-
-    def __init__(self, backbone: Any) -> None:
-        super().__init__()
-        self.backbone = backbone
-        # models made for average pooling keep their last norm after the pool
-        self.norm = backbone.fc_norm if isinstance(backbone.norm, nn.Identity) else nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        found: Tensor = self.norm(self.backbone.forward_features(images)[:, 0])
-        return found
-
-
-def write_pt2(directory: Path, finished: Finished) -> dict[str, float]:
-    """Write model.pt2. Returns the largest difference of features for each batch size. Raises as `check_features`."""
-    with _quiet():
-        program = torch.export.export(*_example(finished), dynamic_shapes=_FREE_BATCH)
-        torch.export.save(program, directory / "model.pt2")
-        read = torch.export.load(directory / "model.pt2").module()
-    return check_features(finished, read, "model.pt2")
-
-
-def write_onnx(directory: Path, finished: Finished) -> dict[str, float]:
-    """Write model.onnx. Returns the largest difference of features for each batch size.
+def write_pt2(directory: Path, finished: Finished, head: Head | None, model: Any) -> dict[str, float]:
+    """Write model.pt2 of the model that timm opens. Returns the largest difference of its output for each batch size.
 
     Raises:
-        ValueError: the extra is not installed, or as `check_features`.
+        ValueError: as `check_outputs`.
+    """
+    with _quiet():
+        program = torch.export.export(model, _example(finished), dynamic_shapes=_FREE_BATCH)
+        torch.export.save(program, directory / "model.pt2")
+        read = torch.export.load(directory / "model.pt2").module()
+    return check_outputs(finished, head, read, "model.pt2")
+
+
+def write_onnx(directory: Path, finished: Finished, head: Head | None, model: Any) -> dict[str, float]:
+    """Write model.onnx, likewise.
+
+    Raises:
+        ValueError: the extra is not installed, or as `check_outputs`.
     """
     onnxruntime = check_onnx()
-    model, example = _example(finished)
+    example = _example(finished)
     path = directory / "model.onnx"
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     with _quiet():
@@ -61,7 +52,7 @@ def write_onnx(directory: Path, finished: Finished) -> dict[str, float]:
             dynamo=True,
             opset_version=18,
             input_names=["images"],
-            output_names=["features"],
+            output_names=["features" if head is None else "logits"],
             dynamic_shapes=_FREE_BATCH,
             external_data=size > _BESIDE,
             verbose=False,
@@ -71,7 +62,7 @@ def write_onnx(directory: Path, finished: Finished) -> dict[str, float]:
     def run(images: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
-    return check_features(finished, run, "model.onnx")
+    return check_outputs(finished, head, run, "model.onnx")
 
 
 def check_onnx() -> Any:
@@ -85,9 +76,8 @@ def check_onnx() -> Any:
 _FREE_BATCH = ({0: torch.export.Dim("batch", min=1)},)
 
 
-def _example(finished: Finished) -> tuple[nn.Module, tuple[Tensor]]:
-    side = finished.image_size
-    return _ClassToken(finished.backbone).eval(), (torch.zeros(2, 3, side, side),)
+def _example(finished: Finished) -> tuple[Tensor]:
+    return (torch.zeros(2, 3, finished.image_size, finished.image_size),)
 
 
 @contextmanager

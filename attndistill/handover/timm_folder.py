@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from attndistill.core.artifacts import write_json
+from attndistill.handover.heads import Head
 from attndistill.handover.models import Finished
 from attndistill.models.projector import state_of
 from attndistill.models.readout import read_features
@@ -22,24 +23,45 @@ from attndistill.models.storage import Named, read_description
 # any name of timm's plain ViTs takes every size as an argument; this one alone has a gated MLP
 _PLAIN, _GATED = "vit_tiny_patch16_224", "vit_giant_patch14_dinov2"
 BATCHES = (1, 2, 5)  # a batch of 1 is what exporters specialise on
-TOLERANCE = 1e-5  # of the largest feature
+TOLERANCE = 1e-5  # of the largest number
 
 
-def write_timm_folder(directory: Path, finished: Finished, licence: str) -> dict[str, float]:
-    """Write it and open it with timm. Returns the largest difference of features for each batch size.
+def write_timm_folder(
+    directory: Path, finished: Finished, licence: str, head: Head | None = None
+) -> tuple[Any, dict[str, float]]:
+    """Write it and open it with timm.
+
+    Args:
+        directory: empty.
+        finished: the model.
+        licence: of the weights.
+        head: what makes a classifier of it.
+
+    Returns:
+        The model as timm opens it, and the largest difference of its output for each batch size.
 
     Raises:
         ValueError: a model that timm cannot build by name, or that gives other features there.
     """
     backbone, views = finished.backbone, finished.config.views
     architecture, arguments = _recipe(finished)
+    classes, pool, state = 0, "token", state_of(backbone)
+    named: dict[str, Any] = {}
+    if head is not None:
+        classes, named = len(head.classes), {"label_names": list(head.classes)}
+        state |= {f"head.{name}": tensor for name, tensor in head.linear.state_dict().items()}
+        if head.pooled is not None:
+            pool, state = "avg", state | {f"fc_norm.{name}": one for name, one in head.pooled.state_dict().items()}
+            arguments = {key: value for key, value in arguments.items() if key != "final_norm"}
+        arguments["global_pool"] = pool
     write_json(
         directory / "config.json",
         {
             "architecture": architecture,
-            "num_classes": 0,
+            "num_classes": classes,
             "num_features": int(backbone.embed_dim),
-            "global_pool": "token",
+            "global_pool": pool,
+            **named,
             "model_args": arguments,
             "pretrained_cfg": {
                 "tag": finished.name,
@@ -51,20 +73,22 @@ def write_timm_folder(directory: Path, finished: Finished, licence: str) -> dict
                 "crop_mode": "center",
                 "mean": list(views.mean),
                 "std": list(views.std),
-                "num_classes": 0,
+                "num_classes": classes,
                 "pool_size": None,
                 "first_conv": "patch_embed.proj",
+                "classifier": "head",
                 "license": licence,
             },
         },
     )
-    save_file(state_of(backbone), directory / "model.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, directory / "model.safetensors")
     try:
         model = timm.create_model(f"local-dir:{directory}", pretrained=True)
     except (RuntimeError, TypeError, ValueError) as error:
         problem = " ".join(str(error).split())[:200]
         raise ValueError(f"{finished.name}: timm builds no such model from its config.json ({problem})") from None
-    return check_features(finished, model.eval(), "the timm folder")
+    model.eval()
+    return model, check_outputs(finished, head, model, "the timm folder")
 
 
 def _recipe(finished: Finished) -> tuple[str, dict[str, Any]]:
@@ -105,8 +129,9 @@ def _recipe(finished: Finished) -> tuple[str, dict[str, Any]]:
     }
 
 
-def check_features(finished: Finished, model: Any, what: str) -> dict[str, float]:
-    """The largest difference between a model's output and the class token that is judged here, by batch size.
+def check_outputs(finished: Finished, head: Head | None, model: Any, what: str) -> dict[str, float]:
+    """The largest difference between a model's output and what is judged here (the class token, or a head's answers
+    to it), by batch size.
 
     Raises:
         ValueError: more than rounding.
@@ -116,10 +141,11 @@ def check_features(finished: Finished, model: Any, what: str) -> dict[str, float
     for batch in BATCHES:
         images = torch.randn(batch, 3, finished.image_size, finished.image_size, generator=generator)
         with torch.no_grad():
-            wanted, given = read_features(finished.backbone, images).cls_token, model(images)
+            wanted = head.logits(images) if head else read_features(finished.backbone, images).cls_token
+            given = model(images)
         if tuple(given.shape) != tuple(wanted.shape):
             raise ValueError(f"{what}: its output is {tuple(given.shape)}, wanted {tuple(wanted.shape)}")
         found[str(batch)] = float((given - wanted).abs().max())
         if not found[str(batch)] <= TOLERANCE * max(1.0, float(wanted.abs().max())):
-            raise ValueError(f"{what}: its features are off by {found[str(batch)]:.2g} for a batch of {batch}")
+            raise ValueError(f"{what}: its output is off by {found[str(batch)]:.2g} for a batch of {batch}")
     return found

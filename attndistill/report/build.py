@@ -4,10 +4,12 @@ and attn_vis/<class>/*.png.
 The heavy imports (Matplotlib, pydantic, Jinja) happen inside the call: the command line imports this module.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from attndistill.core.artifacts import replacing_directory, write_text
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from attndistill.report.columns import Column
     from attndistill.report.entries import Entry
     from attndistill.report.page import Pictures
+    from attndistill.report.pictures import Looks
     from attndistill.report.search import Found
     from attndistill.report.sheet import Sheet
     from attndistill.results import TableFile
@@ -63,6 +66,7 @@ def build_report(
     searches: Path | None = None,
     data: Mapping[str, str] | None = None,
     datasets: Mapping[str, Mapping[str, str]] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Built:
     """Read what the stages wrote and write the report; figures that nobody measured stay empty.
 
@@ -78,15 +82,17 @@ def build_report(
         searches: holds the outcome of each study, a JSON file; None where nothing was searched.
         data: class_list_sha256 and data_digest of the experiment's data, where figures of others are to be refused.
         datasets: the same of every further data set that the models are judged on, by name.
+        settings: model -> dotted key -> value of what it was trained with.
 
     Raises:
         ValueError: files that are broken, figures of different data, classes, protocols or teachers, or a destination
             that would swallow what is read or something that is no report.
     """
-    from attndistill.report import differences, table
+    from attndistill.report import differences, evaluated, gallery, made, table
     from attndistill.report.columns import columns_of
     from attndistill.report.entries import on_data_set, read_entries
     from attndistill.report.page import render_page
+    from attndistill.report.pictures import read_looks
     from attndistill.report.search import read_searches
     from attndistill.results import TableFile
 
@@ -95,23 +101,41 @@ def build_report(
     columns = columns_of(entries)
     compared = differences.compare(entries, columns)
     claims = differences.judge(rows.claims, entries, columns)
+    exhibits = gallery.read_exhibits(outputs, entries)
     sheets = {"table": table.table_sheet(entries, columns)}
+    if sizes := gallery.sizes_sheet(entries, exhibits):
+        sheets["sizes"] = sizes
     further = {name: on_data_set(entries, results, name, digests) for name, digests in (datasets or {}).items()}
-    sheets |= {f"table@{name}": table.table_sheet(judged, columns_of(judged)) for name, judged in further.items()}
+    sheets |= {f"table@{name}": table.table_sheet(judged, columns_of(judged), name) for name, judged in further.items()}
+    told_how = {f"made@{name}": made.made_sheet(judged, columns_of(judged), name) for name, judged in further.items()}
+    told_how["made"] = made.made_sheet(entries, columns)
+    told_how["settings"] = made.settings_sheet(entries, settings or {})
+    told_how["chosen"] = table.chosen_sheet(entries, columns)
+    blocks = evaluated.blocks_of(entries, further)
+    sheets |= evaluated.sheets(blocks)
     if compared:
         sheets["differences"] = differences.differences_sheet(compared, entries, columns)
     if claims:
         sheets["claims"] = differences.claims_sheet(claims, entries, columns)
-    found = read_searches(searches)
+    found, looks, best = read_searches(searches), read_looks(entries), gallery.best_student(entries, columns)
+    student = exhibits.get(best[0].name) if best else None
+    shown = {
+        "overlays": gallery.overlays(looks),
+        "neighbours": gallery.neighbours(exhibits.get("teacher"), student),
+        "confusion": gallery.confusion(student),
+    }
     with replacing_directory(destination) as beside:
-        pictures = _write_figures(beside / "figures", entries, columns)
+        sweeps = evaluated.pictures(blocks)
+        pictures = _write_figures(beside / "figures", entries, columns, looks, sweeps)
         page = render_page(
-            {**sheets, "chosen": table.chosen_sheet(entries, columns)},
+            {**sheets, **told_how},
             pictures,
             title=title,
-            headlines=differences.headlines(compared, claims),
+            headlines=gallery.size_sentence(entries, columns, exhibits) + differences.headlines(compared, claims),
             description=description,
             searches=_write_searches(beside, found),
+            gallery=shown,
+            files=_files(beside, sheets, {entry.label: model_folder(entry.name) for entry in entries}, destination),
         )
         (beside / "index.html").write_text(page, encoding="utf-8")
         for name, sheet in sheets.items():
@@ -122,6 +146,20 @@ def build_report(
         told["datasets"] = {name: table.models_table(one, columns_of(one)) for name, one in further.items()}
     words = table.closing_words(entries, columns, destination / "index.html", model_folder)
     return Built(TableFile(models=models, differences=paired, **told), _curves(entries, list(pretrained)), words)
+
+
+def _files(
+    written: Path, sheets: Mapping[str, "Sheet"], models: Mapping[str, Path], destination: Path
+) -> dict[str, list[tuple[str, str]]]:
+    """Links to what lies beside the page, and to the weights."""
+    pictures = [(name, f"{name}/") for name in ("figures", "attn_vis") if (written / name).is_dir()]
+    weights = [(label, os.path.relpath(folder, destination)) for label, folder in models.items() if folder.is_dir()]
+    links = {
+        **{f"Table {name}": [(f"{name}.{kind}", f"{name}.{kind}") for kind in ("csv", "tex", "md")] for name in sheets},
+        "Pictures": pictures,
+        "Weights": weights,
+    }
+    return {name: [(text, quote(place)) for text, place in listed] for name, listed in links.items() if listed}
 
 
 def _check_destination(destination: Path, read: Sequence[Path]) -> None:
@@ -184,7 +222,13 @@ def _curves(entries: Sequence["Entry"], pretrained: Sequence[str]) -> dict[str, 
     return written
 
 
-def _write_figures(directory: Path, entries: Sequence["Entry"], columns: Sequence["Column"]) -> "Pictures":
+def _write_figures(
+    directory: Path,
+    entries: Sequence["Entry"],
+    columns: Sequence["Column"],
+    looks: "Looks | None",
+    sweeps: Mapping[str, bytes],
+) -> "Pictures":
     """Charts and comparison panels as files; the panels for the page are evenly spaced over all images."""
     from attndistill.figures.attention import png_bytes
     from attndistill.figures.export import export_by_class, safe_names
@@ -192,7 +236,7 @@ def _write_figures(directory: Path, entries: Sequence["Entry"], columns: Sequenc
     from attndistill.report.pictures import charts, comparison_panels, group_charts
 
     directory.mkdir()
-    drawn = charts(entries, columns)
+    drawn = {**charts(entries, columns), **sweeps}
     for name, picture in drawn.items():
         (directory / name).write_bytes(picture)
     grouped = group_charts(entries, columns)
@@ -200,7 +244,7 @@ def _write_figures(directory: Path, entries: Sequence["Entry"], columns: Sequenc
         (directory / "groups").mkdir(exist_ok=True)
         for name, picture in pictures.items():
             (directory / "groups" / name).write_bytes(picture)
-    compared = comparison_panels(entries)
+    compared = comparison_panels(looks)
     panels = {(panel.name, panel.kind): png_bytes(panel.draw()) for panel in compared if panel.featured}
     if compared:
         kinds, names = [panel.kind for panel in compared], [panel.name for panel in compared]

@@ -1,7 +1,7 @@
 """The models of a report: what the rows file says of each, and what the stages left about it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Entry:
     Attributes:
         name, label, group: as the rows file has them; label and group can be shown.
         paper: top-1 and top-5 that the paper prints for it, percent; None where it has none that can be read.
+        published: figures by key ("knn_top1", "finetune_top1@cars"), percent: those that were read.
         pictured: whether its attention and its losses are shown.
         settings: what the row changes, dotted keys.
         maps: the file with its attention maps.
@@ -37,6 +38,7 @@ class Entry:
     label: str
     group: str = ""
     paper: tuple[float | None, float | None] = (None, None)
+    published: Mapping[str, float] = field(default_factory=dict)
     pictured: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
     probe: ProbeFile | None = None
@@ -81,6 +83,7 @@ def read_entries(
         if isinstance(said, Row):
             pictured = rows.pictures is None or name in rows.pictures
             found |= {"group": shown(said.group), "settings": said.set, "pictured": pictured}
+        found["published"] = said.published
         if said.paper:
             found["paper"] = (said.paper.top1, said.paper.top5)
         entries.append(Entry(name, labels[name], **found))
@@ -93,7 +96,7 @@ def on_data_set(entries: Sequence[Entry], results: Path, name: str, data: Mappin
     """The same models as they were judged on a further data set of these digests. Raises ValueError as above."""
     files = [ProbeFile.read_if_any(results / "probes" / f"{entry.name}@{name}.json") for entry in entries]
     judged = [
-        Entry(one.name, one.label, one.group, settings=one.settings, probe=file)
+        replace(one, probe=file, paper=(None, None), attention=None, training=None, pretraining=None, maps=None)
         for one, file in zip(entries, files, strict=True)
     ]
     for what in DIGESTS:

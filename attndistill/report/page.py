@@ -1,6 +1,7 @@
 """The page: one file that holds everything it shows, readable from a file:// address with no network."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from attndistill.core.words import shown
+from attndistill.report.evaluated import TITLES
 from attndistill.report.sheet import Sheet
 
 
@@ -30,6 +32,8 @@ def render_page(
     headlines: Sequence[str],
     description: Mapping[str, str],
     searches: Sequence[Mapping[str, Any]] = (),
+    gallery: Mapping[str, Any] | None = None,
+    files: Mapping[str, Sequence[tuple[str, str]]] | None = None,
 ) -> str:
     """HTML with every picture inlined; every label is escaped.
 
@@ -40,6 +44,8 @@ def render_page(
         headlines: what was found, as sentences; the first is the first thing that the page says.
         description: provenance, name -> text.
         searches: as `search.section_of` gives them.
+        gallery: "overlays", "neighbours" and "confusion", as `gallery` gives them.
+        files: what lies beside the page, name -> (text, place) of links.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -49,9 +55,10 @@ def render_page(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("page.html.j2").render(
+    page = environment.get_template("page.html.j2").render(
         title=shown(title),
         sheets=dict(sheets),
+        evaluated=TITLES,
         headlines=headlines,
         description={shown(name): shown(text, 500) for name, text in description.items()},
         group_charts={title: list(map(_data_uri, charts.values())) for title, charts in pictures.groups.items()},
@@ -62,7 +69,17 @@ def render_page(
         ],
         panel_count=pictures.panel_count,
         searches=[{**search, "charts": _inlined(search["charts"])} for search in searches],
+        files={shown(name): links for name, links in (files or {}).items()},
+        **{"overlays": None, "neighbours": None, "confusion": None, **(gallery or {})},
     )
+    return page.replace("<!-- contents -->", _contents(page), 1)
+
+
+def _contents(page: str) -> str:
+    """The table of contents: the page's own headings."""
+    found = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', page)
+    links = "".join(f'<li><a href="#{place}">{text}</a></li>' for place, text in found)
+    return f'<nav aria-label="Contents"><ul>{links}</ul></nav>' if len(found) > 1 else ""
 
 
 def _inlined(charts: Mapping[str, bytes]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The report's pictures: what was measured, handed to `attndistill.figures` as arrays."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -133,30 +133,49 @@ class Panel:
     draw: Callable[[], NDArray[np.uint8]]
 
 
-def comparison_panels(entries: Sequence[Entry]) -> list[Panel]:
-    """One for every image that the teacher's file holds; models without maps have no line.
+@dataclass(frozen=True)
+class Looks:
+    """Where the pictured models look: the teacher's file, and the students' by label."""
+
+    teacher_label: str
+    teacher: TeacherMaps
+    students: Mapping[str, StudentMaps]
+
+
+def read_looks(entries: Sequence[Entry]) -> Looks | None:
+    """The maps of the pictured models; None without any.
 
     Raises:
         ValueError: a broken or missing file, or a student's of other images.
     """
     held = [(entry, entry.maps) for entry in entries if entry.maps is not None and entry.pictured]
     if not held:
-        return []
+        return None
     teacher = TeacherMaps.read(held[0][1].parents[1] / TEACHER / held[0][1].name)
     teacher_label = next((entry.label for entry in entries if entry.name == TEACHER), "Teacher")
-    students = {entry.label: StudentMaps.read(path) for entry, path in held if entry.name != TEACHER}
-    for (label, found), path in zip(students.items(), (path for e, path in held if e.name != TEACHER), strict=True):
-        if len(found.kl) != len(teacher.names):
-            raise ValueError(
-                f"{path}: kl: {len(found.kl)} images for {label}; allowed: the teacher's {len(teacher.names)}"
-            )
+    students = {}
+    for entry, path in held:
+        if entry.name != TEACHER:
+            students[entry.label] = found = StudentMaps.read(path)
+            if len(found.kl) != len(teacher.names):
+                raise ValueError(
+                    f"{path}: kl: {len(found.kl)} images for {entry.label}; allowed: the teacher's {len(teacher.names)}"
+                )
+    return Looks(teacher_label, teacher, students)
+
+
+def comparison_panels(looks: Looks | None) -> list[Panel]:
+    """One for every image that the teacher's file holds; models without maps have no line."""
+    if looks is None:
+        return []
+    teacher = looks.teacher
 
     def draw(place: int) -> NDArray[np.uint8]:
         lines = [
             AttentionMaps(label, found.aggregated[place], found.heads[place], float(found.kl[place]))
-            for label, found in students.items()
+            for label, found in looks.students.items()
         ]
-        first = AttentionMaps(teacher_label, teacher.aggregated[place], teacher.heads[place])
+        first = AttentionMaps(looks.teacher_label, teacher.aggregated[place], teacher.heads[place])
         caption = f"{shown(teacher.names[place])} · class {shown(teacher.classes[place])}"
         return attention_panel(teacher.images[place], first, lines, caption=caption)
 

@@ -32,13 +32,16 @@ _MARKDOWN = {c: f"\\{c}" for c in "\\`*_[]<>|"} | {"\n": " "}
 class Cell:
     """A text, perhaps in bold, perhaps with a remark in small print; and the values that CSV has for it.
 
-    `values` may be fewer than the fields of its heading: the rest is empty.
+    `values` may be fewer than the fields of its heading: the rest is empty. On the page, `to` names the anchor that the
+    cell leads to, `at` the one that it is.
     """
 
     text: str = ""
     bold: bool = False
     small: str = ""
     values: tuple[Any, ...] = ()
+    to: str = ""
+    at: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The table: one line a model, one column a figure, each column of one protocol; and what a terminal says of it."""
 
+import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,9 +16,11 @@ from attndistill.report.columns import (
 )
 from attndistill.report.differences import measured_on
 from attndistill.report.entries import Entry, data_of
+from attndistill.report.made import anchor
 from attndistill.report.sheet import Cell, Heading, Sheet, as_text
 from attndistill.results import ModelSummary, Summary
 
+_RATE = re.compile(r"\brate ([0-9.e+-]+)")
 _NAMED = 3  # models that a note names; of more it gives the number
 
 
@@ -36,8 +39,11 @@ def models_table(entries: Sequence[Entry], columns: Sequence[Column]) -> dict[st
     return table
 
 
-def table_sheet(entries: Sequence[Entry], columns: Sequence[Column]) -> Sheet:
-    """The paper's figures beside ours, and both gaps to the teacher, where the paper prints any."""
+def table_sheet(entries: Sequence[Entry], columns: Sequence[Column], data: str = "") -> Sheet:
+    """The paper's figures beside ours, and both gaps to the teacher, where the paper prints any.
+
+    On the page each figure leads to how it was made, on the further data set `data` or the experiment's own.
+    """
     with_paper = any(figure is not None for entry in entries for figure in entry.paper)
     nearest, usual, teacher = nearest_to_paper(columns), usual_feature(entries, columns), place_of(entries)
     our_gaps = {column.key: gaps(entries, column.means) for column in columns}
@@ -53,7 +59,8 @@ def table_sheet(entries: Sequence[Entry], columns: Sequence[Column]) -> Sheet:
         for column in columns:
             cell, gap = column.cells[place], our_gaps[column.key][place]
             values = (cell.mean, cell.sd, cell.n, cell.protocol, gap) if cell else ()
-            cells.append(Cell(column.text(place), bold=best[column.key] == place, values=values))
+            to = anchor(entry.name, column, data) if cell else ""
+            cells.append(Cell(column.text(place), bold=best[column.key] == place, values=values, to=to))
         if with_paper:
             cells += [Cell("" if figure is None else f"{figure:.1f}", values=(figure,)) for figure in entry.paper]
             cells.append(Cell(_signed(paper_gaps[place]), values=(paper_gaps[place],)))
@@ -116,9 +123,9 @@ def sweep_ends(entries: Sequence[Entry], columns: Sequence[Column]) -> list[str]
         for entry in entries:
             found = entry.probe.probes.get(column.evaluation.name) if entry.probe else None
             for key, values in (found.selected if found else {}).items():
-                swept = sorted(number for text in found.sweep if (number := _number(text)) is not None) if found else []
+                swept = sorted({n for text in found.sweep if (n := _number(text, key)) is not None}) if found else []
                 for end, other in ((swept[0], swept[-1]), (swept[-1], swept[0])) if len(swept) > 1 else ():
-                    if count := sum(value == end for value in values):
+                    if count := sum(f"{value:g}" == f"{end:g}" for value in values):
                         side = "smallest" if end < other else "largest"
                         told = (column.evaluation.title, shown(key), end, f"the {side} of {len(swept)} tried")
                         ends.setdefault(told, []).append(f"{entry.label} ({count} of {len(values)} seeds)")
@@ -130,9 +137,11 @@ def sweep_ends(entries: Sequence[Entry], columns: Sequence[Column]) -> list[str]
     ]
 
 
-def _number(text: str) -> float | None:
+def _number(text: str, key: str) -> float | None:
+    """Of what was swept: the text itself, or what follows 'rate' in it."""
+    named = _RATE.search(text) if key == "rate" else None
     try:
-        return float(text)
+        return float(named[1] if named else text)
     except ValueError:
         return None
 

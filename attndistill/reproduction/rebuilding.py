@@ -15,6 +15,7 @@ from typing import Any
 
 from attndistill.config import flat, read_yaml
 from attndistill.core.artifacts import write_json, write_text
+from attndistill.core.places import project_folder
 from attndistill.core.progress import say
 from attndistill.core.words import shown
 from attndistill.reproduction.cache import caches_of
@@ -29,7 +30,6 @@ from attndistill.reproduction.workplace import (
     fresh_environment,
     scratch_folder,
 )
-from attndistill.stages.layout import project_folder
 from attndistill.tracking import Recorder
 from attndistill.tracking.inputs import md5_of
 from attndistill.tracking.lineage import processor

@@ -81,6 +81,7 @@ class Origins:
     def __init__(self, project: Path) -> None:
         self.project = project
         self.history = History(project)
+        self._now: dict[str, tuple[dict[str, object], bytes]] = {}
         self.prefix = os.path.relpath(project.resolve(), self.history.top.resolve())
 
     @cached_property
@@ -157,16 +158,20 @@ class Origins:
         stage = lock.maker(inside)
         if stage is not None and stage.outs.get(inside) == md5:
             name = self._name_of(folder)
-            state, patch = code_state(
-                self.project,
-                results=[*listed_outs(self.project, Path(folder).name), os.path.join(folder, "dvc.lock")],  # noqa: PTH118
-            )
+            state, patch = self._code_now(folder)
             commit = str(state["commit"])
             if ":" not in commit:
                 changed = self._other_code(folder, lock, stage, lambda name: _read(self.project / name))
                 if not changed:
                     return self._locked(path, folder, lock, stage, commit, patch, name)
         return self._older(path, folder, inside, md5)
+
+    def _code_now(self, folder: str) -> tuple[dict[str, object], bytes]:
+        """The working tree's code as it is; read once."""
+        if folder not in self._now:
+            outs = [*listed_outs(self.project, Path(folder).name), os.path.join(folder, "dvc.lock")]  # noqa: PTH118
+            self._now[folder] = code_state(self.project, results=outs)
+        return self._now[folder]
 
     def of_revision(self, revision: str, path: str) -> Recipe:
         """Of a result file as a revision has it."""

@@ -3,12 +3,14 @@
 The chain is one of digests: an input's md5 is some stage's output. Names and times decide nothing.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from attndistill.core.artifacts import read_json
+from attndistill.core.places import project_folder
 from attndistill.core.progress import say
 from attndistill.core.words import shown
 from attndistill.evaluations import evaluations
@@ -16,15 +18,17 @@ from attndistill.experiments import open_experiment
 from attndistill.reproduction.cache import caches_of
 from attndistill.reproduction.recipe import Origins, Recipe
 from attndistill.results import AttentionFile, ProbeFile
-from attndistill.stages.layout import project_folder
 from attndistill.tracking.recorded import RecordedRun
 
+_HEADS = ("result file", "commit", "run", "again")
 
-def trace(figure: str, column: str | None, folder: Path) -> int:
+
+def trace(figure: str | None, column: str | None, folder: Path) -> int:
     """Print the chain of a figure.
 
     Args:
-        figure: a result file, REVISION:PATH of one, a run, or with `column` a row of the report.
+        figure: a result file, REVISION:PATH of one, a run, or with `column` a row of the report; None: a line for each
+            result file of the experiment, with its commit and run.
         column: such as knn_top1 or kl_to_teacher.
         folder: of the experiment, for a row.
 
@@ -32,11 +36,36 @@ def trace(figure: str, column: str | None, folder: Path) -> int:
         ValueError: no such figure, or nothing says what made it.
     """
     origins = Origins(project_folder(Path.cwd()))
+    if figure is None:
+        return _every_figure(origins, folder)
     if column is not None:
         figure = _cell(folder, figure, column)
     recipe = origins.find(figure)
     say(recipe.title)
     _show(origins, recipe, "  ", set())
+    return 0
+
+
+def _every_figure(origins: Origins, folder: Path) -> int:
+    """What the report's page cannot say of its figures: commit and run of each result file."""
+    results, lines = open_experiment(folder).layout.results, list[tuple[str, ...]]()
+    for place in [
+        path for kind in ("probes", "attention", "training") for path in sorted(results.glob(f"{kind}/*.json"))
+    ]:
+        name = os.path.relpath(place)
+        try:
+            recipe = origins.find(name)
+        except ValueError as error:
+            lines.append((name, "unknown", "unknown", shown(error)))
+            continue
+        run, commit = recipe.run, recipe.commit[:12] + (" and a patch" if recipe.patch else "")
+        known = (run.id, str(run.code.get("commit"))[:12] + (" and a patch" if run.patch else "")) if run else None
+        lines.append((name, *(known[::-1] if known else (commit, "not recorded here")), f"attndistill rebuild {name}"))
+    if not lines:
+        raise ValueError(f"{folder} has no results: run `attndistill pipeline` or `dvc repro` first")
+    widths = [max(map(len, column)) for column in zip(*[*lines, _HEADS], strict=True)]
+    for line in [_HEADS, *lines]:
+        say("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
     return 0
 
 

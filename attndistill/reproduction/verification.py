@@ -21,6 +21,8 @@ from attndistill.stages.code import same_code
 from attndistill.tracking.history import History
 from attndistill.tracking.inputs import md5_of
 
+_OTHERS = "results/benchmarks/"  # `make bench` times the code; what it writes is no result of an experiment
+
 
 def verify(folder: Path | None) -> int:
     """Check one experiment, or every one of the project; reports each fault in a line.
@@ -80,7 +82,7 @@ def faults_of(experiment: Experiment, lock: Lock | None) -> Iterator[str]:
         for path, md5 in stage.outs.items():
             yield from _output_fault(folder, path, md5, cached)
     for path in _kept(folder):
-        if lock.maker(path) is None:
+        if lock.maker(path) is None and not path.startswith(_OTHERS):
             yield f"{path} is kept by git, but no stage of dvc.lock made it"
     yield from _contents_faults(experiment)
 

@@ -176,9 +176,10 @@ def _install(scratch: Path, *words: str) -> None:
     environment = {**plain_environment(), "TMPDIR": str(scratch)}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()] or ["it said nothing"]
-        said = next((line for line in lines if "error" in line.lower()), lines[-1])
-        raise ValueError(f"`{Path(words[0]).name} {words[1]}` of the run's environment failed: {shown(said, 500)}")
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
+        said = " ".join(lines[next((place for place, line in enumerate(lines) if "error" in line.lower()), -1) :])
+        what = " ".join(word for word in map(str, (Path(words[0]).name, *words[1:4])) if not word.startswith("-"))
+        raise ValueError(f"the run's environment cannot be made (`{what}`): {shown(said, 500)}")
 
 
 @contextmanager

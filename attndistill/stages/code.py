@@ -28,6 +28,8 @@ CARRIERS = {
     "attndistill.config.schema",
     "attndistill.core.artifacts",
     "attndistill.core.ownership",
+    "attndistill.core.places",
+    "attndistill.core.plain_yaml",  # refuses; DVC reads the same files by itself and watches their values
     "attndistill.core.progress",
     "attndistill.core.ranks",
     "attndistill.core.secrets",

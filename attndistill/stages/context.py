@@ -158,7 +158,7 @@ class Context:
             name=manifest["dataset"],
             digest=manifest["digest"],
             context=purpose,
-            source=str(directory.relative_to(self.layout.folder)),
+            source=os.path.relpath(directory, self.layout.folder),
             profile={"images": manifest["splits"][split]["count"]},
         )
         self.journal.tag("data_digest", manifest["digest"])

@@ -1,8 +1,9 @@
 """Where everything lies: an experiment is a folder that stands alone, with its settings, rows, outputs and results."""
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from attndistill.core.places import state_folder
 
 MODELS = ("teacher", "scratch")  # pre-trained by masked autoencoding; every other model is a distilled row
 
@@ -14,10 +15,12 @@ class Layout:
     Attributes:
         folder: of the experiment: params.yaml, rows.yaml, dvc.yaml, MLproject, outputs/ (DVC's), results/ (git's).
         experiment: its name.
+        shared: further data sets that are the experiment's own images, judged in another way: prepared with them.
     """
 
     folder: Path
     experiment: str
+    shared: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     @property
     def outputs(self) -> Path:
@@ -33,7 +36,7 @@ class Layout:
 
     def prepared(self, data: str) -> Path:
         """A prepared data set; "" is the experiment's own, others are those it is judged on."""
-        return self.outputs / ("data" if not data else f"datasets/{data}")
+        return self.outputs / ("data" if not data or data in self.shared else f"datasets/{data}")
 
     @property
     def targets(self) -> Path:
@@ -58,6 +61,10 @@ class Layout:
     def attention(self, name: str) -> Path:
         return self.outputs / "attention" / name
 
+    def exhibits(self, label: str) -> Path:
+        """What the report shows of a model beside its figures, on one data set."""
+        return self.outputs / "exhibits" / label
+
     def result(self, kind: str, name: str) -> Path:
         """A small result file, kept by git."""
         return self.results / kind / name
@@ -78,16 +85,3 @@ class Layout:
         live under the original folder, named by what they are of.
         """
         return state_folder(self.folder) / ".work" / stage / digest[:16]
-
-
-def state_folder(folder: Path) -> Path:
-    """The experiment's own folder, also where it runs in one of DVC's temporary copies."""
-    return Path(os.environ.get("DVC_ROOT") or folder)
-
-
-def project_folder(folder: Path) -> Path:
-    """The folder that experiments share: with the tracking store, and params.yaml for those under experiments/."""
-    folder = state_folder(folder)
-    shared = folder.parent.parent
-    inside = folder.parent.name == "experiments" and (shared / "params.yaml").is_file()
-    return Path(os.environ.get("ATTNDISTILL_ROOT") or (shared if inside else folder)).resolve()

@@ -1,5 +1,6 @@
 """Features once, then every evaluation that is turned on, for a teacher, a baseline or a student, on one data set."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def run(context: "Context") -> None:
-    """Write results/probes/<item>.json: top-1 and top-5 of every evaluation over seeds, with protocols.
+    """Write results/probes/<item>.json: top-1 and top-5 of every evaluation over seeds, with protocols; and
+    outputs/exhibits/<item>: the first seed's size, confusions, worst mistakes and nearest photos.
 
     Evaluations on features judge the same ones, computed once; the others follow. Those that ask for labels are left
     out where there are none, and the pre-trained models, which learned of no teacher, are compared with none.
@@ -32,6 +34,7 @@ def run(context: "Context") -> None:
     from attndistill.models.vit import count_parameters
     from attndistill.results import ProbeFile
 
+    context = replace(context, config=context.config.judging(context.item.data))
     images, test = context.images("train"), context.images("test")
     manifest, labelled = read_manifest(context.layout.prepared(context.item.data)), _labelled(context, images)
     chosen = _possible(context, manifest)
@@ -49,6 +52,8 @@ def run(context: "Context") -> None:
                 given = judged.features if on == "features" else judged
                 result: Result = EVALUATIONS.bind(name, options)(given, *([teacher] if on == "pair" else []))
                 found[name].append(result)
+            if done == 1:
+                _exhibit(context, judged, manifest, found, chosen)
             update(done)
     context.journal.figures(
         {
@@ -72,6 +77,34 @@ def run(context: "Context") -> None:
     context.journal.artifact(path, folder="results")
     for checkpoint in checkpoints:
         checkpoint.remove()
+
+
+def _exhibit(
+    context: "Context",
+    judged: "Judged",
+    manifest: dict[str, Any],
+    found: "dict[str, list[Result]]",
+    chosen: dict[str, dict[str, Any]],
+) -> None:
+    """Write what the report shows of a model beside its figures."""
+    from attndistill.core.artifacts import replacing_directory
+    from attndistill.evaluations import evaluations
+    from attndistill.exhibits.making import write_exhibits
+
+    knn = None
+    if "knn" in found:
+        result = found["knn"][0]
+        knn = (result.protocol, int(result.chosen["k"]), float(chosen["knn"]["temperature"]))
+    with replacing_directory(context.layout.exhibits(context.item.label)) as directory:
+        write_exhibits(
+            directory,
+            judged,
+            name=context.item.name,
+            class_names=manifest["class_names"],
+            labelled=manifest.get("labelled") is not False,
+            features=any(evaluations()[name].on in ("features", "pair") for name in chosen),
+            knn=knn,
+        )
 
 
 def _possible(context: "Context", manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -136,6 +169,7 @@ def _judged(
             "data": manifest["digest"],
             "labels": labels,
             "views": digest_of(views.plain()),
+            **({"probe": digest_of(context.config.plain()["probe"])} if context.item.data else {}),
         },
         execution=context.execution,
         checkpoint=checkpoint,
@@ -201,18 +235,19 @@ def _found(results: "list[Result]", seeds: tuple[int, ...], labels: str) -> "Fou
 def _outside(config: "Config", item: Item) -> list[Outside]:
     from attndistill.evaluations import evaluations
 
-    compared = item.name not in MODELS and any(evaluations()[name].on == "pair" for name in config.probe.chosen())
+    probe = config.probe_of(item.data)
+    compared = item.name not in MODELS and any(evaluations()[name].on == "pair" for name in probe.chosen())
     teacher = [Outside("outputs/pretrained/teacher", watched=False)] if compared else []
-    return [*([Outside(config.probe.labels.list_file)] if config.probe.labels.list_file else []), *teacher]
+    return [*([Outside(probe.labels.list_file)] if probe.labels.list_file else []), *teacher]
 
 
 STAGE = Stage(
     "probe",
     "k-NN (DINO's weighting), logistic regression and the other evaluations that `probe:` turns on",
     run,
-    lambda item: (seeds(item), *data_sections(item), "probe"),
+    lambda item: (seeds(item), *data_sections(item), "probe", *([f"datasets.{item.data}.probe"] if item.data else [])),
     lambda layout, item: [layout.prepared(item.data), layout.model(item.name)],
-    lambda layout, item: [layout.result("probes", f"{item.label}.json")],
+    lambda layout, item: [layout.exhibits(item.label), layout.result("probes", f"{item.label}.json")],
     over="model",
     judges=True,
     outside=_outside,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attndistill.report.build import KEPT
 from attndistill.stages.declaration import Item, Stage
-from attndistill.stages.layout import Layout
+from attndistill.stages.layout import MODELS, Layout
 
 if TYPE_CHECKING:
     from attndistill.config import Teacher
@@ -21,7 +21,8 @@ def run(context: "Context") -> None:
     from attndistill.report.build import build_report
 
     layout, config = context.layout, context.config
-    manifests = {name: read_manifest(layout.prepared(name)) for name in ("", *config.datasets)}
+    judged = [name for name in config.datasets if layout.prepared(name).exists()]  # a set may never be prepared
+    manifests = {name: read_manifest(layout.prepared(name)) for name in ("", *judged)}
     digests = {
         name: {"class_list_sha256": manifest["class_list_sha256"], "data_digest": manifest["digest"]}
         for name, manifest in manifests.items()
@@ -35,6 +36,7 @@ def run(context: "Context") -> None:
         pretrained={"teacher": f"Teacher ({_origin(config.teacher)})", "scratch": "Student from scratch (MAE)"},
         data=digests.pop(""),
         datasets=digests,
+        settings=_settings(context),
         description=_description(context),
         model_folder=layout.model,
         searches=layout.searches / "found",
@@ -48,6 +50,7 @@ def run(context: "Context") -> None:
 
 def _description(context: "Context") -> dict[str, str]:
     """How the figures came about, without times or run numbers."""
+    from attndistill.core.artifacts import read_json
     from attndistill.data.manifest import read_manifest
 
     config, manifest = context.config, read_manifest(context.layout.data)
@@ -60,10 +63,21 @@ def _description(context: "Context") -> dict[str, str]:
         "Data digest": manifest["digest"],
         "Class list SHA-256": manifest["class_list_sha256"],
         "Teacher": _teacher(context),
+        "Teacher's weights, SHA-256": read_json(context.teacher_weights / "model.json")["weights_sha256"],
         "Students": f"{_size(config.student.plain())}, {epochs} epochs of distillation, seeds {_listed(config.seeds)}",
         "Views": f"V = {views} for {epochs} epochs ({shared}); the same views for every row and seed",
         "Base configuration": config.digest("data", "views", "teacher", "student", "pretrain", "targets", "distill"),
     }
+
+
+def _settings(context: "Context") -> dict[str, dict[str, Any]]:
+    """Of each model that was trained here, by dotted key."""
+    from attndistill.config import flat, nested, resolve
+
+    base = context.config.plain()
+    rows = {name: flat(resolve([base, nested(row.set)]).plain()) for name, row in context.rows.rows.items()}
+    trained = MODELS if context.config.teacher.source is None else MODELS[1:]
+    return {**dict.fromkeys(trained, flat(base)), **rows}
 
 
 def _origin(teacher: "Teacher") -> str:
@@ -98,7 +112,9 @@ def _listed(seeds: tuple[int, ...]) -> str:
 def _inputs(layout: Layout, item: Item) -> list[Path]:
     kinds = ("attention", "pretrain_probe", "probes", "training")
     searches = [layout.searches] if layout.searches.exists() else []  # an experiment need not search anything
-    return [layout.data, layout.outputs / "attention", *searches, *(layout.results / kind for kind in kinds)]
+    shown = [layout.outputs / "attention", layout.outputs / "exhibits"]
+    results = [layout.results / kind for kind in kinds]
+    return [layout.data, layout.model("teacher"), *shown, *searches, *results]
 
 
 STAGE = Stage(

@@ -1,7 +1,7 @@
 """A study file: what is varied, what is judged, how long. Strict, and light to read: neither optuna nor torch.
 
-An objective is a figure of an evaluation that a study may aim at (`attndistill.evaluations`), measured on the
-validation part of train, or the number of parameters. There is no way to name a figure on test: what is chosen by a
+An objective is a figure of an evaluation that judges a student (`attndistill.evaluations`), measured on the validation
+part of train, or the number of parameters. There is no way to name a figure on test: what is chosen by a
 figure must not be reported by it.
 """
 
@@ -28,7 +28,7 @@ _VALUE_TYPES = ("bool", "int", "float", "str")
 
 def judged() -> dict[str, tuple[Evaluation, str]]:
     """Objective -> the evaluation that has it and the name of the figure there."""
-    chosen = [evaluation for evaluation in evaluations().values() if evaluation.objective]
+    chosen = [evaluation for evaluation in evaluations().values() if evaluation.on != "pair"]
     return {one.key(figure): (one, figure) for one in chosen for figure in one.figures}
 
 
@@ -179,6 +179,11 @@ class Definition(Section):
     def curves(self) -> list[str]:
         """The objectives that are measured between epochs too: those on features."""
         return [name for name in self.objectives if name != PARAMETERS and judged()[name][0].on == "features"]
+
+    @property
+    def trained(self) -> list[str]:
+        """The objectives for which something is trained on labels: measured at a trial's end."""
+        return [name for name in self.objectives if name != PARAMETERS and judged()[name][0].on == "model"]
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Definition":

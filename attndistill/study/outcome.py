@@ -183,7 +183,7 @@ def outcome_of(search: "Search", study: "optuna.Study") -> Outcome:
     definition, trials = search.definition, trials_of_the_file(study)
     ended = [trial for trial in trials if trial.state.is_finished()]
     config, chosen = search.config({}), definition.plain()
-    judges = [e.name for e in definition.evaluations if e.on == "features" or not definition.curves]
+    judges = [e.name for e in definition.evaluations if e.labels] or [e.name for e in definition.evaluations]
     return Outcome.model_validate(
         {
             "study": search.name,

@@ -164,6 +164,10 @@ def _check_keys(search: Search) -> None:
         raise ValueError(
             f"objectives: {asking[0]} asks for labels, photos have none; allowed: kl_to_teacher, parameters"
         )
+    for name in definition.trained:
+        evaluation = judged()[name][0].name
+        if evaluation not in config.probe.chosen():
+            raise ValueError(f"objectives: {name} asks for probe.{evaluation}, which is null; allowed: its settings")
     known = flat(config.plain())
     searchable = [key for key in known if key.startswith(_SEARCHABLE)]
     for key, distribution in definition.search.items():

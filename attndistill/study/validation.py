@@ -2,11 +2,12 @@
 
 The only module of a search that calls stages. Test is never opened: the validation part of train stands in its place.
 The students themselves see all of train, without labels, as in the pipeline: that is what the target cache holds. A
-probe's own hyper-parameter (k, C) is chosen on an inner validation part of the rest.
+probe's own hyper-parameter (k, C, a rate, an epoch) is chosen on an inner validation part of the rest. Fine-tuning and
+trained probes judge a student at the end of its trial alone.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +25,9 @@ from attndistill.data.store import ChosenImages, ImageSet, validation_indices
 from attndistill.evaluations import EVALUATIONS
 from attndistill.evaluations.classifiers import LabelledFeatures, ProbeData
 from attndistill.evaluations.embedding import embed_split
+from attndistill.evaluations.judged import Judged
 from attndistill.experiments import Experiment
-from attndistill.models.storage import load_model
+from attndistill.models.storage import load_model, weights_digest
 from attndistill.models.vit import count_parameters
 from attndistill.stages import Item, attention, distill
 from attndistill.stages.code import code_digest
@@ -33,6 +35,7 @@ from attndistill.stages.context import Context, Journal
 from attndistill.stages.layout import MODELS, Layout
 from attndistill.study.definition import PARAMETERS, Definition, judged
 from attndistill.tracking import Recorder
+from attndistill.training.checkpoint import Checkpoint
 
 
 def inputs_identity(experiment: Experiment, config: Config) -> dict[str, str]:
@@ -112,9 +115,56 @@ class ValidationContext(Context):
         names = {evaluation.name for evaluation, _ in chosen}
         results = {name: EVALUATIONS.bind(name, self._options(name))(data) for name in names}
         return {
-            name: float(getattr(results[evaluation.name], figure))
+            name: float(results[evaluation.name].figures[figure])
             for name, (evaluation, figure) in zip(objectives, chosen, strict=True)
         }
+
+    def judge_trained(self, objectives: Sequence[str]) -> dict[str, float]:
+        """Objectives for which something is trained on labels, means over seeds; as the probe stage does it, but on the
+        validation part in the place of test, and on train without it."""
+        chosen = {name: judged()[name] for name in objectives}
+        found: dict[str, list[float]] = {name: [] for name in objectives}
+        checkpoints: list[Checkpoint] = []
+        for seed in self.config.seeds if objectives else ():
+            model = self._judged(seed, checkpoints)
+            results = {
+                name: EVALUATIONS.bind(name, self._options(name))(model)
+                for name in {evaluation.name for evaluation, _ in chosen.values()}
+            }
+            for name, (evaluation, figure) in chosen.items():
+                found[name].append(float(results[evaluation.name].figures[figure]))
+        for checkpoint in checkpoints:
+            checkpoint.remove()
+        return {name: sum(values) / len(values) for name, values in found.items()}
+
+    def _judged(self, seed: int, checkpoints: list[Checkpoint]) -> Judged:
+        """One seed's student; the checkpoints of what is trained for it are added to `checkpoints`."""
+        weights, manifest, data = self.layout.weights("", seed), read_manifest(self.layout.data), self.config.data
+        backbone, projector = load_model(weights)
+        train = self.images("train")
+
+        def checkpoint(inputs: Mapping[str, str]) -> Checkpoint:
+            checkpoints.append(self.checkpoint(seed, inputs, "views", "probe"))
+            return checkpoints[-1]
+
+        return Judged(
+            backbone=backbone,
+            projector=projector,
+            layer=0,
+            train=train,
+            test=self.images("test"),
+            validation=self._inner(np.asarray(train.labels)),
+            labelled=None,
+            validation_fraction=data.validation_fraction,
+            validation_seed=data.validation_seed,
+            classes=len(manifest["class_names"]),
+            views=self.views,
+            crop_share=self.config.views.evaluation_crop,
+            seed=seed,
+            inputs={"model": weights_digest(weights), "data": manifest["digest"], "labels": "train without validation"},
+            execution=self.execution,
+            checkpoint=checkpoint,
+        )
 
     def _options(self, evaluation: str) -> dict[str, Any]:
         """As configured for the pipeline; the evaluation's own defaults where it is turned off there."""
@@ -123,11 +173,14 @@ class ValidationContext(Context):
     def _held_out_data(self, found: LabelledFeatures) -> ProbeData:
         rest = self._rest(len(found.labels))
         train, asked = (LabelledFeatures(found.features[part], found.labels[part]) for part in (rest, self.held_out))
-        options = self.config.data
-        inner = stratified_subset(
-            train.labels, options.validation_fraction, options.validation_seed, "inner validation", leave_one=True
+        return ProbeData(train, self._inner(train.labels), asked, len(read_manifest(self.layout.data)["class_names"]))
+
+    def _inner(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Places in train without its validation part on which a probe's own hyper-parameter is chosen."""
+        data = self.config.data
+        return stratified_subset(
+            labels, data.validation_fraction, data.validation_seed, "inner validation", leave_one=True
         )
-        return ProbeData(train, inner, asked, len(read_manifest(self.layout.data)["class_names"]))
 
 
 @dataclass(frozen=True)
@@ -170,6 +223,7 @@ class TrialStudent:
         maps = read_json(self.layout.result("attention", "trial.json"))
         found = {name: float(last[f"validation_{name}"]) for name in self.definition.curves}
         found |= {name: float(maps[name]["mean"]) for name, (judge, _) in judged().items() if judge.on == "maps"}
+        found |= self._judge.judge_trained(self.definition.trained)
         found[PARAMETERS] = float(count_parameters(load_model(self.layout.weights("", self.config.seeds[0]))[0]))
         for name, value in found.items():
             if not math.isfinite(value):

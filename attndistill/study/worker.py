@@ -5,18 +5,25 @@ import multiprocessing.connection
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
+from attndistill.core.ownership import ended_in_order
+from attndistill.core.progress import progress, watched
 from attndistill.core.side_by_side import die_with_parent
 from attndistill.core.words import shown
+from attndistill.experiments import open_experiment
+from attndistill.pipeline import make_deterministic
 from attndistill.study.lost import give_back, reclaim
 from attndistill.study.outcome import ERROR, REFUSED
-from attndistill.study.search import Search
+from attndistill.study.search import Search, read_search
 from attndistill.study.studies import SURPLUS, load_study
 from attndistill.study.trial import TrialFailedError, run_trial
 
@@ -97,14 +104,32 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else shown(value)
 
 
-@contextmanager
-def ended_in_order() -> Iterator[None]:
-    """`kill`, or a batch system that wants its machine back, is an interrupt too: trials are given back."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def work_elsewhere(
+    folder: str,
+    file: str,
+    overrides: dict[str, Any],
+    storage: str | None,
+    artifacts: str | None,
+    lineage: str | None,
+    seconds: float | None,
+) -> str:
+    """`work` as an engine's worker does it: the study is read anew; its trials are what is counted."""
+    search = read_search(Path(file), open_experiment(Path(folder)), overrides, storage, artifacts)
+    search = replace(search, lineage=None if lineage is None else Path(lineage))
+    make_deterministic(search.config({}))
+    study = load_study(search)
+    with progress(f"study {search.name}", search.definition.trials, "trials") as update, watched(_untold):
+
+        def look() -> None:
+            update(len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))))
+
+        with ended_in_order():
+            work(search, None if seconds is None else time.monotonic() + seconds, look)
+    return "done"
+
+
+def _untold(unit: str, done: int, total: int) -> None:
+    """What a trial's own training counts."""
 
 
 def work_side_by_side(search: Search, workers: int, until: float | None, look: Callable[[], None]) -> None:

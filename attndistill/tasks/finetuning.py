@@ -6,6 +6,8 @@ and micro-batches. Images are mixed in groups of a fixed size, cut from the batc
 one device. The readout's shortcuts do not serve here: timm's own forward pass drops paths.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,7 @@ from timm.data.mixup import Mixup, mixup_target
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from attndistill.core.generators import borrowed, numbers
 from attndistill.core.randomness import uniforms
@@ -70,6 +73,41 @@ class DropPath(nn.Module):
         return branch * (self.keep / (1 - self.rate)).to(branch.dtype)[:, None, None]
 
 
+class Average(nn.Module):
+    """A running average of a module's trained parameters, one step of it an update (DeiT's, timm's `ModelEmaV2`).
+
+    It lies in buffers, so that a resume checkpoint holds it and a resumed run goes on with the same bytes.
+
+    Args:
+        module: whose parameters; the average starts at them.
+        decay: share of the average that an update keeps.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        for number, parameter in enumerate(module.parameters()):
+            self.register_buffer(str(number), parameter.detach().clone())
+
+    @torch.no_grad()
+    def follow(self, module: nn.Module) -> None:
+        """One update."""
+        torch._foreach_lerp_(list(self.buffers()), [p.detach() for p in module.parameters()], 1 - self.decay)
+
+    @contextmanager
+    def in_place_of(self, module: nn.Module) -> Iterator[None]:
+        """The module has the average's weights while this lasts."""
+        parameters = list(module.parameters())
+        kept = [parameter.data for parameter in parameters]
+        for parameter, averaged in zip(parameters, self.buffers(), strict=True):
+            parameter.data = averaged
+        try:
+            yield
+        finally:
+            for parameter, own in zip(parameters, kept, strict=True):
+                parameter.data = own
+
+
 class FineTuning(nn.Module):
     """Batch -> soft-target cross-entropy of the head's answers; everything is trained, positions too.
 
@@ -81,6 +119,7 @@ class FineTuning(nn.Module):
         layer_decay: d; what is k layers below the head learns at d^k of the rate. 1: all at the same.
         pooled: the head judges the mean of the patches after a new LayerNorm (MAE), else the class token.
         projector: layers of P that are kept under the head, or None.
+        ema_decay: of the average of the weights that is kept beside the model; 0: none is.
     """
 
     def __init__(
@@ -93,6 +132,7 @@ class FineTuning(nn.Module):
         layer_decay: float = 1.0,
         pooled: bool = False,
         projector: nn.Module | None = None,
+        ema_decay: float = 0.0,
     ) -> None:
         super().__init__()
         self.seed, self.regularisation, self.layer_decay, self.pooled = seed, regularisation, layer_decay, pooled
@@ -109,6 +149,15 @@ class FineTuning(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.paths = _drop_paths(self.backbone.blocks, regularisation.drop_path)
         self.loss = SoftTargetCrossEntropy()
+        self.average = Average(self, ema_decay) if ema_decay else None
+        if self.average is not None:  # every rank makes the same one: nothing is to be sent
+            alone = [f"average.{name}" for name, _ in self.average.named_buffers()]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, alone)
+
+    def after_update(self) -> None:
+        """The average follows the weights, where there is one."""
+        if self.average is not None:
+            self.average.follow(self)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """By layer; vectors, class token and positions are not decayed. What is new learns at the full rate, so does

@@ -5,32 +5,21 @@ import re
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from attndistill.core.places import project_folder
+
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///([^?]*)(\?.*)?", re.DOTALL)
-
-
-def home(root: Path = Path()) -> Path:
-    """The folder of the project's state: $ATTNDISTILL_ROOT, else $DVC_ROOT (a temporary copy's original), else `root`.
-
-    An experiment that is a DVC project of its own (experiments/<name>) keeps its state with the others'.
-    """
-    given = os.environ.get("ATTNDISTILL_ROOT")
-    if given:
-        return Path(given).absolute()
-    place = Path(os.environ.get("DVC_ROOT") or root).absolute()
-    top = place.parent.parent
-    return top if place.parent.name == "experiments" and (top / "params.yaml").is_file() else place
 
 
 def work_folder(root: Path) -> Path:
     """Where the project at `root` keeps what is unfinished."""
-    return home(root) / ".work"
+    return project_folder(root) / ".work"
 
 
 def tracking_uri(root: Path = Path()) -> str:
     """MLFLOW_TRACKING_URI, a sqlite file in it made absolute; else the project's own database."""
     given = os.environ.get("MLFLOW_TRACKING_URI")
     if not given:
-        return own_uri(home(root))
+        return own_uri(project_folder(root))
     file, found = sqlite_file(given), _SQLITE.fullmatch(given)
     return given if file is None or found is None else f"{sqlite_uri(file)}{found[2] or ''}"
 

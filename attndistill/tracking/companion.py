@@ -34,6 +34,7 @@ class Companion:
         self.pid_of_owner = os.getpid()
         self.spools = [first]
         self.open_recordings = 1
+        self.looked_at: set[Path] = set()
         self.process = self._started(first)
 
     @staticmethod
@@ -52,14 +53,30 @@ class Companion:
             cls._current = cls(spool)
             return
         current.open_recordings += 1
-        current.spools.append(spool)
-        pipe = current.process.stdin
+        current._announce(spool)
+
+    @classmethod
+    def take_children(cls, parent: Spool | None) -> None:
+        """Have those recordings sent too that an engine's workers opened below `parent`, which this process opened."""
+        current = cls._current
+        if parent is None or current is None or current.pid_of_owner != os.getpid():
+            return
+        for folder in sorted(set(parent.folder.parent.glob("[!.]*/")) - current.looked_at):
+            current.looked_at.add(folder)
+            with contextlib.suppress(ValueError):  # damaged, or sent this moment
+                told = Spool(folder).description()
+                if told.enclosing == parent.folder.name and told.pid != os.getpid():
+                    current._announce(folder)
+
+    def _announce(self, spool: Path) -> None:
+        self.spools.append(spool)
+        pipe = self.process.stdin
         assert pipe is not None
         try:
             pipe.write(json.dumps(str(spool)).encode() + b"\n")
             pipe.flush()
         except OSError:  # somebody ended it: begin again with a new one, which `sync` supports for what the old one had
-            current.process = current._started(spool)
+            self.process = self._started(spool)
 
     @classmethod
     def leave(cls) -> None:

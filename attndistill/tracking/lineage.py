@@ -51,6 +51,19 @@ def capture_surroundings(told: Description, folder: Path) -> None:
     variables = {key: os.environ[key] for key in (*DVC, *SUMS) if key in os.environ}
     place = os.path.relpath(told.folder or told.root, root.resolve())
     write_json(folder / "command.json", {"argv": told.argv, "folder": place, "environment": variables})
+    capture_machine(folder)
+    lock = own_lock(root, told.experiment, [*told.inputs, *told.outputs])
+    if lock is not None:
+        write_text(folder / "dvc.lock", hidden(lock.read_text(encoding="utf-8")))
+    inputs = verified_inputs(root, told.experiment, told.inputs)
+    # last: its presence says that the rest is whole
+    write_json(folder / "inputs.json", inputs | {"accounts": stated_digests(root, told.inputs, told.accounts)})
+
+
+def capture_machine(folder: Path) -> None:
+    """Write environment.json and requirements.txt, unless they are there: a worker on another machine wrote its own."""
+    if (folder / "environment.json").exists():
+        return
     distributions = installed_distributions()
     write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in distributions))
     write_json(
@@ -65,12 +78,6 @@ def capture_surroundings(told: Description, folder: Path) -> None:
             "torch": _version("torch"),
         },
     )
-    lock = own_lock(root, told.experiment, [*told.inputs, *told.outputs])
-    if lock is not None:
-        write_text(folder / "dvc.lock", hidden(lock.read_text(encoding="utf-8")))
-    inputs = verified_inputs(root, told.experiment, told.inputs)
-    # last: its presence says that the rest is whole
-    write_json(folder / "inputs.json", inputs | {"accounts": stated_digests(root, told.inputs, told.accounts)})
 
 
 def capture_outputs(told: Description, folder: Path) -> None:

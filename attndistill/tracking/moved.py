@@ -1,8 +1,8 @@
 """A project that was moved or copied: MLflow stores absolute places of artifacts, and would go on in the old ones.
 
 Our experiments keep their artifacts in mlartifacts/<name> beside the sqlite database. One whose place is that of
-another folder has come here with its database: its rows are rewritten, as MLflow itself offers no way to. A run whose
-artifacts were left behind keeps its old place, as long as they are there.
+another folder has come here with its database: its rows are rewritten, as MLflow itself offers no way to. A run or a
+model whose artifacts were left behind keeps its old place, as long as they are there.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ARTIFACTS = "mlartifacts"
+_PLACES = {"runs": "artifact_uri", "logged_models": "artifact_location", "model_versions": "storage_location"}
 
 
 def place_of(database: Path, experiment: str) -> str:
@@ -38,15 +39,14 @@ def follow_a_move(database: Path) -> None:
                 continue
             new = place_of(database, name)
             connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, number))
-            for run, uri in connection.execute(
-                "SELECT run_uuid, artifact_uri FROM runs WHERE experiment_id = ?", (number,)
-            ).fetchall():
-                there = _path(uri)
-                if there is None or not there.is_relative_to(old):
-                    continue
-                here = database.parent / ARTIFACTS / name / there.relative_to(old)
-                if here.exists() or not there.exists():
-                    connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (here.as_uri(), run))
+            for table, column in _PLACES.items():
+                for row, uri in connection.execute(f"SELECT rowid, {column} FROM {table}").fetchall():
+                    there = _path(uri)
+                    if there is None or not there.is_relative_to(old):
+                        continue
+                    here = database.parent / ARTIFACTS / name / there.relative_to(old)
+                    if here.exists() or not there.exists():
+                        connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (here.as_uri(), row))
 
 
 def _path(uri: str | None) -> Path | None:

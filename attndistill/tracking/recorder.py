@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from attndistill.core.places import project_folder
 from attndistill.core.secrets import hidden, hidden_in
 from attndistill.tracking import lineage
-from attndistill.tracking.address import home, own_uri, tracking_uri
+from attndistill.tracking.address import own_uri, tracking_uri
 from attndistill.tracking.call import call_of_dvc, process_started
 from attndistill.tracking.companion import Companion, say
 from attndistill.tracking.spool import (
@@ -31,6 +32,7 @@ from attndistill.tracking.spool import (
     spools_folder,
 )
 
+DRIVER = "ATTNDISTILL_DRIVER"  # set for an engine's workers: the recording below which theirs belong
 _open_recordings: list["Recorder"] = []  # of this process, outermost first
 _told: list[bool] = []
 
@@ -120,7 +122,7 @@ class Recorder:
         finally:
             _open_recordings.remove(recorder)
             recorder._write(Close, status=status, error=hidden(error)[:2000])
-            if enabled:
+            if enabled and not _driver():
                 with _failures_told():
                     Companion.leave()
 
@@ -186,15 +188,15 @@ def _described(root: Path, **given: Any) -> Description:
         id=f"{time.time_ns():x}-{os.urandom(4).hex()}",  # sorts by age: a parent is sent before its children
         root=str(Path(root).absolute()),
         folder=str(Path.cwd()),
-        own_uri=own_uri(home(root)),
+        own_uri=own_uri(project_folder(root)),
         tracking_uri=hidden(tracking_uri(root)),
         started_ms=_now_ms(),
         pid=os.getpid(),
         process_started=process_started(os.getpid()),
         host=socket.gethostname(),
         user=_user(),
-        launcher_run_id=os.environ.get("MLFLOW_RUN_ID") or None,
-        enclosing=enclosing[-1] if enclosing else None,
+        launcher_run_id=(not _driver() and os.environ.get("MLFLOW_RUN_ID")) or None,
+        enclosing=enclosing[-1] if enclosing else _driver(),
         call=call_of_dvc(),
         dvc_experiment=os.environ.get("DVC_EXP_NAME") or None,
         **given,
@@ -208,8 +210,16 @@ def _begin(description: Description) -> Spool:
     with _failures_told():
         lineage.capture_code(description, spool.lineage)
     with _failures_told():
-        Companion.follow(spool.folder)
+        if _driver():  # it sends what its workers record; on what machine they are, they alone know
+            lineage.capture_machine(spool.lineage)
+        else:
+            Companion.follow(spool.folder)
     return spool
+
+
+def _driver() -> str | None:
+    """The recording of the engine whose worker this process is; None of any other process."""
+    return os.environ.get(DRIVER) or None
 
 
 def _plain(value: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -61,13 +61,13 @@ class Store:
         self.uri = uri
         self.database = sqlite_file(uri)
         if self.database is None:
-            self.client = MlflowClient(tracking_uri=uri)
+            self.client = MlflowClient(uri, os.environ.get("MLFLOW_REGISTRY_URI", uri))
             return
         self.database.parent.mkdir(parents=True, exist_ok=True)
         # the client's constructor already creates the tables: of four at once on a missing database, three would die
         with FileLock(f"{self.database}.lock"):
             check_database(self.database)
-            self.client = MlflowClient(tracking_uri=uri)
+            self.client = MlflowClient(uri, os.environ.get("MLFLOW_REGISTRY_URI", uri))
             follow_a_move(self.database)
 
     def open_run(self, told: Description, *, parent_waits: bool, lock: Path) -> str:
@@ -138,7 +138,7 @@ class Store:
 
     def log_producers(self, run_id: str, inputs: Mapping[str, str]) -> None:
         """Name, for each input (path -> md5), the latest run that made it."""
-        found = {path: self._found(f"output.{path}", md5) for path, md5 in inputs.items()}
+        found = {path: self.found(f"output.{path}", md5) for path, md5 in inputs.items()}
         self.log_tags(run_id, {f"input_run.{path}": run.info.run_id for path, run in found.items() if run})
 
     def log_to_model(self, run_id: str, told: Description, figures: Sequence[Figures]) -> None:
@@ -216,7 +216,7 @@ class Store:
             "mlflow.source.name": f"attndistill {told.command}",
             "mlflow.source.type": "LOCAL",
         }
-        experiment = self._experiment(told.experiment) if parent is None else parent.info.experiment_id
+        experiment = self.experiment(told.experiment) if parent is None else parent.info.experiment_id
         if parent is not None:
             tags[PARENT] = parent.info.run_id
         return self.client.create_run(experiment, start_time=told.started_ms, tags=tags, run_name=told.name)
@@ -236,7 +236,7 @@ class Store:
                     "stage": "dvc",
                     **({"dvc.experiment": told.dvc_experiment} if told.dvc_experiment else {}),
                 }
-                experiment = self._experiment(told.experiment)
+                experiment = self.experiment(told.experiment)
                 run = self.client.create_run(experiment, start_time=told.started_ms, tags=tags, run_name=call.name)
             elif run.info.status != "RUNNING":
                 self.client.update_run(run.info.run_id, status="RUNNING")
@@ -257,7 +257,7 @@ class Store:
         tags = _first_tags(told) if told.call is None else {}
         self.log_tags(launcher.info.run_id, {**tags, "attndistill.run": run_id, NOTE: text})
 
-    def _experiment(self, name: str) -> str:
+    def experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
         found = self.client.get_experiment_by_name(name)
@@ -274,9 +274,9 @@ class Store:
             return str(self.client.get_experiment_by_name(name).experiment_id)  # another process was quicker
 
     def _recorded(self, recording: str) -> Any:
-        return self._found(RECORDING, recording)
+        return self.found(RECORDING, recording)
 
-    def _found(self, tag: str, value: str) -> Any:
+    def found(self, tag: str, value: str) -> Any:
         """The latest run with a tag of that value, in any experiment."""
         experiments = [experiment.experiment_id for experiment in self.client.search_experiments(max_results=1000)]
         asked = f"tags.`{allowed_key(tag)}` = '{value}'"

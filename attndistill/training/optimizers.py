@@ -162,11 +162,6 @@ class RateCurve:
 PER_STEP, PER_EPOCH = RateCurve(), RateCurve(per_epoch=True)
 
 
-def peak_learning_rate(base: float, batch_size: int) -> float:
-    """The rate after warm-up: it grows with the batch, from the base rate that is named for 256 images."""
-    return base * batch_size / 256
-
-
 def learning_rate(
     step: int,
     *,
@@ -179,7 +174,7 @@ def learning_rate(
 
     Args:
         step: counts from 0; `steps` is one past the last.
-        peak: `peak_learning_rate`.
+        peak: after warm-up.
         steps: of the whole run.
         warmup_steps: of those, spent warming up.
         curve: where both begin and end.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cache, data, gpu, heads, kernels, probes, search, startup, step
+from benchmarks import cache, data, engine, gpu, heads, kernels, probes, search, startup, step
 from benchmarks.configurations import CONFIGURATIONS, made_up_images
 from benchmarks.tables import comparison_page, page
 
@@ -87,6 +87,20 @@ def test_a_study_is_measured_beside_the_two_commands_of_a_student():
     measured = search.measure(experiment="experiments/smoke", trials=1, separate=1, pipelines=0)
     check_page("search", {"toy size": measured})
     assert "share of 1 times distill and probe" in measured
+
+
+def test_two_workers_are_measured_beside_one_row_after_another(monkeypatch):
+    def timed(clone: Path, folder: str, words: list[str]) -> float:
+        task = Path(folder) / ".work/engine/pipeline/tasks/prepare.json"
+        task.parent.mkdir(parents=True)
+        task.write_text(json.dumps({"since": time.time() + 3}))
+        return 5.0 if "--on" in words else 10.0
+
+    monkeypatch.setattr(engine, "timed", timed)  # the real thing takes minutes
+    measured = engine.measure(rows=48, repeats=1)
+    check_page("engine", {"toy rows": measured})
+    assert measured["share of the time of one after another"] == "0.500"
+    assert measured["before the first task"]["median"] == pytest.approx(3, abs=1)
 
 
 def test_a_step_is_measured_in_every_way():

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shipped import with_shipped_rows
 
 from attndistill import cli
 
@@ -166,8 +167,7 @@ def test_a_run_that_fails_says_so_in_one_line_with_exit_code_1(error, message, c
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     """A project of one experiment, the digits."""
-    for name in ("params.yaml", "rows.yaml"):
-        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "params.yaml", with_shipped_rows(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -1,21 +1,26 @@
 """A dry run says what a run would read and cost; nothing is run or written."""
 
 import hashlib
+import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from shipped import with_shipped_rows
 
 from attndistill.cli import main
+from attndistill.costs.machine import Machine, lasting
+from attndistill.library import configure
 
 ROOT = Path(__file__).parents[2]
-OF_1000_CLASSES = "--images 1281167 --test-images 50000 --classes 1000"
-OF_100_CLASSES = "--images 126689 --test-images 5000 --classes 100"
+OF_1000_CLASSES = "--images 1281167 --test-images 50000 --classes 1000 --tflops 100"
+OF_100_CLASSES = "--images 126689 --test-images 5000 --classes 100 --tflops 100"
 README_BLOCKS = {
-    "imagenet_subset": ("distill --row a-layers-8-3-32-attn", "--images 126689", 0),
-    "imagenet1k_dino_s8_s16": ("pipeline", OF_1000_CLASSES, 1),  # 1: images and checkpoint come from outside
-    "imagenet1k_mugs_b16_s16": ("pipeline", OF_1000_CLASSES, 1),
-    "imagenet1k_mugs_s16_t16": ("pipeline", OF_1000_CLASSES, 1),
+    "imagenet_subset": ("distill --row a-layers-8-3-32-attn", "--images 126689 --tflops 100", 0),
+    "imagenet1k_dino_s8_s16": ("probe --model attndistill", OF_1000_CLASSES, 0),
+    "imagenet1k_mugs_b16_s16": ("probe --model attndistill", OF_1000_CLASSES, 0),
+    "imagenet1k_mugs_s16_t16": ("probe --model attndistill", OF_1000_CLASSES, 0),
 }
 PAPER_ROW = ["distill", "--experiment", "experiments/imagenet_subset", "--row", "a-heads-6-attn", "--dry-run"]
 
@@ -23,8 +28,7 @@ PAPER_ROW = ["distill", "--experiment", "experiments/imagenet_subset", "--row", 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project in which nothing was run yet."""
-    for name in ("params.yaml", "rows.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
+    shutil.copy(ROOT / "params.yaml", with_shipped_rows(tmp_path))
     kept = shutil.ignore_patterns("outputs", "results", ".dvc", ".work")
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments", ignore=kept)
     monkeypatch.chdir(tmp_path)
@@ -52,10 +56,56 @@ def test_the_whole_of_table_10_at_paper_scale_is_in_a_file_of_its_own(bare, caps
 
 
 def test_one_stage_names_what_is_not_there_yet_and_who_makes_it(bare, capsys):
-    assert main(["distill", "--row", "attndistill", "--dry-run"]) == 0
+    mine = ["--data.set.name", "image_folder", "--data.set.root", "images"]
+    assert main(["distill", "--row", "attndistill", "--dry-run", *mine]) == 0
     out = capsys.readouterr().out
     assert "not yet 2      outputs/pretrained/teacher, made by attndistill pretrain --model teacher\n" in out
     assert "in all         not known before prepare (or give --images)\n" in out
+
+
+def test_a_whole_run_is_told_in_minutes_of_this_machine_with_its_probes_and_the_starts_of_its_stages(
+    bare, capsys, monkeypatch
+):
+    slow = Machine(rate=1e10, host_rate=1e9, start=6.0, side_by_side=2)
+    monkeypatch.setattr("attndistill.costs.dry_run.measured", lambda config: slow)
+    assert main(["pipeline", "--dry-run"]) == 0  # how many digits there are is known before `prepare`
+    out = capsys.readouterr().out
+    assert "train images   1,258\n" in out
+    sums = dict(re.findall(r"^(\S+)\n(?:  .*\n)*?  in all +.*?([\d.e+]+) FLOPs, about", out, re.MULTILINE))
+    assert set(sums) >= {"pretrain@teacher", "distill@projector_alignment", "probe@teacher"}
+    (regression,) = re.findall(r"probe@teacher\n(?:  .*\n)*?  regression +at most ([\d.]+) GFLOPs", out)
+    (probe,) = re.findall(r"probe@teacher\n(?:  .*\n)*?  in all .*about ([\d.]+) seconds", out)
+    assert float(probe) == pytest.approx(float(sums["probe@teacher"]) / 1e10 + float(regression), rel=0.03)
+    (total,) = re.findall("^sum of these +([\\d.e+]+) FLOPs, about .* minutes on this machine as it is now", out, re.M)
+    assert float(total) > sum(map(float, sums.values()))
+    assert "with 15 starts of 6 s (dvc repro) about " in out
+
+
+def test_the_machine_is_measured_by_the_students_own_steps():
+    from attndistill.costs.machine import measured
+
+    machine = measured(configure({"student.depth": 1, "runtime.processes": 64}))
+    assert 1e7 < machine.rate < 1e15
+    assert 1e7 < machine.host_rate < 1e15
+    assert machine.side_by_side <= (os.cpu_count() or 1)
+    assert machine.seconds(machine.rate, machine.host_rate) == pytest.approx(2.0)
+    assert machine.seconds(machine.rate, models=2) == pytest.approx(1 / min(2, machine.side_by_side))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "under a second"),
+        (3.21, "about 3.2 seconds"),
+        (89, "about 89 seconds"),
+        (240, "about 4.0 minutes"),
+        (3600, "about 60 minutes"),
+        (20000, "about 5.6 hours"),
+        (1e6, "about 12 days"),
+    ],
+)
+def test_a_time_is_told_in_words_that_people_use(seconds, words):
+    assert lasting(seconds) == words
 
 
 def test_fewer_images_than_a_batch_are_refused(bare, capsys):

@@ -257,7 +257,12 @@ def test_a_broken_or_hostile_yaml_file_is_refused_by_name(tmp_path, text, messag
         ("rows: {a: {label: A, set: {a.b: 1, a: 2}}}", "rows.a.set: a: settings below it are given"),
         ("rows: []", r"rows: Input should be a valid dictionary \(given \[\]\)"),
         ("rows: {}", "rows: Dictionary should have at least 1 item"),
-        ("rows: {a.b: {label: A, set: {}}}", "row name 'a.b'; allowed: letters, digits, - and _"),
+        (
+            "rows: {a.b: {label: A, set: {}}}",
+            "row name 'a.b'; allowed: letters, digits, _ and, not at its beginning, -",
+        ),
+        ("rows: {-x: {label: A, set: {}}}", "row name '-x'; allowed: letters, digits, _ and, not at its beginning, -"),
+        ("rows: {--row: {label: A, set: {}}}", "row name '--row'; allowed: letters, digits, _ and, not at its"),
         ("rows: {a: {label: A, set: {}}}\npictures: [b]", "pictures: unknown 'b'; allowed: a"),
         ("rows: {a: {label: A, set: {}}}\nmodels: {a: {}}", "models: unknown 'a'; allowed: teacher, scratch"),
         (

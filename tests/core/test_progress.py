@@ -5,6 +5,7 @@ import pty
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -92,6 +93,18 @@ def test_a_count_with_a_known_end_says_what_is_left_and_ends_once(capsys, monkey
     said = lines(capsys, monkeypatch, 4, [1, 3, 4, 4])
     assert [line.split(",")[0] for line in said] == ["fetch: 1/4 MiB", "fetch: 3/4 MiB", "fetch: 4/4 MiB"]
     assert [line.split(" ")[-1] for line in said] == ["left", "left", "s"]
+
+
+def test_work_whose_first_unit_takes_long_is_not_silent_and_says_nothing_once_it_is_over(capsys, monkeypatch):
+    monkeypatch.setattr(module, "_SILENT", 0.05)
+    with progress("probe teacher", 1, "models") as update:
+        time.sleep(0.2)
+        update(1)
+    time.sleep(0.15)
+    *going_on, last = capsys.readouterr().err.splitlines()
+    assert going_on
+    assert all(line == "probe teacher: 0/1 models, 0.0/s, goes on since 0 s" for line in going_on)
+    assert last.startswith("probe teacher: 1/1 models, ")
 
 
 def test_a_rate_that_is_zero_foresees_no_end(capsys, monkeypatch):

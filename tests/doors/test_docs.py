@@ -1,5 +1,6 @@
 """The pages that a new user follows are run as they stand."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +46,8 @@ def test_the_tutorial_goes_from_photos_to_a_student_in_timm(desk):
     assert "features.parquet: features of 100 images" in said
     for made in ("student/README.md", "outputs/report/index.html", "nearest.png"):
         assert (desk / "mine" / made).exists()
+    answer = json.loads((desk / "mine/answer.json").read_text())
+    assert np.array(answer["predictions"]).shape == (1, 192)
 
 
 @pytest.mark.drivers

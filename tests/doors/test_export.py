@@ -107,8 +107,8 @@ def test_a_teacher_by_timm_name_is_exported_by_that_name(timm_name, tmp_path):
 
 
 def test_an_onnx_graph_takes_any_batch(student, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    import onnxruntime
+
     folder = attndistill.export(student, tmp_path / "student", formats=["onnx"])
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
     assert not list(folder.glob("*.data"))

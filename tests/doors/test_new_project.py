@@ -56,7 +56,8 @@ def test_a_project_outside_of_the_repository_is_run_by_the_installed_package(pho
     assert "outputs/pretrained/teacher" in stages["probe"]["do"]["deps"]
     lock = read_yaml(tmp_path / "mine/attndistill.lock")
     assert set(lock["code"]) == set(STAGES)
-    assert (tmp_path / "mine/.dvc").is_dir()
+    assert (tmp_path / "mine/.dvc/dvc-plots.html").is_file()
+    assert "html_template = dvc-plots.html" in (tmp_path / "mine/.dvc/config").read_text()
     assert (tmp_path / "mine/.git").is_dir()
     listed = subprocess.run(["git", "status", "--short"], cwd=tmp_path / "mine", capture_output=True, text=True).stdout
     assert "outputs" not in listed

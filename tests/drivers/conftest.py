@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from shipped import with_shipped_rows
 
 from attndistill.config import overlay, read_yaml
 
@@ -44,6 +45,7 @@ def clone(destination: Path, settings: dict | None = None) -> Path:
     small = overlay(read_yaml(ROOT / "params.yaml"), read_yaml(ROOT / "experiments/smoke/params.yaml"))
     small = overlay(small, settings or {})
     YAML().dump(small, destination / "params.yaml")
+    with_shipped_rows(destination)
     shutil.rmtree(destination / "results", ignore_errors=True)
     (destination / "dvc.lock").unlink(missing_ok=True)
     git = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")

@@ -232,6 +232,20 @@ def test_a_cell_of_the_report_leads_to_runs_commits_data_and_teacher(toy, untouc
     assert "made by `attndistill pretrain --model teacher`" in said
 
 
+def test_every_result_file_is_listed_with_its_commit_its_run_and_what_to_type(toy, untouched):
+    head, *lines = attndistill(toy, "trace").stdout.splitlines()
+    assert head.split() == ["result", "file", "commit", "run", "again"]
+    listed = {line.split()[0]: line.split(maxsplit=3)[1:] for line in lines}
+    assert listed.keys() == {path for path in git_files(toy) if path.endswith(".json") and path.count("/") == 2}
+    (probe,) = runs(toy, stage="probe")
+    again = f"attndistill rebuild {FIGURE}"
+    assert listed[FIGURE] == [probe.data.tags["lineage.commit"][:12], probe.info.run_id, again]
+
+
+def git_files(directory: Path) -> list[str]:
+    return run(directory, "git", "ls-files", "results").stdout.split()
+
+
 def forged(toy: Path, folder: Path, **changed: object) -> str:
     """A run like the recorded one of the probe whose lineage is changed; gives its id."""
     (probe,) = runs(toy, stage="probe")

@@ -7,6 +7,7 @@ import pytest
 
 from attndistill.evaluations import EVALUATIONS, evaluations
 from attndistill.evaluations.classifiers import (
+    Fit,
     LabelledFeatures,
     ProbeData,
     knn,
@@ -174,12 +175,35 @@ def test_the_authors_logistic_regression_falls_far_below_chance_and_is_scikit_le
     part = LabelledFeatures(rows.astype(np.float32), labels)
     strength, unit = 10.0, rows.astype(np.float32).astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    scores = logistic_scores(part, part, 4, [strength], 1000, unit=True)[strength]
-    plain = LogisticRegression(C=strength, fit_intercept=False, max_iter=1000).fit(unit, labels)
+    scores = logistic_scores(part, part, 4, Fit([strength], unit=True))[strength]
+    plain = LogisticRegression(C=strength, fit_intercept=False, max_iter=1000, tol=1e-7).fit(unit, labels)
     np.testing.assert_allclose(scores, plain.predict_proba(unit), rtol=1e-6)
     objective = -np.log(scores[np.arange(400), labels]).mean() + np.square(plain.coef_).sum() / (2 * 400 * strength)
     assert objective < 0.5 * np.log(4)
     longer = LabelledFeatures(part.features * np.linspace(0.1, 10, 400, dtype=np.float32)[:, None], labels)
-    again = logistic_scores(longer, longer, 4, [strength], 1000, unit=True)[strength]
+    again = logistic_scores(longer, longer, 4, Fit([strength], unit=True))[strength]
     np.testing.assert_allclose(again, scores, atol=1e-4)
-    assert logistic_mairal(ProbeData(part, np.arange(80), part, 4)).protocol == "logistic/dino-mairal-v1"
+    assert logistic_mairal(ProbeData(part, np.arange(80), part, 4)).protocol == "logistic/dino-mairal-v2"
+
+
+def test_every_strength_of_a_path_is_fitted_as_a_solver_of_another_kind_fits_it_alone():
+    """Version 1 took no iteration at the largest C: its figure was that of the C before."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    strengths = [0.01, 0.1, 1.0, 10.0, 100.0]
+    part, unseen = (clusters(count, 12, 8.0, seed, width=64) for seed, count in enumerate((60, 20)))
+    found = logistic_scores(part, unseen, 12, Fit(strengths[::-1]))
+    assert list(found) == strengths
+    scaler = StandardScaler().fit(part.features.astype(np.float64))
+    train, test = (scaler.transform(one.features.astype(np.float64)) for one in (part, unseen))
+    for strength in strengths:
+        alone = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-10, max_iter=1000)
+        np.testing.assert_allclose(found[strength], alone.fit(train, part.labels).predict_proba(test), atol=5e-3)
+    assert np.abs(found[100.0] - found[10.0]).max() > 0.05  # the last step of the path is one
+
+
+def test_a_fit_that_its_iterations_end_is_reported(capsys):
+    made = data(spread=8.0)
+    logistic_scores(made.train, made.test, made.classes, Fit([1.0, 100.0], max_iterations=3))
+    assert "logistic regression: C 100 ended after 3 iterations, above its tolerance" in capsys.readouterr().out

@@ -10,6 +10,8 @@ import yaml
 
 from attndistill.cli import main
 from attndistill.config import read_yaml, resolve
+from attndistill.config.transfer import with_transfer_presets
+from attndistill.evaluations import evaluations
 from attndistill.experiments import DEFAULTS
 from attndistill.study.definition import directions
 
@@ -56,10 +58,11 @@ def test_many_heads_cost_one_reading_of_the_backbone_and_their_rate_changes_betw
     assert float(many.split("linear ibot steps")[1].split("last ")[1].split("\n")[0]) == pytest.approx(lowest, rel=0.01)
 
 
-def test_a_study_may_aim_at_what_is_cheap_and_not_at_what_trains():
+def test_a_study_may_aim_at_every_figure_of_a_student():
     allowed = directions()
-    assert allowed["logistic_mairal_top1"] == "maximize"
-    assert not {name for name in allowed if name.startswith(("finetune", "linear"))}
+    every = {one.key(figure) for one in evaluations().values() if one.on != "pair" for figure in one.figures}
+    assert allowed.keys() == every | {"parameters"}
+    assert allowed["finetune_last_top1"] == allowed["linear_ibot_top1"] == "maximize"
 
 
 def examples() -> list[dict]:
@@ -69,4 +72,5 @@ def examples() -> list[dict]:
 
 @pytest.mark.parametrize("example", examples(), ids=lambda one: "-".join(one.get("probe", one)))
 def test_every_example_of_the_page_on_evaluations_is_a_setting(example):
-    assert resolve([read_yaml(DEFAULTS), example]).probe.chosen()
+    config = resolve([with_transfer_presets(layer) for layer in (read_yaml(DEFAULTS), example)])
+    assert all(config.probe_of(name).chosen() for name in ("", *config.datasets))

@@ -1,6 +1,8 @@
 """Probes of many heads: each head learns as it would alone, one is chosen, and the run resumes exactly."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +11,13 @@ from accelerate import Accelerator
 from timm.optim import Lars
 from torch import nn
 
-from attndistill.data.loading import Batch
+from attndistill.data.loading import Batch, view_batch
 from attndistill.data.store import ImageSet
-from attndistill.evaluations.heads import DINOV2_RATES, IBOT_RATES
+from attndistill.data.views import ViewRecipe
+from attndistill.evaluations import stored_views
+from attndistill.evaluations.heads import DINOV2_RATES, IBOT_RATES, _feature
 from attndistill.evaluations.judged import places, protocol_of
-from attndistill.library import array_images, evaluate
+from attndistill.library import array_images, configure, evaluate
 from attndistill.models.readout import read_features, read_last_blocks
 from attndistill.models.vit import build_vit
 from attndistill.tasks.linear_heads import Feature, LinearHeads
@@ -191,6 +195,38 @@ def test_two_probes_that_train_do_not_meet_in_one_checkpoint():
     both = judged({**one, **other})
     assert both["linear_ibot"].top1 == judged(one)["linear_ibot"].top1
     assert both["linear_dino"].top1 == judged(other)["linear_dino"].top1
+
+
+def test_heads_replay_stored_views_which_probes_of_a_model_share(tmp_path, monkeypatch):
+    """V views of 60 images, read once for two probes: what epoch e learns from are the tokens of view e mod V."""
+    read, readings = stored_views.read_last_blocks, []
+    monkeypatch.setattr(
+        stored_views,
+        "read_last_blocks",
+        lambda vit, images, *a, **k: readings.append(len(images)) or read(vit, images, *a, **k),
+    )
+    both = {f"probe.{name}": {"blocks": 2, "views": 2, "recipe": RECIPE} for name in ("linear_dino", "linear_ibot")}
+    quick = {"probe.knn": None, "probe.logistic": None, "runtime.device": "cpu", "runtime.evaluation_batch_size": 32}
+    vit, images = build_vit(16, 0, **VIT), coloured(60, 0)
+    found = evaluate(vit, images, coloured(30, 1), settings={**quick, **both}, work=tmp_path)
+    assert sum(readings) == 2 * 60
+    assert found["linear_dino"].protocol.startswith("linear/dino-v1 (views 2) on CLS of the last 2 blocks, ")
+    assert found["linear_dino"].top1 > 80
+    (first,) = tmp_path.rglob("view-0.npy")
+    again = evaluate(vit, images, coloured(30, 1), settings={**quick, **both}, work=tmp_path)
+    assert sum(readings) == 2 * 60  # resumed: nothing is read again
+    assert {name: one.figures for name, one in again.items()} == {name: one.figures for name, one in found.items()}
+    recipe = replace(ViewRecipe.of(configure({"views.image_size": 16}).views), scale=(0.08, 1.0))
+    views = view_batch(images, recipe, 0, np.arange(60)).images
+    with torch.no_grad():
+        wanted = read_last_blocks(vit.eval(), views, 3, patch_mean=True).numpy()
+    np.testing.assert_allclose(np.load(first), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_feature_of_a_protocol_follows_the_models_size():
+    assert _feature(SimpleNamespace(backbone=SimpleNamespace(embed_dim=384)), None, None) == ([Feature(4, False)], True)
+    assert _feature(SimpleNamespace(backbone=SimpleNamespace(embed_dim=768)), None, None) == ([Feature(1, True)], True)
+    assert _feature(SimpleNamespace(backbone=SimpleNamespace(embed_dim=768)), 2, None) == ([Feature(2, False)], False)
 
 
 def test_more_blocks_than_there_are_are_refused_before_anything_trains():

@@ -45,9 +45,13 @@ def test_the_page_holds_the_picture_and_names_no_script_of_the_network(shown):
     assert "{" + "plot_divs}" not in text
 
 
-def test_a_curve_that_needs_vega_says_so_instead_of_staying_blank(browser, shown, tmp_path):
+def test_a_curve_is_drawn_by_the_page_itself(browser, shown, tmp_path):
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     command = [browser, *flags.split(" "), "--disable-component-update", "--disable-sync"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", shown.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-    assert dom.count('<p class="note">An interactive plot, not drawn here') == 1
+    (points,) = re.findall(r'<polyline[^>]* points="([^"]+)"', dom)
+    places = [tuple(map(float, point.split(","))) for point in points.split()]
+    assert places[0][0] < places[1][0]
+    assert places[0][1] > places[1][1]  # 50 lies below 60
+    assert 'class="note"' not in dom

@@ -72,7 +72,7 @@ def test_page_csv_and_tex_agree(experiment):
     with (experiment.destination / "table.csv").open(newline="") as file:
         lines = {line["model"]: line for line in csv.DictReader(file)}
     assert float(lines["scratch"]["logistic_top5_mean"]) == pytest.approx(values.mean())
-    assert lines["scratch"]["logistic_top5_protocol"] == "logistic/standardised-lbfgs-v1"
+    assert lines["scratch"]["logistic_top5_protocol"] == "logistic/standardised-lbfgs-v2"
     printed = f"{values.mean():.1f} $\\pm$ {values.std(ddof=1):.1f}"
     tex = (experiment.destination / "table.tex").read_text()
     assert printed in next(line for line in tex.splitlines() if line.startswith("Student from scratch (MAE)"))
@@ -96,7 +96,7 @@ def test_protocol_and_feature_stand_beside_the_figures(experiment):
     head = parsed(experiment.page).lines[:2]
     assert "k-NNcls_token before the projector" in head[0]
     assert "top-1 (%)knn/dino-v1" in head[1]
-    assert "top-1 (%)logistic/standardised-lbfgs-v1" in head[1]
+    assert "top-1 (%)logistic/standardised-lbfgs-v2" in head[1]
 
 
 def test_a_feature_that_differs_is_named_in_its_line_and_the_usual_one_once(experiment):
@@ -287,8 +287,36 @@ def test_the_page_refers_to_nothing_outside_itself(experiment):
     text = experiment.page
     addresses = parsed(text).addresses
     assert len(addresses) >= 9  # three charts and six panels
-    assert {address.split(":")[0] for address in addresses} == {"data"}
+    beside = [address for address in addresses if not address.startswith(("#", "data:"))]
+    assert {"table.csv", "differences.tex", "sizes.md", "attn_vis/"} <= set(beside)
+    assert [address for address in beside if not (experiment.destination / address).exists()] == []
     assert re.findall(r"(?i)https?:|url\(|@import", text) == []
+
+
+def test_every_figure_of_the_table_leads_to_its_command_seeds_and_what_to_type_to_rebuild_it(experiment):
+    experiment.write_curves()
+    experiment.build()
+    figures = re.findall(r'<td[^>]*><a href="#(made-[^"]*)">', experiment.page)
+    assert len(figures) == 4 * 4 + 3  # models by probes, top-1 and top-5; KL of the students
+    for place in figures:
+        (line,) = re.findall(rf'<th scope="row" id="{re.escape(place)}">(.*?)</tr>', experiment.page)
+        kind, _, model = place.removeprefix("made-").removesuffix(".json").partition("/")
+        stage = {"probes": "probe", "attention": "attention"}[kind]
+        assert f"attndistill {stage} --model {model}<" in line
+        assert f"attndistill rebuild results/{kind}/{model}.json<" in line
+        assert (">0<" if model == "teacher" else ">0, 1, 2, 3, 4<") in line
+    assert "attndistill rebuild results/training/attndistill.json" in experiment.page
+    assert "attndistill distill --row attndistill" in experiment.page
+
+
+def test_settings_of_every_model_that_was_trained_here_stand_on_the_page(experiment):
+    experiment.rows["attndistill"]["set"] = {"distill.lambda": 0.3}
+    recipe = {"recipe.base_learning_rate": 0.006, "recipe.batch_size": 64, "recipe.epochs": 40}
+    method = {"lambda": 0.3, "aggregation.temperature": 10.0, "projector_depth": 4}
+    experiment.build(settings={"attndistill": {f"distill.{key}": value for key, value in {**recipe, **method}.items()}})
+    section = experiment.page.partition('<h3 id="settings">')[2].partition("</table>")[0]
+    (line,) = re.findall(r'<tr><th scope="row">AttnDistill</th>(.*?)</tr>', section)
+    assert re.findall("<td[^>]*>([^<]*)<", line) == ["0.3", "10", "4", "0.006", "64", "40", "distill.lambda 0.3"]
 
 
 def test_the_page_shows_at_most_twelve_panels_spread_over_all_images(experiment):

@@ -100,13 +100,19 @@ def test_hostile_labels_classes_and_features_are_shown_as_text(experiment, tmp_p
         experiment.edit(f"probes/{model}.json", lambda file: file.update(feature=HOSTILE))
     maps = experiment.outputs / "attention" / "teacher" / "maps.npz"
     np.savez(maps, **dict(np.load(maps)) | {"classes": np.array([HOSTILE] * 6)})
+    for path in experiment.outputs.glob("exhibits/*/exhibits.json"):
+        told = json.loads(path.read_text())
+        told["confusion"] |= {"protocol": HOSTILE, "classes": [HOSTILE] * 4, "pairs": [[HOSTILE, HOSTILE, 1]]}
+        for photo in [*told["mistakes"], *told["neighbours"], *told["neighbours"][0]["nearest"]]:
+            photo |= {key: HOSTILE for key in ("name", "kind", "taken_for") if key in photo}
+        path.write_text(json.dumps(told))
     folder = tmp_path / "found"
     folder.mkdir()
     (folder / "default.json").write_text(json.dumps(outcome(protocol=HOSTILE)))
     experiment.write_curves()
     words = experiment.build(title=HOSTILE, description={HOSTILE: HOSTILE}, searches=folder).words
     texts = [path for path in experiment.destination.rglob("*") if path.suffix in (".html", ".csv", ".tex", ".md")]
-    assert len(texts) == 13
+    assert len(texts) == 16
     for text in [words, *(path.read_text() for path in texts)]:
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", text)
         assert "<b>" not in text or "\\x1b" in text
@@ -168,7 +174,12 @@ def test_a_chosen_hyper_parameter_at_the_end_of_its_sweep_is_noted_at_the_end_an
 
 def test_the_page_says_first_what_was_found_with_seeds_and_p(experiment):
     experiment.build()
-    first = re.search(r"<h1>.*?</h1>\s*<p[^>]*>(.*?)</p>", experiment.page, re.DOTALL)[1]
+    size, first = re.search(
+        r"<main>\s*<p[^>]*>(.*?)</p>\s*<ul[^>]*>\s*<li>(.*?)</li>", experiment.page, re.DOTALL
+    ).groups()
+    assert re.fullmatch(
+        r"AttnDistill has 10\d % of the teacher&#39;s k-NN top-1 at 46 % of its parameters and 20 % of its FLOPs.", size
+    )
     assert first.startswith("AttnDistill − Projector alignment only, k-NN top-1: +")
     assert re.search(r"95 % interval \+.* to \+.*, n = 5 shared seeds, p [=&].*p \(Holm\) ", first)
 

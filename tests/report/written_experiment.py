@@ -48,8 +48,8 @@ def probe_file(model: str, random) -> dict:
         "selected": {"k": [20] * len(seeds)},
     }
     logistic = {
-        "top1": measured("logistic/standardised-lbfgs-v1", around(LOGISTIC[model], 0.4), seeds),
-        "top5": measured("logistic/standardised-lbfgs-v1", around(99.2, 0.1), seeds),
+        "top1": measured("logistic/standardised-lbfgs-v2", around(LOGISTIC[model], 0.4), seeds),
+        "top5": measured("logistic/standardised-lbfgs-v2", around(99.2, 0.1), seeds),
         "sweep": {},
         "selected": {"C": [1.0] * len(seeds)},
     }
@@ -127,6 +127,28 @@ def training_file(model: str, random) -> dict:
     return {"name": model, "kind": kind, "unit": "epoch", "curves": curves, "summary": {"loss": 0.3}}
 
 
+def photos(count: int) -> np.ndarray:
+    grey = (load_digits().images[:count] * 15.9).astype(np.uint8)
+    return np.repeat(np.repeat(np.repeat(grey, 4, axis=1), 4, axis=2)[..., None], 3, axis=-1)
+
+
+def exhibits_file(model: str) -> dict:
+    """Four classes; two photos asked, each with two neighbours; one mistake."""
+
+    def photo(number, **more):
+        return {"picture": number, "name": f"photo-{number}", "kind": str(number % 4), **more}
+
+    asked = [photo(n, nearest=[photo(n + 4, cosine=0.91), photo(n + 5, cosine=0.8)]) for n in (0, 1)]
+    counts = [[9, 1, 0, 0], [0, 10, 0, 0], [0, 0, 7, 3], [0, 0, 0, 10]]
+    size = {"parameters": 203_328, "flops": 30_000_000, "weight_bytes": 813_312}
+    if model != "teacher":
+        size = {"parameters": 92_880, "flops": 6_000_000, "weight_bytes": 371_520}
+    confused = {"protocol": "knn/dino-v1, k = 20", "classes": ["0", "1", "2", "3"], "counts": counts}
+    confused["pairs"] = [["2", "3", 3], ["0", "1", 1]]
+    mistakes = [photo(2, taken_for="3", share=0.75)]
+    return {"model": model, "seed": 0, **size, "confusion": confused, "mistakes": mistakes, "neighbours": asked}
+
+
 def paper(top1, top5):
     return {"top1": top1, "top5": top5}
 
@@ -172,6 +194,8 @@ class Experiment:
             maps = self.outputs / "attention" / model / "maps.npz"
             maps.parent.mkdir(parents=True)
             np.savez(maps, **attention_arrays(model))
+            write_json(self.outputs / "exhibits" / model / "exhibits.json", exhibits_file(model))
+            np.savez(self.outputs / "exhibits" / model / "pictures.npz", images=photos(8))
 
     def write_curves(self) -> None:
         """Training losses and pre-training probes: charts of them take longer to draw than all else."""

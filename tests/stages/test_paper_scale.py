@@ -11,6 +11,7 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 from attndistill.cli import main
+from attndistill.experiments import open_experiment
 from attndistill.models.sizes import PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -29,13 +30,19 @@ TWO_STEPS = {
     "runtime.workers": 0,
     "runtime.tracking": "false",
 }
-LINEAR_PROBE = {  # Table 9's, of imagenet_subset alone
-    "probe.linear.statistics": 2,
-    "probe.linear.recipe.epochs": 2,
-    "probe.linear.recipe.warmup_epochs": 0,
-    "probe.linear.recipe.batch_size": 4,
-    "attention.images": "[0, 1]",
-}
+TABLE_9 = {"probe.linear.statistics": 2, "attention.images": "[0, 1]"}  # of imagenet_subset alone
+
+
+def trained_in_two_steps(name: str) -> dict[str, object]:
+    """Every evaluation of an experiment that trains, for two epochs of a step: half of the four images chooses, but for
+    the one head and Table 9's, which hold out none."""
+    settings: dict[str, object] = {"probe.finetune.rates": "[1.0]", "probe.finetune.mixing_group": 2}
+    for evaluation, options in open_experiment(ROOT / "experiments" / name).config("", {}).probe.chosen().items():
+        if "recipe" in options:
+            size = 4 if evaluation in ("linear", "linear_dino") else 2
+            steps = {"epochs": 2, "warmup_epochs": 0, "batch_size": size}
+            settings |= {f"probe.{evaluation}.recipe.{key}": value for key, value in steps.items()}
+    return settings
 
 
 @pytest.fixture
@@ -87,20 +94,32 @@ def check_two_steps(project: Path, name: str, row: str) -> None:
     assert (project / f"experiments/{name}/outputs/distilled/{row}/seed-0/model.safetensors").exists()
 
 
+def check_evaluations(project: Path, name: str, model: str) -> None:
+    """Every evaluation that the experiment turns on has figures; fine-tuning, of both of its epochs of a step."""
+    probes = json.loads((project / f"experiments/{name}/results/probes/{model}.json").read_text())["probes"]
+    chosen = open_experiment(ROOT / "experiments" / name).config("", {}).probe.chosen()
+    assert set(probes) == set(chosen) >= {"knn", "logistic_mairal", "finetune"}
+    epochs = {key for key in probes["finetune"]["sweep"] if not key.endswith("weights")}
+    assert epochs >= {"rate 1, epoch 2", "rate 1, epoch 2, validation"}
+    assert len(probes.get("linear_ibot", {"sweep": range(45)})["sweep"]) == 45
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RELEASED_TEACHERS)
 def test_two_steps_at_full_size_go_from_images_and_checkpoint_to_a_student(project, name, capsys):
     write_checkpoint(project, name)
-    settings = TWO_STEPS | {"teacher.check": "off"}  # noise has no neighbours
+    settings = TWO_STEPS | {"teacher.check": "off"} | trained_in_two_steps(name)  # noise has no neighbours
     run(capsys, name, settings, "prepare", "pretrain --model teacher", "targets", "distill --row attndistill")
     check_two_steps(project, name, "attndistill")
+    run(capsys, name, settings, "probe --model attndistill")
+    check_evaluations(project, name, "attndistill")
 
 
 @pytest.mark.slow
 def test_table_10_at_full_size_goes_from_images_to_its_report(project, capsys):
     """The table's largest and smallest students, and every kind of result that the report shows."""
     name, largest, smallest = "imagenet_subset", "a-heads-6-attn", "a-layers-8-3-32-attn"
-    settings = TWO_STEPS | LINEAR_PROBE
+    settings = TWO_STEPS | TABLE_9 | trained_in_two_steps(name)
     run(capsys, name, settings, "prepare", "pretrain --model teacher", "pretrain --model scratch", "targets")
     run(capsys, name, settings, f"distill --row {largest}", f"distill --row {smallest}")
     for model in ("teacher", "scratch", largest, smallest):
@@ -111,7 +130,8 @@ def test_table_10_at_full_size_goes_from_images_to_its_report(project, capsys):
     table = json.loads((project / f"experiments/{name}/results/report/table.json").read_text())["models"]
     assert {"teacher", "scratch", largest, smallest} <= set(table)
     probes = json.loads((project / f"experiments/{name}/results/probes/{smallest}.json").read_text())
-    assert set(probes["probes"]) == {"knn", "logistic", "linear"}
+    check_evaluations(project, name, smallest)
+    assert (project / f"experiments/{name}/outputs/report/comparison.csv").exists()
     assert probes["parameters"] == 4_159_104  # 8 layers of width 192, patches of 32 pixels
     heads = {
         model: np.load(project / f"experiments/{name}/outputs/attention/{model}/maps.npz")["heads"].shape

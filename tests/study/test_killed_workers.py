@@ -181,7 +181,7 @@ def test_workers_sent_away_in_order_give_their_trials_back_at_once(project, work
     wait_for(lambda: len(checkpoints(project)) == workers, process)
     os.killpg(process.pid, number)  # as a terminal does: the command and its workers
     printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, printed
+    assert process.returncode == 128 + number, printed
     _, study = study_of(project, path, None, OVERRIDES)
     waiting = [trial for trial in study.trials if trial.state == TrialState.WAITING]
     assert [trial.state for trial in study.trials if trial not in waiting] == [TrialState.FAIL] * workers

@@ -12,6 +12,7 @@ from toy_project import note_of
 from attndistill import evaluations
 from attndistill.core import registry
 from attndistill.core.artifacts import read_json
+from attndistill.data.store import validation_indices
 from attndistill.experiments import open_experiment
 from attndistill.models.storage import load_model
 from attndistill.pipeline import run_stage
@@ -62,6 +63,34 @@ def test_the_objective_is_the_pipelines_student_judged_on_the_validation_part_an
     assert not any(search.folder.iterdir())
 
 
+TUNED = {
+    "epochs": 1, "batch_size": 32, "base_learning_rate": 0.004, "warmup_epochs": 0, "precision": "fp32",
+    "optimizer": {"name": "adamw", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.05},
+}  # fmt: skip
+
+
+def test_a_study_may_aim_at_fine_tuning_and_probes_of_many_heads_on_validation(project):
+    """Test is never opened; the figure is the evaluation's own on the validation part, and no checkpoint is left."""
+    for path in (project.root / "outputs/data").glob("test-*"):
+        path.unlink()
+    heads = {"blocks": 1, "rates": [0.1, 1.0], "recipe": TUNED | {"optimizer": {"name": "sgd", "momentum": 0.9}}}
+    tuned = {"protocol": "beit-ld-v1", "mixing_group": 32, "recipe": TUNED}
+    overrides = {"probe.finetune": tuned, "probe.linear_ibot": heads}
+    search, study = searched(project, overrides, objectives=["finetune_top1", "linear_ibot_top1"], trials=1)
+    (trial,) = study.trials
+    assert trial.state == COMPLETE
+    held_out = len(validation_indices(project.root / "outputs/data"))
+    for value in trial.values:  # percentages of the validation part's images
+        assert 0 <= value <= 100
+        assert value * held_out / 100 == pytest.approx(round(value * held_out / 100))
+    assert outcome_of(search, study).protocol.startswith("finetune and linear_ibot on the validation part of train")
+    assert not any(search.folder.iterdir())
+    with pytest.raises(
+        ValueError, match=r"finetune_top1 asks for probe\.finetune, which is null; allowed: its settings"
+    ):
+        read_search(project.write(objectives=["finetune_top1"]), project.experiment(), {})
+
+
 def test_a_trial_leaves_its_curves_and_panels_as_artifacts_in_its_note_and_the_study_one_file_without_times(project):
     search, study = searched(project)
     for trial in study.trials:
@@ -92,7 +121,7 @@ def test_an_evaluation_that_is_registered_is_an_objective_without_another_edit(p
         "from attndistill.evaluations import EVALUATIONS\n"
         '@EVALUATIONS.register("width", title="Width", figures={"dimensions": ("width", "", "minimize", 0)})\n'
         "def width(data, *, factor: float = 2.0):\n"
-        "    return SimpleNamespace(dimensions=factor * data.train.features.shape[1])\n"
+        "    return SimpleNamespace(figures={'dimensions': factor * data.train.features.shape[1]})\n"
     )
     sources = registry._sources
     monkeypatch.setattr(

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from timm.utils import ModelEmaV2
 from torch import nn
 
 from attndistill.core.generators import borrowed, numbers
@@ -186,3 +187,26 @@ def test_maes_curve_ends_at_its_lowest_rate_and_the_houses_at_nothing():
             learning_rate(step, peak=1e-3, steps=100, warmup_steps=10, curve=curve) for step in (0, 5, 10, 55, 100)
         ]
         assert rates == pytest.approx([0, 5e-4, 1e-3, (1e-3 + lowest) / 2, lowest], rel=1e-12, abs=1e-18)
+
+
+def test_the_average_of_the_weights_is_timm_s_of_the_same_updates_and_leaves_the_model_as_it_is():
+    task, alone = tuning(PLAIN, ema_decay=0.9), tuning(PLAIN)
+    reference, optimizers = ModelEmaV2(alone, decay=0.9), [adamw(one) for one in (task, alone)]
+    for step in range(4):
+        for one, optimizer in zip((task, alone), optimizers, strict=True):
+            optimizer.zero_grad()
+            one(batch(step))["loss"].backward()
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01
+            optimizer.step()
+            one.after_update()
+        reference.update(alone)
+    assert alone.average is None
+    plain = {name: value.detach().clone() for name, value in task.named_parameters()}
+    with task.average.in_place_of(task):
+        for (name, ours), theirs in zip(task.named_parameters(), reference.module.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15, msg=name)
+        assert not torch.equal(task.head.weight, plain["head.weight"])
+    for (name, ours), theirs in zip(task.named_parameters(), alone.parameters(), strict=True):
+        assert torch.equal(ours, plain[name])
+        assert torch.equal(ours, theirs)

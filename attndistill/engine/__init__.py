@@ -1,0 +1,1 @@
+"""Many rows and seeds over many processors and machines, by Parsl. Nothing here is imported without `--on`."""

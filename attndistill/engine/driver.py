@@ -1,0 +1,309 @@
+"""The driver: a pipeline as a graph of tasks, judged by DVC, done by workers."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from attndistill.config import Config
+from attndistill.core.ownership import owned
+from attndistill.core.places import state_folder
+from attndistill.core.progress import say
+from attndistill.core.ranks import ranks_of_environment
+from attndistill.core.words import shown
+from attndistill.engine.board import Board, Plan, whereabouts
+from attndistill.engine.on import read_on
+from attndistill.engine.work import Job
+from attndistill.evaluations import evaluations
+from attndistill.experiments import Experiment, open_experiment
+from attndistill.pipeline import every_stage, run_stage
+from attndistill.stages import STAGES, Item, Stage
+from attndistill.stages.finished import Finished, identity
+from attndistill.stages.layout import MODELS
+from attndistill.tracking import Recorder
+from attndistill.tracking.companion import Companion
+from attndistill.tracking.recorder import DRIVER
+
+Piece = tuple[Stage, Item]
+
+
+def run_pipeline_on(experiment: Experiment, overrides: Mapping[str, Any], file: str) -> None:
+    """Run what must run of a pipeline on the workers that `file` names; `dvc repro` then stores it in its lock.
+
+    Raises:
+        ValueError: a refused row or file, another driver, a task's own mistake: before anything is submitted, but for
+            the last.
+    """
+    if ranks_of_environment()[1] > 1:
+        raise ValueError("--on starts every process itself; allowed: without torchrun (gpus_per_training in its file)")
+    for row in experiment.rows:
+        experiment.config(row, overrides)
+    on, config = read_on(file, state_folder(experiment.folder)), experiment.config("", overrides)
+    board = Board(boards(experiment.folder) / "pipeline")
+    with owned(board.folder, "driving this experiment"):
+        pieces = every_stage(experiment, overrides)
+        changed = _without_finished(experiment, pieces, overrides, _changed(experiment, pieces, overrides))
+        jobs = _jobs(experiment, overrides, pieces, changed, on)
+        board.begin(plan_of(f"pipeline of {experiment.name}", jobs, settled=len(pieces) - len(changed)))
+        if not jobs:
+            say(f"{experiment.name}: everything is up to date")
+            return
+        with Recorder.open(
+            root=experiment.project,
+            command="pipeline",
+            name="pipeline",
+            experiment=experiment.name,
+            config=config.plain(),
+            changes=experiment.changes("", overrides),
+            argv=sys.argv,
+            seeds=config.seeds,
+            enabled=config.runtime.tracking,
+        ) as recorder:
+            drive(jobs, on, board, recorder)
+
+
+def drive(jobs: list[Job], on: Any, board: Board, recorder: Recorder, look: Callable[[], None] = lambda: None) -> None:
+    """Run tasks, their recordings sent by this process's companion as children of `recorder`'s."""
+    from attndistill.engine.pool import run_jobs
+
+    def look_too() -> None:
+        Companion.take_children(recorder.spool)
+        look()
+
+    below = {} if recorder.spool is None else {DRIVER: recorder.spool.folder.name}
+    try:
+        run_jobs(jobs, on, board, look_too, below)
+    finally:
+        Companion.take_children(recorder.spool)
+
+
+def boards(folder: Path) -> Path:
+    """Where the runs of an experiment tell what they do."""
+    return state_folder(folder) / ".work" / "engine"
+
+
+def plan_of(title: str, jobs: list[Job], settled: int = 0) -> Plan:
+    """What `status` reads first."""
+    return Plan(title=title, place=whereabouts(), settled=settled, needs={job.name: list(job.needs) for job in jobs})
+
+
+def show_status(folder: Path) -> int:
+    """What every run of an experiment is doing, for people; 1 where something has failed."""
+    experiment = open_experiment(folder)
+    found = [Board(path.parent) for path in sorted(boards(experiment.folder).glob("*/plan.json"))]
+    if not found:
+        say(f"{experiment.name}: nothing was run by `--on` here")
+    lines = [line for board in found for line in board.lines(every=True)]
+    for line in lines:
+        say(line)
+    return int(any(line.startswith("  failed") for line in lines))
+
+
+def _changed(experiment: Experiment, pieces: list[Piece], overrides: Mapping[str, Any]) -> dict[str, bool]:
+    """Name of a piece that may have to run -> whether it must, whatever comes of what it waits for.
+
+    DVC judges, where it is and speaks of these settings. A piece that it calls up to date is run only if what it reads
+    comes out different.
+    """
+    names = {_name(stage, item): _dvc_name(stage, item) for stage, item in pieces}
+    judged = any((place / ".dvc").is_dir() for place in (experiment.folder, *experiment.folder.parents))
+    if not judged or any(not key.startswith("runtime.") for key in overrides) or not _has_file(experiment):
+        return dict.fromkeys(names, True)
+    stale = _asked_dvc(experiment)
+    changed: dict[str, bool] = {}
+    for stage, item in pieces:
+        name = _name(stage, item)
+        if names[name] in stale:
+            changed[name] = True
+        elif any(need in changed for need in _needs(experiment, overrides, pieces, stage, item)):
+            changed[name] = False
+    return changed
+
+
+def _without_finished(
+    experiment: Experiment, pieces: list[Piece], overrides: Mapping[str, Any], changed: dict[str, bool]
+) -> dict[str, bool]:
+    """Without what an earlier driver's workers have finished: its outputs are put in their place."""
+    left: dict[str, bool] = {}
+    for stage, item in pieces:
+        name = _name(stage, item)
+        if name not in changed:
+            continue
+        needs = any(need in left for need in _needs(experiment, overrides, pieces, stage, item))
+        finished = Finished(experiment.layout, stage, item, experiment.config(item.name, overrides), experiment.file)
+        if needs or not finished.folder.exists() or not finished.take(finished.key(), last=False):
+            left[name] = changed[name]
+    return left
+
+
+def _has_file(experiment: Experiment) -> bool:
+    return (experiment.folder / "dvc.yaml").exists()
+
+
+def _asked_dvc(experiment: Experiment) -> set[str]:
+    """Names of stages that DVC would run; outputs that only its cache has are put in their place first."""
+    found = json.loads(_dvc(experiment, "status", "--json", "dvc.yaml") or "{}")
+    absent = [name for name, changes in found.items() if all(_only_deleted(change) for change in changes)]
+    if absent:
+        _dvc(experiment, "checkout", "--quiet", "--allow-missing", *absent)
+        found = json.loads(_dvc(experiment, "status", "--json", "dvc.yaml") or "{}")
+    return set(found)
+
+
+def _only_deleted(change: Any) -> bool:
+    outs = change.get("changed outs", {"": ""}) if isinstance(change, dict) else {"": ""}
+    return set(outs.values()) == {"deleted"}
+
+
+def _dvc(experiment: Experiment, *words: str) -> str:
+    """What a command of DVC prints. Raises ValueError where it fails: another one holds its lock."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *words], cwd=experiment.folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ValueError(f"dvc {words[0]}: {shown(' '.join((done.stderr or done.stdout).split()), 400)}")
+    return done.stdout.strip()
+
+
+def _dvc_name(stage: Stage, item: Item) -> str:
+    """As dvc.yaml has it."""
+    if stage.over in ("row", "model") and item.name not in MODELS:
+        return f"{'_'.join(filter(None, (stage.name, item.data)))}@{item.name}"
+    return "_".join(filter(None, (stage.name, item.name, item.data)))
+
+
+def _name(stage: Stage, item: Item) -> str:
+    return f"{stage.name}@{item.label}" if item.label else stage.name
+
+
+def _needs(
+    experiment: Experiment, overrides: Mapping[str, Any], pieces: list[Piece], stage: Stage, item: Item
+) -> list[str]:
+    """The pieces that make what a piece reads."""
+    config, layout = experiment.config(item.name, overrides), experiment.layout
+    outside = [experiment.folder / one.path for one in stage.outside(config, item)]
+    read = [*stage.inputs(layout, item), *outside]
+    return [
+        _name(other, its)
+        for other, its in pieces
+        if (other, its) != (stage, item)
+        and any(
+            made.is_relative_to(path) or path.is_relative_to(made)
+            for made in other.outputs(layout, its)
+            for path in read
+        )
+    ]
+
+
+def _jobs(
+    experiment: Experiment, overrides: Mapping[str, Any], pieces: list[Piece], changed: Mapping[str, bool], on: Any
+) -> list[Job]:
+    """Tasks in the order of the pipeline: an item of a stage; before it, its seeds, where it trains several."""
+    jobs: list[Job] = []
+    for stage, item in pieces:
+        name = _name(stage, item)
+        if name not in changed:
+            continue
+        needs = [need for need in _needs(experiment, overrides, pieces, stage, item) if need in changed]
+        before = {} if changed[name] else _identities(experiment, stage, item)
+        given = {
+            "folder": str(experiment.folder),
+            "stage": stage.name,
+            "item": list(item),
+            "overrides": _for_one(overrides),
+            "before": before,
+        }
+        config = experiment.config(item.name, overrides)
+        seeds = [
+            Job(
+                f"{name} seed {seed}",
+                tuple(needs),
+                f"{__name__}:do_seed",
+                {**given, "seed": seed, "scratch": on.scratch, "ranks": on.gpus_per_training, "board": ""},
+            )
+            for seed in _seeds(stage, item, config, on.gpus_per_training)
+        ]
+        jobs += [*seeds, Job(name, (*needs, *(job.name for job in seeds)), f"{__name__}:do_item", given)]
+    return jobs
+
+
+def _seeds(stage: Stage, item: Item, config: Config, ranks: int) -> tuple[int, ...]:
+    """The seeds that are tasks of their own: of a stage that trains, if there are several, or several GPUs for one."""
+    if item.name == "teacher":
+        released = config.teacher.source is not None
+        return (config.teacher_seed,) if stage.distributed and ranks > 1 and not released else ()
+    trains = stage.distributed or (
+        stage.judges and any(evaluations()[name].on == "model" for name in config.probe.chosen())
+    )
+    several = len(config.seeds) > 1 or (ranks > 1 and stage.distributed)
+    return config.seeds if trains and several else ()
+
+
+def _for_one(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A worker is one process of many."""
+    return {"runtime.processes": 1, **overrides}
+
+
+@cache
+def _opened(folder: str) -> Experiment:
+    """Read once a worker: all its tasks are of the files that the driver has read."""
+    return open_experiment(Path(folder))
+
+
+def _identities(experiment: Experiment, stage: Stage, item: Item) -> dict[str, str | None]:
+    return {str(path): identity(path) for path in stage.inputs(experiment.layout, item)}
+
+
+def do_item(folder: str, stage: str, item: list[str], overrides: dict[str, Any], before: dict[str, Any]) -> str:
+    """One item of a stage, in a worker; what was done of it before is not done again."""
+    from attndistill.engine.seeds import KeepingContext
+
+    experiment, what, its = _opened(folder), STAGES[stage], Item(*item)
+    if before and before == _identities(experiment, what, its):
+        return "unchanged"
+    finished = Finished(experiment.layout, what, its, experiment.config(its.name, overrides), experiment.file)
+    key = finished.key()
+    if finished.take(key, last=False):
+        return "kept"
+    made: list[KeepingContext] = []
+
+    def context_of(*given: Any) -> KeepingContext:
+        made.append(KeepingContext(*given))
+        return made[0]
+
+    run_stage(experiment, what, its, overrides, context_of)
+    finished.keep(key)
+    made[0].forget()
+    return "done"
+
+
+def do_seed(
+    folder: str,
+    stage: str,
+    item: list[str],
+    overrides: dict[str, Any],
+    before: dict[str, Any],
+    seed: int,
+    scratch: str | None,
+    ranks: int,
+    board: str,
+) -> str:
+    """One seed of an item, in a worker."""
+    from attndistill.engine.seeds import over_ranks, train_seed
+
+    experiment, what, its = _opened(folder), STAGES[stage], Item(*item)
+    if before and before == _identities(experiment, what, its):
+        return "unchanged"
+    finished = Finished(experiment.layout, what, its, experiment.config(its.name, overrides), experiment.file)
+    if finished.has(finished.key()):
+        return "kept"
+    board = board or str(boards(experiment.folder) / "pipeline")
+    if ranks > 1 and what.distributed:
+        given = {"folder": folder, "stage": stage, "item": item, "overrides": overrides, "seed": seed}
+        over_ranks(ranks, {**given, "scratch": scratch, "board": board})
+    else:
+        train_seed(experiment, what, its, overrides, seed=seed, scratch=scratch, board=Path(board))
+    return "done"

@@ -1,0 +1,273 @@
+"""Parsl: workers on the machines that an `--on` file names, and tasks given to them as they become ready."""
+
+import concurrent.futures
+import logging
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import attndistill
+from attndistill.core.progress import say
+from attndistill.core.words import shown
+from attndistill.engine.board import Board, Entry
+from attndistill.engine.on import Batch, Kubernetes, Local, Lsf, Pbs, Slurm
+from attndistill.engine.work import Job, perform
+
+_LOOK = 0.5  # seconds between looks at the tasks
+_LINE_EVERY = 15.0  # seconds between summaries where there is no terminal
+_CARRIED = ("ATTNDISTILL_", "MLFLOW_", "OMP_", "MKL_", "OPENBLAS_", "CUBLAS_", "PYTHONHASHSEED")  # of the environment
+_NEVER = ("MLFLOW_RUN_ID",)  # the driver's own
+# a driver that is killed takes its parts along: the interchange by Linux's death signal, local workers by this loop
+_INTERCHANGE = "import ctypes, os; ctypes.CDLL(None).prctl(1, 9); os.execvp('interchange.py', ['interchange.py'])"
+_WATCH = "( while kill -0 {driver}; do sleep 1; done; kill -KILL 0 ) 2>/dev/null &"
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    on: Local | Batch | Kubernetes,
+    board: Board,
+    look: Callable[[], None],
+    more: Mapping[str, str],
+) -> None:
+    """Run tasks on workers, each when those it needs are done; show them meanwhile.
+
+    Args:
+        jobs: in an order in which none comes before what it needs.
+        on: where.
+        board: of this run, begun.
+        look: called twice a second.
+        more: variables of the workers' environment.
+
+    Raises:
+        ValueError, FloatingPointError, OSError: what the first task that failed says; all that could be done is done.
+    """
+    carried = {k: v for k, v in os.environ.items() if k.startswith(_CARRIED) and k not in _NEVER}
+    environment = {**carried, **more}
+    devices, argv = tuple(on.devices), tuple(_without_on(sys.argv))
+    with _engine(on, board) as submit:
+        futures: dict[str, concurrent.futures.Future[Any]] = {}
+        for job in jobs:
+            ready = replace(job, board=board.folder, devices=devices, environment=environment, argv=argv)
+            futures[job.name] = submit(ready, inputs=[futures[need] for need in job.needs if need in futures])
+        _wait(futures, board, look)
+    failed = {name: future.exception() for name, future in futures.items() if future.exception() is not None}
+    _conclude(failed, board, len(futures))
+
+
+def _without_on(words: Sequence[str]) -> Iterator[str]:
+    skip = False
+    for word in words:
+        if not skip and word != "--on" and not word.startswith("--on="):
+            yield word
+        skip = word == "--on" and not skip
+
+
+def _wait(futures: dict[str, "concurrent.futures.Future[Any]"], board: Board, look: Callable[[], None]) -> None:
+    waiting, screen = set(futures), _Screen(board)
+    with screen:
+        while waiting:
+            concurrent.futures.wait([futures[name] for name in waiting], _LOOK, concurrent.futures.FIRST_COMPLETED)
+            board.beat()
+            look()
+            ended = {name for name in waiting if futures[name].done()}
+            for name in sorted(ended):
+                _note(name, futures[name].exception(), board)
+            waiting -= ended
+            screen.show(ended)
+
+
+def _note(name: str, error: BaseException | None, board: Board) -> None:
+    """A worker that died for good has said nothing; one whose inputs failed was never begun."""
+    entry = board.entry(name)
+    if error is None or _is_of_inputs(error) or (entry and entry.state == "failed"):
+        return
+    before = entry or Entry(state="failed")
+    board.write(name, before.model_copy(update={"state": "failed", "how": _words(error)}))
+
+
+def _conclude(failed: dict[str, BaseException | None], board: Board, count: int) -> None:
+    own = {name: error for name, error in failed.items() if error is not None and not _is_of_inputs(error)}
+    if not own:
+        return
+    name, error = next(iter(own.items()))
+    more = f" ({len(own)} of {count} tasks failed, {len(failed) - len(own)} waited for them)" if len(failed) > 1 else ""
+    text = f"{name}: {_words(error)}{more}"
+    raise type(error)(text) if type(error) in (ValueError, FloatingPointError) else OSError(text)
+
+
+def _words(error: BaseException) -> str:
+    kind = type(error).__name__
+    if kind in ("ManagerLost", "WorkerLost"):
+        return f"its worker died again and again without coming further: {shown(' '.join(str(error).split()), 200)}"
+    if kind == "TooManyJobFailuresError" or "BadState" in kind:
+        return f"jobs end before a worker starts: {shown(' '.join(str(error).split()), 400)}"
+    known = type(error) in (ValueError, FloatingPointError)
+    return shown(" ".join(str(error).split()) if known else f"{kind}: {' '.join(str(error).split())}", 600)
+
+
+def _is_of_inputs(error: BaseException) -> bool:
+    return type(error).__name__ == "DependencyError"
+
+
+class _Retries:
+    """What another attempt costs: nothing for a worker that was taken away while its task came further."""
+
+    def __init__(self, board: Board, most: int) -> None:
+        self.board, self.most = board, most
+        self.reached: dict[str, int] = {}
+
+    def __call__(self, error: Exception, record: Any) -> float:
+        if isinstance(error, (ValueError, FloatingPointError)) or _is_of_inputs(error):
+            return float(self.most + 1)
+        name = record["args"][0].name
+        entry = self.board.entry(name)
+        reached, before = (entry.done if entry else 0), self.reached.get(name, 0)
+        self.reached[name] = max(reached, before)
+        return 0.0 if reached > before and type(error).__name__ in ("ManagerLost", "WorkerLost") else 1.0
+
+
+@contextmanager
+def _engine(on: Local | Batch | Kubernetes, board: Board) -> Iterator[Callable[..., Any]]:
+    """A running engine; yields what submits a job. Its logs are kept where it ended badly."""
+    programs = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])  # Parsl starts its parts by name
+    import parsl
+
+    logging.getLogger("parsl").setLevel(logging.CRITICAL)
+    logs = board.folder / "parsl"
+    shutil.rmtree(logs, ignore_errors=True)
+    config = parsl.Config(
+        executors=[_executor(on)],
+        retries=on.retries,
+        retry_handler=_Retries(board, on.retries),
+        run_dir=str(logs),
+        strategy="simple",
+        strategy_period=2,
+        initialize_logging=False,
+        usage_tracking=0,
+    )
+    loaded = parsl.load(config)
+    try:
+        yield parsl.python_app(perform, data_flow_kernel=loaded)
+    finally:
+        loaded.cleanup()
+        parsl.clear()
+    shutil.rmtree(logs, ignore_errors=True)
+    shutil.rmtree(board.folder / "locks", ignore_errors=True)
+
+
+def _executor(on: Local | Batch | Kubernetes) -> Any:
+    from parsl import HighThroughputExecutor
+    from parsl.jobs.error_handlers import windowed_error_handler
+
+    place = {"address": "127.0.0.1", "loopback_address": "127.0.0.1"} if isinstance(on, Local) else {}
+    return HighThroughputExecutor(
+        label="attndistill",
+        provider=_provider(on),
+        max_workers_per_node=len(on.devices),
+        cores_per_worker=1e-6,  # how many there are, the file says
+        heartbeat_period=1 if isinstance(on, Local) else max(1, on.heartbeat // 4),
+        heartbeat_threshold=on.heartbeat,
+        block_error_handler=windowed_error_handler,
+        interchange_launch_cmd=[sys.executable, "-c", _INTERCHANGE],
+        **place,
+    )
+
+
+def _provider(on: Local | Batch | Kubernetes) -> Any:
+    from parsl import launchers, providers
+
+    code = str(Path(attndistill.__file__).parents[1])
+    lines = [
+        f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
+        f"export PYTHONPATH={shlex.quote(code)}${{PYTHONPATH:+:$PYTHONPATH}}",
+        on.setup,
+    ]
+    given: dict[str, Any] = {"worker_init": "\n".join(lines), "init_blocks": 1, "min_blocks": 0}
+    if isinstance(on, Local):
+        given["worker_init"] += "\n" + _WATCH.format(driver=os.getpid())
+        return providers.LocalProvider(**given, max_blocks=1)
+    if isinstance(on, Kubernetes):
+        return providers.KubernetesProvider(
+            **given,
+            image=on.image,
+            namespace=on.namespace,
+            max_blocks=on.pods,
+            init_cpu=on.cores,
+            max_cpu=on.cores,
+            init_mem=on.memory,
+            max_mem=on.memory,
+            persistent_volumes=list(on.volumes.items()),
+            service_account_name=on.service_account,
+            extra_limits={} if on.gpus is None else {"nvidia.com/gpu": str(len(on.devices) * on.gpus_per_training)},
+        )
+    given |= {"nodes_per_block": on.nodes, "max_blocks": on.jobs, "walltime": on.time, "cmd_timeout": 60}
+    several = on.nodes > 1
+    if isinstance(on, Slurm):
+        kind, mark = providers.SlurmProvider, "#SBATCH"
+        cards = None if on.gpus is None else len(on.devices) * on.gpus_per_training // on.workers_per_gpu
+        given |= {
+            "partition": on.partition,
+            "account": on.account,
+            "qos": on.qos,
+            "cores_per_node": on.cores,
+            "mem_per_node": on.memory,
+            "gpus_per_node": cards,
+            "exclusive": False,
+            "launcher": launchers.SrunLauncher() if several else launchers.SingleNodeLauncher(),
+        }
+    elif isinstance(on, Pbs):
+        kind, mark = providers.PBSProProvider, "#PBS"
+        given |= {"queue": on.queue, "account": on.account, "cpus_per_node": on.cores, "select_options": on.select}
+        given["launcher"] = launchers.MpiExecLauncher() if several else launchers.SingleNodeLauncher()
+    else:
+        assert isinstance(on, Lsf)
+        kind, mark = providers.LSFProvider, "#BSUB"
+        given |= {"queue": on.queue, "project": on.project, "cores_per_node": on.cores}
+        given["launcher"] = launchers.JsrunLauncher() if several else launchers.SingleNodeLauncher()
+    given["scheduler_options"] = "\n".join(f"{mark} {option}" for option in on.options)
+    asked = type(kind.__name__, (kind,), {"status_polling_interval": on.look})
+    return asked(**given)
+
+
+class _Screen:
+    """All tasks on one screen of a terminal; elsewhere a line a task that ends, and a summary now and then."""
+
+    def __init__(self, board: Board) -> None:
+        self.board, self.last = board, time.monotonic()
+        self.live: Any = None
+
+    def __enter__(self) -> "_Screen":
+        if sys.stderr is not None and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self.live = Live(console=Console(stderr=True), refresh_per_second=2, transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+        say(self.board.lines(every=False)[0], "stderr")
+
+    def show(self, ended: set[str]) -> None:
+        """What the board says now."""
+        if self.live:
+            from rich.text import Text
+
+            self.live.update(Text("\n".join(self.board.lines(every=False)[: self.live.console.height - 1])))
+            return
+        for line in self.board.lines(every=True):
+            if any(line.split(maxsplit=1)[1:] and line.split(maxsplit=1)[1].startswith(f"{name}:") for name in ended):
+                say(line.strip(), "stderr")
+        if time.monotonic() - self.last >= _LINE_EVERY:
+            self.last = time.monotonic()
+            say(self.board.lines(every=False)[0], "stderr")

@@ -1,0 +1,53 @@
+"""What an engine's two workers make of a table of toy rows, beside one row after another (`make bench`).
+
+Both are the whole pipeline: teacher, targets and report are made once and in order, whatever the number of workers.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from attndistill.core.artifacts import read_json
+from benchmarks.search import ROOT, timed
+from benchmarks.timing import spread
+
+_SEEDS = "[0]"
+
+
+def measure(*, rows: int, repeats: int) -> dict[str, Any]:
+    """Seconds of the pipeline both ways, the share, and how long the engine took before its first task began.
+
+    Args:
+        rows: of the table, one seed each.
+        repeats: of both.
+    """
+    found: dict[str, list[float]] = {"one after another": [], "two workers": [], "before the first task": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(repeats):
+            plain, engine = (_experiment(Path(folder) / f"{name}-{number}", rows) for name in ("plain", "engine"))
+            found["one after another"].append(timed(ROOT, str(plain), ["pipeline", "--seeds", _SEEDS]))
+            began = time.time()
+            words = ["pipeline", "--on", str(ROOT / "examples/on/local.yaml"), "--seeds", _SEEDS]
+            found["two workers"].append(timed(ROOT, str(engine), words))
+            first = read_json(engine / ".work/engine/pipeline/tasks/prepare.json")
+            found["before the first task"].append(first["since"] - began)
+    share = spread(found["two workers"])["median"] / spread(found["one after another"])["median"]
+    measured = {name: spread(seconds) for name, seconds in found.items()}
+    return {"rows": rows, "share of the time of one after another": f"{share:.3f}", **measured}
+
+
+def _experiment(folder: Path, rows: int) -> Path:
+    """The smoke experiment with that many rows."""
+    folder.mkdir()
+    (folder / "params.yaml").write_text((ROOT / "experiments/smoke/params.yaml").read_text())
+    table = {f"row_{n}": {"label": f"Row {n}", "set": {"distill.lambda": 0.01 * (n + 1)}} for n in range(rows)}
+    YAML().dump({"name": "toy", "rows": table}, folder / "rows.yaml")
+    return folder
+
+
+if __name__ == "__main__":
+    print(measure(rows=int(sys.argv[1]), repeats=1))
