@@ -29,6 +29,7 @@ HEARTBEAT, GRACE = 30, 600  # seconds between signs of life, and without one unt
 _OTHER_SPELLINGS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}  # the driver of our extra
 _SQLITE_ENDINGS = (".db", ".sqlite", ".sqlite3")
 _SQLITE_MAGIC = b"SQLite format 3\0"
+_MOST_JOURNAL = 2**31  # bytes: Optuna reads all of it
 _LOCK_WAIT = 60.0  # seconds that a sqlite database may be busy
 _RACES, _AGAIN = 30, 0.2  # tries to make the tables that another process is making at this moment, seconds between them
 _RACE = re.compile("already exists|duplicate key|UNIQUE constraint", re.IGNORECASE)
@@ -97,6 +98,10 @@ class Place:
             make_folder("storage", file.parent)
             if file.exists() and not file.is_file():
                 raise ValueError(f"storage {shown(file)} is not a regular file")
+            if self.is_journal and file.exists() and file.stat().st_size > _MOST_JOURNAL:
+                raise ValueError(
+                    f"storage {shown(file)} has {file.stat().st_size} bytes; at most {_MOST_JOURNAL} are read"
+                )
         storage = self._journal() if self.is_journal else self._database()
         make_folder("artifacts", self.artifacts)
         return storage

@@ -43,6 +43,8 @@ YAML_TEXTS = {
     "python name": "row: !!python/name:os.system",
     "an unknown tag": "row: !mine x",
     "binary": "row: !!binary ====",
+    "a set": "row: !!set {a, b}",
+    "a real date": "row: 2001-09-09",
     "not a number": "timeout: .nan\nmargin: .inf",
     "a huge integer": f"trials: {LONG}",
     "a huge hexadecimal": f"trials: 0x{LONG}",
@@ -104,6 +106,7 @@ class Kind:
         same: what is read -> something equal where the same was read: bytes that were changed are refused, or nobody
             reads them. None where another good file may come of it.
         lenient: a reader of others' records, which takes what it can and leaves the rest.
+        strict: none of `YAML_TEXTS` is such a file.
         turns: how often it is cut, and flipped.
         fine: names of inputs that are good files.
     """
@@ -114,6 +117,7 @@ class Kind:
     form: str
     same: Callable[[Any], Any] | None = None
     lenient: bool = False
+    strict: bool = False
     turns: int = 12
     fine: tuple[str, ...] = ()
 
@@ -144,7 +148,7 @@ def contents(kind: Kind, whole: bytes) -> Iterator[tuple[str, bytes, bool]]:
         flipped[draw.randrange(min(len(whole), 4096)) if turn % 2 else place] ^= draw.randrange(1, 256)
         yield f"{turn}: a byte flipped", bytes(flipped), False
     if kind.form == "yaml":
-        yield from ((name, text.encode(), False) for name, text in YAML_TEXTS.items())
+        yield from ((name, text.encode(), kind.strict) for name, text in YAML_TEXTS.items())
     if kind.form == "json":
         yield from ((name, text.encode(), not kind.lenient) for name, text in JSON_TEXTS.items())
         yield "a key twice", whole.replace(b'":', b'": 1, "x":', 1), False

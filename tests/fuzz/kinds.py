@@ -362,6 +362,9 @@ def kinds(goods: Goods) -> list[Kind]:
     names = [f"train/{kind}/{kind}_{number}.JPEG" for kind in ("ant", "bee") for number in range(2)]
     verified = partial(Kind, read=lambda path: whole_data(path.parent), form="bytes", same=lambda found: found)
 
+    def in_the_old_format(path: Path) -> None:
+        torch.save(vit(), path, _use_new_zipfile_serialization=False)
+
     def stored(path: Path) -> bytes:
         check_weights(path.parent)
         return weights(load_model(path.parent)[0].state_dict())
@@ -373,10 +376,10 @@ def kinds(goods: Goods) -> list[Kind]:
         return Kind(file.partition("/")[2], copied(Path(file).name, file), kind.read, "json")
 
     return [
-        Kind("params.yaml", experiment("params.yaml"), open_and_resolve, "yaml", fine=("nothing",)),
-        Kind("rows.yaml", experiment("rows.yaml"), open_and_resolve, "yaml"),
+        Kind("params.yaml", experiment("params.yaml"), open_and_resolve, "yaml", strict=True, fine=("nothing",)),
+        Kind("rows.yaml", experiment("rows.yaml"), open_and_resolve, "yaml", strict=True),
         Kind("study file", copied("mine.yaml", "search/default.yaml"), lambda path: read_search(path, known, {}),
-             "yaml"),
+             "yaml", strict=True),
         Kind("dvc.lock", made("dvc.lock", lambda path: path.write_text(LOCK)), lock_in, "yaml", fine=("nothing",)),
         Kind("dvc.lock, of the lineage", made("dvc.lock", lambda path: path.write_text(LOCK)),
              lambda path: listed_outs(path.parent, "x"), "lines", lenient=True),
@@ -414,6 +417,7 @@ def kinds(goods: Goods) -> list[Kind]:
         Kind("model.safetensors", goods.part("model", "model.safetensors"), stored, "bytes", lambda found: found),
         Kind("teacher: torch file", made("dino.pth", lambda path: torch.save(vit(), path)), teacher, "bytes",
              lambda found: found, turns=16),
+        Kind("teacher: torch's old format", made("dino.pth", in_the_old_format), teacher, "bytes", turns=16),
         Kind("teacher: safetensors", made("dino.safetensors", lambda path: save_file(vit(), path)), teacher,
              "bytes", turns=16),
         Kind("teacher: Hugging Face's config.json", hugging_face, lambda path: teacher(path.parent), "json", turns=6),
@@ -431,13 +435,14 @@ def kinds(goods: Goods) -> list[Kind]:
         Kind("journal of a run", text("journal.jsonl", EVENTS), lambda path: Spool(path.parent).events(0), "lines",
              lenient=True),
         Kind("run.json of a run", text("run.json", RUN), lambda path: Spool(path.parent).description(), "json"),
-        Kind("progress.json of a run", text("progress.json", {"offset": 0, "run_id": None, "uri": None, "lineage": False}),
+        Kind("progress.json of a run", text("progress.json", {"offset": 0, "run_id": None, "lineage": False}),
              lambda path: Spool(path.parent).reached(), "json", lenient=True),
-        Kind("owner of a folder", text("owner", {"pid": 1, "host": "h", "since": "now"}), _read_owner, "json", lenient=True),
-        *(Kind(f"lineage: {file}", lineage(file), lambda path: lineage_in(path.parent, "run 1"), "json",
+        Kind("owner of a folder", text("owner", {"pid": 1, "host": "h", "since": "now"}), _read_owner, "json",
+             lenient=True),
+        *(Kind(f"lineage: {file}", lineage(file), lambda path: lineage_in(path.parent, "run"), "json",
                lenient=file == "inputs.json") for file in LINEAGE),
-        *(Kind(f"lineage, as it is sent: {file}", lineage(file), lambda path: tags_of(path.parent), "json", lenient=True,
-               turns=4) for file in ("code.json", "environment.json", "inputs.json")),
+        *(Kind(f"lineage, as it is sent: {file}", lineage(file), lambda path: tags_of(path.parent), "json",
+               lenient=True, turns=4) for file in ("code.json", "environment.json", "inputs.json")),
         Kind("a folder's listing in DVC's cache", listing, cached, "json", fine=("a list",)),
         Kind("a study's journal", journal, lambda path: Place(str(path), path.parent / "artifacts").open(), "lines",
              lenient=True, fine=("a link to nothing",)),

@@ -1,7 +1,7 @@
 """Over every file that the product reads: whatever is in its place, one line and nothing else happens.
 
-A refusal (ValueError; exit code 2 on the command line) comes within two seconds and without a gigabyte. What is taken is
-what the file says; where a digest is kept, it is what was written. Counts go to docs/reliability.md.
+A refusal (ValueError; exit code 2 on the command line) comes within two seconds and without a gigabyte. What is taken
+is what the file says; where a digest is kept, it is what was written. Counts go to docs/reliability.md.
 """
 
 import pytest

@@ -21,57 +21,6 @@ from attndistill.study.storage import Place
 ROOT = Path(__file__).parents[2]
 FOUND = ROOT / "search/found/default.json"
 VALUES = [None, [], {}, "", "x", True, -1, 1.5, 10**30, [[1]], {"a": {"b": [None]}}, "\x1b[31m", "x" * 100_000]
-LAMBDA = "search: {distill.lambda: {type: float, low: 0.01, high: 1.0, scale: log}}"
-LONG = "9" * 5_000
-TEXTS = {
-    "nothing": "",
-    "only null": "null",
-    "a list": "[1, 2]",
-    "a text": "hello",
-    "cut": "row: attndistill\nsearch: {distill.lambda: {type: flo",
-    "not a bool": "row: !!bool hello",
-    "not an int": "trials: !!int hello",
-    "not a date": "row: 2001-99-99",
-    "a real date": "row: 2001-09-09",
-    "python": "row: !!python/object/apply:os.system ['touch executed']",
-    "python name": "row: !!python/name:os.system",
-    "an unknown tag": "row: !mine x",
-    "binary": "row: !!binary ====",
-    "a set": "row: !!set {a, b}",
-    "infinite": "timeout: .inf\nmargin: .inf",
-    "not a number": "timeout: .nan\npaper: .nan",
-    "a huge integer": f"trials: {LONG}",
-    "a huge hexadecimal": f"trials: 0x{LONG}",
-    "a huge base 60": f"trials: {'59:' * 3000}59",
-    "a huge float": f"timeout: 1e{LONG}",
-    "deep lists": "row: " + "[" * 100_000,
-    "deep mappings": "row: " + "{a: " * 5_000 + "1" + "}" * 5_000,
-    "forty levels": "row: " + "[" * 40 + "]" * 40,
-    "itself": "row: &a [*a]",
-    "itself in a mapping": "&a {row: *a}",
-    "itself by merging": "row: &a {<<: *a}",
-    "an alias of nothing": "row: *a",
-    "laughs": "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "\n".join(
-        f"{b}: &{b} [{','.join([f'*{a}'] * 10)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-    ),
-    "merged laughs": "a: &a {x: 1}\n" + "\n".join(
-        f"{b}: &{b} {{<<: [{','.join([f'*{a}'] * 10)}]}}" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-    ),
-    "a key twice": "row: a\nrow: b",
-    "a list for a key": "[a, b]: c",
-    "a mapping for a key": "{a: b}: c",
-    "a number for a key": "1: 2",
-    "null for a key": "~: 2",
-    "two documents": "row: a\n---\nrow: b",
-    "a tabulator": "row:\n\t- a",
-    "a null byte": "row: a\0b",
-    "escapes": 'row: "\\e]0;mine\\a"',
-    "ten thousand unknown keys": "\n".join(f"k{number}: 1" for number in range(9_000)),
-    "more values than a study has": "row: [" + "1," * 20_000 + "]",
-    "five megabytes": "row: " + "x" * 5_000_000,
-    "a billion trials": "trials: 1000000000",
-}  # fmt: skip
-BYTES = {"latin": b"row: \xff\xfe", "utf-16": "row: a".encode("utf-16"), "zeros": bytes(4096), "gzip": b"\x1f\x8b\x08"}
 
 
 def refusal(path: Path, read) -> str:
@@ -123,14 +72,6 @@ def damages(value, seed: int):
         yield f"{number} wrong", changed(value, draw.choice(all_places), draw.choice(VALUES))
 
 
-@pytest.mark.parametrize("name", [*TEXTS, *BYTES])
-def test_a_hostile_study_file_is_refused_in_one_line_within_two_seconds(tmp_path, name, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "mine.yaml"
-    path.write_bytes(BYTES[name] if name in BYTES else TEXTS[name].encode())
-    refusal(path, as_study)
-
-
 def test_a_study_file_with_a_damaged_value_is_taken_only_where_the_value_is_allowed(tmp_path):
     path, refused = tmp_path / "mine.yaml", 0
     for name, damaged in damages(STUDY, seed=0):
@@ -146,23 +87,6 @@ def test_a_study_file_with_a_damaged_value_is_taken_only_where_the_value_is_allo
     assert refused > 80
 
 
-def test_a_study_file_with_flipped_bytes_or_cut_is_refused_or_read_and_never_a_traceback(tmp_path):
-    draw, whole, path = (
-        random.Random(0),
-        (ROOT / "search/default.yaml").read_bytes(),
-        tmp_path / "mine.yaml",
-    )
-    for _ in range(60):
-        damaged = bytearray(whole[: draw.randrange(len(whole))] if draw.random() < 0.5 else whole)
-        for _ in range(draw.randrange(4)):
-            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
-        path.write_bytes(damaged)
-        try:
-            as_study(path)
-        except ValueError:
-            refusal(path, as_study)
-
-
 @pytest.mark.parametrize("name", ["a b", "..", "a.b", "-;ls", "a\nb", "é", "a\u202eb", " "])
 def test_a_study_whose_name_is_not_letters_digits_dash_and_underscore_is_refused(tmp_path, name):
     path = tmp_path / f"{name}.yaml"
@@ -171,19 +95,6 @@ def test_a_study_whose_name_is_not_letters_digits_dash_and_underscore_is_refused
     with pytest.raises(ValueError, match=r"a study's name is its file's: .*allowed: letters, digits, - and _") as error:
         as_study(path)
     assert str(error.value).isprintable()
-
-
-@pytest.mark.parametrize("read", [as_study, read_outcome])
-@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
-def test_what_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path, read, kind):
-    path = tmp_path / "mine"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to("/dev/zero")
-    assert "not a regular file" in refusal(path, read)
 
 
 def test_the_committed_outcome_is_read_and_written_as_the_same_values():
@@ -204,20 +115,6 @@ def test_an_outcome_with_a_damaged_value_is_taken_only_where_the_value_is_allowe
             continue
         assert outcome.plain() == {**damaged, "study": "default"}, name
     assert refused > 80
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", "null", "[]", "{", "[" * 100_000, '{"a":' * 50_000, f'{{"epochs": {LONG}}}', f'{{"best": [{LONG}]}}', "NaN",
-        '{"epochs": NaN}', '{"study": "\\ud800"}', '{"study": "a", "study": "b"}', "x" * 1_000_000, "\0",
-    ],
-    ids=range(14),
-)  # fmt: skip
-def test_a_text_that_is_no_outcome_is_refused_in_one_line_within_two_seconds(tmp_path, text):
-    path = tmp_path / "default.json"
-    path.write_text(text)
-    refusal(path, read_outcome)
 
 
 @pytest.mark.parametrize(

@@ -78,36 +78,12 @@ def test_a_flipped_byte_is_refused_or_changes_nothing(layout, saved, teacher, tm
     whole, digest = path.read_bytes(), load_teacher(path, Wanted()).report.sha256
     structure = [*range(4000), *range(len(whole) - 4000, len(whole))]  # names and offsets; the rest is tensors
     draws = np.random.default_rng(list(FORMATS).index(layout))
-    for turn in range(16):
+    for turn in range(6):
         place = int(draws.choice(structure) if turn % 2 else draws.integers(len(whole)))
         broken = bytearray(whole)
         broken[place] ^= int(draws.integers(1, 256))
         found = tried(tmp_path / "broken.pth", broken, digest)
         assert found is None or same(found, teacher), place
-
-
-@pytest.mark.parametrize("old", [True, False], ids=["torch's old format", "safetensors"])
-def test_a_flipped_byte_in_a_file_without_checksums_gives_a_refusal_or_another_digest(
-    old, teacher, timm_file, tmp_path
-):
-    path = timm_file(teacher)
-    if old:
-        torch.save(teacher.state_dict(), path := tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    whole, digest = path.read_bytes(), load_teacher(path, Wanted()).report.sha256
-    draws, refused = np.random.default_rng(0), 0
-    for _ in range(64):
-        broken = bytearray(whole)
-        broken[int(draws.integers(4000))] ^= int(draws.integers(1, 256))
-        refused += tried(tmp_path / f"broken{path.suffix}", broken, digest) is None
-    assert refused > 32
-
-
-@pytest.mark.parametrize("layout", FORMATS)
-def test_a_file_cut_short_is_refused(layout, saved, tmp_path):
-    path = saved(layout)
-    whole, digest = path.read_bytes(), load_teacher(path, Wanted()).report.sha256
-    for place in (0, 1, 8, *np.random.default_rng(0).integers(len(whole), size=8), len(whole) - 1):
-        assert tried(tmp_path / "broken.pth", whole[:place], digest) is None
 
 
 def tried(path: Path, content: bytes, digest: str) -> torch.nn.Module | None:
@@ -228,16 +204,6 @@ def test_a_path_made_of_what_is_no_text_is_refused(tmp_path):
     torch.save({"model": {}, "args": Odd()}, tmp_path / "odd.pth")
     assert "mkdir, which is refused" in refused(tmp_path / "odd.pth")
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_pipe_and_a_device_are_refused_unopened(tmp_path):
-    os.mkfifo(tmp_path / "pipe.pth")
-    (tmp_path / "device.pth").symlink_to("/dev/zero")
-    for name in ("pipe.pth", "device.pth"):
-        assert "a pipe or device" in refused(tmp_path / name)
-    (tmp_path / "folder").mkdir()
-    os.mkfifo(tmp_path / "folder" / "model.safetensors")
-    assert "a pipe or device" in refused(tmp_path / "folder")
 
 
 def test_a_header_of_a_gigabyte_is_refused_unread(tmp_path):
