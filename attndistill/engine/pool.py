@@ -25,7 +25,10 @@ _LINE_EVERY = 15.0  # seconds between summaries where there is no terminal
 _CARRIED = ("ATTNDISTILL_", "MLFLOW_", "OMP_", "MKL_", "OPENBLAS_", "CUBLAS_", "PYTHONHASHSEED")  # of the environment
 _NEVER = ("MLFLOW_RUN_ID",)  # the driver's own
 # a driver that is killed takes its parts along: the interchange by Linux's death signal, local workers by this loop
-_INTERCHANGE = "import ctypes, os; ctypes.CDLL(None).prctl(1, 9); os.execvp('interchange.py', ['interchange.py'])"
+_INTERCHANGE = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {driver} or sys.exit(1); "
+    "os.execvp('interchange.py', ['interchange.py'])"
+)
 _WATCH = "( while kill -0 {driver}; do sleep 1; done; kill -KILL 0 ) 2>/dev/null &"
 
 
@@ -51,12 +54,12 @@ def run_jobs(
     carried = {k: v for k, v in os.environ.items() if k.startswith(_CARRIED) and k not in _NEVER}
     environment = {**carried, **more}
     devices, argv = tuple(on.devices), tuple(_without_on(sys.argv))
-    with _engine(on, board) as submit:
+    with _engine(on, board) as (submit, alive):
         futures: dict[str, concurrent.futures.Future[Any]] = {}
         for job in jobs:
             ready = replace(job, board=board.folder, devices=devices, environment=environment, argv=argv)
             futures[job.name] = submit(ready, inputs=[futures[need] for need in job.needs if need in futures])
-        _wait(futures, board, look)
+        _wait(futures, board, look, alive)
     failed = {name: future.exception() for name, future in futures.items() if future.exception() is not None}
     _conclude(failed, board, len(futures))
 
@@ -69,13 +72,20 @@ def _without_on(words: Sequence[str]) -> Iterator[str]:
         skip = word == "--on" and not skip
 
 
-def _wait(futures: dict[str, "concurrent.futures.Future[Any]"], board: Board, look: Callable[[], None]) -> None:
+def _wait(
+    futures: dict[str, "concurrent.futures.Future[Any]"],
+    board: Board,
+    look: Callable[[], None],
+    alive: Callable[[], bool],
+) -> None:
     waiting, screen = set(futures), _Screen(board)
     with screen:
         while waiting:
             concurrent.futures.wait([futures[name] for name in waiting], _LOOK, concurrent.futures.FIRST_COMPLETED)
             board.beat()
             look()
+            if not alive():
+                raise OSError("the engine's interchange was killed: start this again, and it goes on")
             ended = {name for name in waiting if futures[name].done()}
             for name in sorted(ended):
                 _note(name, futures[name].exception(), board)
@@ -134,8 +144,8 @@ class _Retries:
 
 
 @contextmanager
-def _engine(on: Local | Batch | Kubernetes, board: Board) -> Iterator[Callable[..., Any]]:
-    """A running engine; yields what submits a job. Its logs are kept where it ended badly."""
+def _engine(on: Local | Batch | Kubernetes, board: Board) -> Iterator[tuple[Callable[..., Any], Callable[[], bool]]]:
+    """A running engine; yields what submits a job, and whether it lives. Its logs are kept where it ended badly."""
     programs = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])  # Parsl starts its parts by name
     import parsl
@@ -143,8 +153,9 @@ def _engine(on: Local | Batch | Kubernetes, board: Board) -> Iterator[Callable[.
     logging.getLogger("parsl").setLevel(logging.CRITICAL)
     logs = board.folder / "parsl"
     shutil.rmtree(logs, ignore_errors=True)
+    executor = _executor(on)
     config = parsl.Config(
-        executors=[_executor(on)],
+        executors=[executor],
         retries=on.retries,
         retry_handler=_Retries(board, on.retries),
         run_dir=str(logs),
@@ -155,7 +166,7 @@ def _engine(on: Local | Batch | Kubernetes, board: Board) -> Iterator[Callable[.
     )
     loaded = parsl.load(config)
     try:
-        yield parsl.python_app(perform, data_flow_kernel=loaded)
+        yield parsl.python_app(perform, data_flow_kernel=loaded), lambda: executor.interchange_proc.poll() is None
     finally:
         loaded.cleanup()
         parsl.clear()
@@ -176,7 +187,7 @@ def _executor(on: Local | Batch | Kubernetes) -> Any:
         heartbeat_period=1 if isinstance(on, Local) else max(1, on.heartbeat // 4),
         heartbeat_threshold=on.heartbeat,
         block_error_handler=windowed_error_handler,
-        interchange_launch_cmd=[sys.executable, "-c", _INTERCHANGE],
+        interchange_launch_cmd=[sys.executable, "-c", _INTERCHANGE.format(driver=os.getpid())],
         **place,
     )
 
