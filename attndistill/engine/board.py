@@ -197,10 +197,11 @@ def _line(task: str, state: str, entry: Entry | None, missing: Sequence[str]) ->
         more = f" and {len(missing) - 2} more" if len(missing) > 2 else ""
         return f"  waiting   {task}: for {', '.join(missing[:2]) or 'a free worker'}{more}"
     again = f", attempt {entry.attempt}" if entry.attempt > 1 else ""
-    if state == "running" and entry.total:
+    if state == "running" and entry.unit:
         rate = (entry.done - entry.first) / max(1e-9, entry.beat - entry.since)
-        left = f", {(entry.total - entry.done) / rate:.0f} s left" if rate > 0 else ""
-        return f"  {state:9} {task}: {entry.done}/{entry.total} {entry.unit}, {rate:.1f}/s{left}, {entry.place}{again}"
+        left = f", {(entry.total - entry.done) / rate:.0f} s left" if rate > 0 and entry.total else ""
+        counted = f"{entry.done}/{entry.total}" if entry.total else str(entry.done)
+        return f"  {state:9} {task}: {counted} {entry.unit}, {rate:.1f}/s{left}, {entry.place}{again}"
     lasted = f", {entry.beat - entry.since:.0f} s" if entry.since else ""
     return f"  {state:9} {task}: {', '.join(filter(None, [entry.how, entry.place]))}{lasted}{again}"
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from attndistill.config import Config
-from attndistill.core.ownership import ended_in_order, owned
+from attndistill.core.ownership import owned
 from attndistill.core.places import state_folder
 from attndistill.core.progress import say
+from attndistill.core.ranks import ranks_of_environment
 from attndistill.core.words import shown
 from attndistill.engine.board import Board, Plan, whereabouts
 from attndistill.engine.on import read_on
@@ -36,11 +37,13 @@ def run_pipeline_on(experiment: Experiment, overrides: Mapping[str, Any], file: 
         ValueError: a refused row or file, another driver, a task's own mistake: before anything is submitted, but for
             the last.
     """
+    if ranks_of_environment()[1] > 1:
+        raise ValueError("--on starts every process itself; allowed: without torchrun (gpus_per_training in its file)")
     for row in experiment.rows:
         experiment.config(row, overrides)
     on, config = read_on(file, state_folder(experiment.folder)), experiment.config("", overrides)
     board = Board(boards(experiment.folder) / "pipeline")
-    with owned(board.folder, "driving this experiment"), ended_in_order():
+    with owned(board.folder, "driving this experiment"):
         pieces = every_stage(experiment, overrides)
         changed = _without_finished(experiment, pieces, overrides, _changed(experiment, pieces, overrides))
         jobs = _jobs(experiment, overrides, pieces, changed, on)
@@ -141,15 +144,28 @@ def _has_file(experiment: Experiment) -> bool:
 
 
 def _asked_dvc(experiment: Experiment) -> set[str]:
-    """Names of stages that DVC would run."""
-    words = [sys.executable, "-m", "dvc", "status", "--json", "dvc.yaml"]
-    done = subprocess.run(words, cwd=experiment.folder, capture_output=True, text=True, check=False)
-    try:
-        found: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        said = " ".join((done.stderr or done.stdout).split())
-        raise ValueError(f"dvc status: {shown(said, 400)}") from None
+    """Names of stages that DVC would run; outputs that only its cache has are put in their place first."""
+    found = json.loads(_dvc(experiment, "status", "--json", "dvc.yaml") or "{}")
+    absent = [name for name, changes in found.items() if all(_only_deleted(change) for change in changes)]
+    if absent:
+        _dvc(experiment, "checkout", "--quiet", "--allow-missing", *absent)
+        found = json.loads(_dvc(experiment, "status", "--json", "dvc.yaml") or "{}")
     return set(found)
+
+
+def _only_deleted(change: Any) -> bool:
+    outs = change.get("changed outs", {"": ""}) if isinstance(change, dict) else {"": ""}
+    return set(outs.values()) == {"deleted"}
+
+
+def _dvc(experiment: Experiment, *words: str) -> str:
+    """What a command of DVC prints. Raises ValueError where it fails: another one holds its lock."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *words], cwd=experiment.folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ValueError(f"dvc {words[0]}: {shown(' '.join((done.stderr or done.stdout).split()), 400)}")
+    return done.stdout.strip()
 
 
 def _dvc_name(stage: Stage, item: Item) -> str:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from contextlib import chdir
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from typing import Any, cast
 
 from attndistill.core.artifacts import digest_of
 from attndistill.core.ownership import locked
+from attndistill.core.progress import progress, watched
 from attndistill.core.ranks import ranks_of_environment
 from attndistill.core.side_by_side import die_with_parent
 from attndistill.experiments import Experiment, open_experiment
@@ -29,6 +31,8 @@ from attndistill.stages.finished import copy_tree, identity
 from attndistill.stages.layout import Layout
 from attndistill.tracking import Recorder
 from attndistill.training.checkpoint import Checkpoint
+
+_STEPS = "steps done: "  # how the first of several ranks tells them
 
 
 @dataclass(frozen=True)
@@ -166,34 +170,41 @@ def over_ranks(count: int, arguments: Mapping[str, Any]) -> None:
         ValueError: it ended with an error; its last words.
     """
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", __name__]
-    parent = os.getpid()
-    done = subprocess.run(
-        [sys.executable, *words, json.dumps(arguments)],
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        preexec_fn=lambda: die_with_parent(parent),
-    )
-    if done.returncode > 0:
-        said = [line for line in done.stderr.splitlines() if line.startswith("attndistill:")]
-        raise ValueError((said or done.stderr.strip().splitlines() or ["no word"])[-1].removeprefix("attndistill: "))
-    if done.returncode:
-        raise ChildProcessError(f"torchrun was ended by signal {-done.returncode}")
+    command, parent, label = [sys.executable, *words, json.dumps(arguments)], os.getpid(), "training"
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        progress(label, 0, "steps") as update,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=said, text=True, preexec_fn=lambda: die_with_parent(parent)
+        ) as ranks,
+    ):
+        for line in ranks.stdout or ():
+            if line.startswith(_STEPS):
+                update(int(line.removeprefix(_STEPS)))
+        ranks.wait()
+        said.seek(0)
+        last = [line for line in said if line.strip()]
+    if ranks.returncode > 0:
+        own = [line for line in last if line.startswith("attndistill:")]
+        raise ValueError((own or last or ["no word"])[-1].strip().removeprefix("attndistill: "))
+    if ranks.returncode:
+        raise ChildProcessError(f"torchrun was ended by signal {-ranks.returncode}")
 
 
 def main(text: str) -> int:
     """One rank of `over_ranks`."""
     given = json.loads(text)
     try:
-        train_seed(
-            open_experiment(Path(given["folder"])),
-            STAGES[given["stage"]],
-            Item(*given["item"]),
-            given["overrides"],
-            seed=given["seed"],
-            scratch=given["scratch"],
-            board=Path(given["board"]),
-        )
+        with watched(lambda unit, done, total: print(f"{_STEPS}{done}", flush=True)):
+            train_seed(
+                open_experiment(Path(given["folder"])),
+                STAGES[given["stage"]],
+                Item(*given["item"]),
+                given["overrides"],
+                seed=given["seed"],
+                scratch=given["scratch"],
+                board=Path(given["board"]),
+            )
     except (ValueError, FloatingPointError) as error:
         print(f"attndistill: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

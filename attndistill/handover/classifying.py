@@ -34,6 +34,7 @@ _UNREAD = {
     for name, value in (("patch_size", 1), ("position", "learnable"))
 }
 _ALLOWED = "a folder of `attndistill export MODEL --head logistic`"
+Amount = Field(ge=0, le=65_536)
 Side = Annotated[int, Field(gt=0, le=4096)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Three = Annotated[list[float], Field(min_length=3, max_length=3)]
@@ -55,7 +56,7 @@ class _Described(BaseModel):
     architecture: Annotated[str, Field(pattern=r"^(vit|deit|eva)[a-z0-9_]*$", max_length=80)]
     num_classes: Annotated[int, Field(ge=0, le=1_000_000)]
     label_names: list[Annotated[str, Field(max_length=500)]] = []
-    model_args: dict[str, Annotated[int, Field(ge=0, le=65_536)] | float | bool | str] = {}
+    model_args: dict[str, Annotated[int, Amount] | Annotated[float, Amount] | bool | str] = {}
     pretrained_cfg: _Seen
 
 
@@ -94,13 +95,16 @@ def _built(folder: Path, told: _Described) -> torch.nn.Module:
     path = folder / "model.safetensors"
     try:
         regular_file(path, at_most=_MOST_WEIGHTS).close()
-        with torch.device("meta"):
-            model: torch.nn.Module = timm.create_model(
-                told.architecture, pretrained=False, num_classes=told.num_classes, **told.model_args
-            )
-        wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         with safe_open(path, "pt") as file:
             given = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            blocks = len({name.split(".")[1] for name in given if name.startswith("blocks.")})
+            if (depth := told.model_args.get("depth", blocks)) != blocks:  # before so many are built
+                raise ValueError(f"depth {depth}, but there are tensors of {blocks} blocks")
+            with torch.device("meta"):
+                model: torch.nn.Module = timm.create_model(
+                    told.architecture, pretrained=False, num_classes=told.num_classes, **told.model_args
+                )
+            wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
             odd = sorted(name for name in {*wanted, *given} if wanted.get(name) != given.get(name))
             if odd:
                 raise ValueError(

@@ -173,7 +173,7 @@ def test_missing_and_broken_json_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"none\.json does not exist: run the stage that makes it first"):
         read_json(tmp_path / "none.json")
     (tmp_path / "a.json").write_bytes(b'{"a": \xff}')
-    with pytest.raises(ValueError, match=r"a\.json is not valid JSON"):
+    with pytest.raises(ValueError, match=r"a\.json is no text in utf-8"):
         read_json(tmp_path / "a.json")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -116,14 +117,15 @@ def test_a_fine_tuned_model_is_kept_with_its_head_and_norm(labelled, tmp_path, c
     [
         (["attndistill", "--head", "linear"], "head 'linear'; allowed: logistic, finetune"),
         (
-            ["{place}/outputs/distilled/attndistill/seed-0/model.safetensors", "--head", "logistic"],
+            ["{here}/alone", "--head", "logistic"],
             "is of no experiment",
         ),
         (["attndistill", "--head", "logistic", "--probe.logistic", "null"], "probe.logistic is off"),
     ],
 )
 def test_a_head_that_cannot_be_fitted_is_refused_in_one_line(words, said, labelled, tmp_path, capsys):
-    command = ["export", *(word.format(place=labelled) for word in words), "--to", str(tmp_path / "new")]
+    shutil.copytree(open_experiment(labelled).layout.weights("attndistill", 0), tmp_path / "alone")
+    command = ["export", *(word.format(here=tmp_path) for word in words), "--to", str(tmp_path / "new")]
     assert main([*command, "--experiment", str(labelled)]) == 2
     complaint = capsys.readouterr().err.splitlines()
     assert said in complaint[-1]

@@ -1,0 +1,122 @@
+"""kill -9 at every rename of every stage: started again, the same bytes in the whole project, and nothing left."""
+
+import hashlib
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from attndistill.cli import main
+from attndistill.core import artifacts
+from attndistill.experiments import open_experiment
+from attndistill.pipeline import run_stage
+from attndistill.stages import STAGES, Item
+
+SETTINGS = {
+    "runtime.tracking": False,
+    "runtime.processes": 1,
+    "runtime.checkpoint_seconds": 0,  # a checkpoint, and so a rename, at every update
+    "seeds": [0],
+    "data.set.test_fraction": 0.85,
+    "pretrain.recipe.epochs": 1,
+    "pretrain.recipe.warmup_epochs": 0,
+    "distill.recipe.epochs": 1,
+    "distill.recipe.warmup_epochs": 0,
+    "probe.logistic.max_iterations": 20,
+}
+ROOT = Path(__file__).parents[2]
+RUNS = [
+    ("prepare", ""), ("pretrain", "teacher"), ("pretrain", "scratch"), ("targets", ""), ("distill", "attndistill"),
+    ("probe", "teacher"), ("probe", "scratch"), ("probe", "attndistill"), ("attention", "teacher"),
+    ("attention", "scratch"), ("attention", "attndistill"), ("report", ""), ("export", "attndistill"),
+]  # fmt: skip
+MADE_ALIKE = ("probe", "attention")  # by the same code for every model: one of them is killed
+
+
+def run(project: Path, name: str, item: str) -> None:
+    folder = project / "experiments/smoke"
+    if name == "export":
+        words = [name, item, "--experiment", str(folder), "--to", str(folder / "exported"), "--formats", "timm"]
+        assert main(words) == 0
+    else:
+        run_stage(open_experiment(folder), STAGES[name], Item(item), SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A project in which every stage has run."""
+    project = tmp_path_factory.mktemp("whole") / "project"
+    project.mkdir()
+    shutil.copy(ROOT / "params.yaml", project)
+    shutil.copytree(ROOT / "experiments/smoke", project / "experiments/smoke", ignore=shutil.ignore_patterns("[!pr]*"))
+    settings = project / "experiments/smoke/rows.yaml"
+    assert "attndistill" in settings.read_text()
+    for name, item in RUNS:
+        run(project, name, item)
+    return project
+
+
+def content(project: Path) -> dict[str, str]:
+    """Every file of a project, hidden ones too, by the digest of its bytes."""
+    return {
+        path.relative_to(project).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(project.rglob("*"))
+        if path.is_file()
+    }
+
+
+def killed_at_rename(event: int, work: Callable[[], object]) -> bool:
+    """Whether a process that does the work was killed right before its nth rename."""
+    child = os.fork()
+    if child == 0:
+        left, code = event, 1
+
+        def counted(rename: Callable[..., object]) -> Callable[..., object]:
+            def renamed(*given: object, **named: object) -> object:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return rename(*given, **named)
+
+            return renamed
+
+        os.rename, os.replace = counted(os.rename), counted(os.replace)
+        artifacts._exchanged = counted(artifacts._exchanged)  # by ctypes
+        with suppress(BaseException):
+            work()
+            code = 0
+        os._exit(code)
+    status = os.waitpid(child, 0)[1]
+    assert status in (0, signal.SIGKILL), os.waitstatus_to_exitcode(status)
+    return status == signal.SIGKILL
+
+
+def outputs(project: Path, name: str, item: str) -> list[Path]:
+    folder = project / "experiments/smoke"
+    if name == "export":
+        return [folder / "exported"]
+    return STAGES[name].outputs(open_experiment(folder).layout, Item(item))
+
+
+@pytest.mark.parametrize(
+    ("name", "item"), [one for one in RUNS if one[0] not in MADE_ALIKE or one[1] in ("teacher", "attndistill")]
+)
+def test_a_stage_killed_at_each_of_its_renames_ends_with_the_same_bytes_and_leaves_nothing(
+    whole, tmp_path, monkeypatch, record_property, name, item
+):
+    """Each restart is killed one rename later than the one before it, until one comes through."""
+    project = Path(shutil.copytree(whole, tmp_path / "project", symlinks=True))
+    expected = content(whole)
+    for path in outputs(project, name, item):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    event = 1
+    while killed_at_rename(event, lambda: run(project, name, item)):
+        event += 1
+    assert event > 1, "nothing is renamed"
+    record_property(f"killed: {name} {item}".strip(), event - 1)
+    assert content(project) == expected
