@@ -47,6 +47,7 @@ def test_the_dry_run_in_a_paper_scale_readme_is_what_the_command_prints(bare, ca
     assert sorted(bare.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_the_whole_of_table_10_at_paper_scale_is_in_a_file_of_its_own(bare, capsys):
     words = f"pipeline --experiment experiments/imagenet_subset --dry-run {OF_100_CLASSES}"
     assert main(words.split()) == 1
