@@ -17,7 +17,7 @@ from attndistill.drivers import write_drivers
 from attndistill.experiments import open_experiment
 from attndistill.models.sizes import PRESETS, describe
 
-_PLOTS = Path(__file__).with_name("dvc-plots.html")
+_PLOTS = Path(__file__).parent / "templates/dvc-plots.html"
 _LOOKED_AT = 200  # photos whose headers are read, spread over all
 _MOST_BYTES = 2**31  # of a photo
 _CACHE = 20e9  # bytes of stored answers from which the teacher runs inside the step in their place
