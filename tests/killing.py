@@ -22,6 +22,37 @@ def killed_after(saves: int, work: Callable[..., object], /, *given: Any, **name
     return child.exitcode == -signal.SIGKILL
 
 
+def killed_at_rename(number: int, work: Callable[..., object], /, *given: Any) -> bool:
+    """Whether a process that does the work (a module's own function) was killed right before so many renames."""
+    child = _FRESH.Process(target=_killed_at_rename, args=(number, work, given))
+    child.start()
+    child.join(300)
+    assert child.exitcode in (0, -signal.SIGKILL), f"the work ended with exit code {child.exitcode}"
+    return child.exitcode == -signal.SIGKILL
+
+
+def _killed_at_rename(number: int, work: Callable[..., object], given: tuple[Any, ...]) -> None:
+    import torch
+
+    from attndistill.core import artifacts
+
+    torch.set_num_threads(1)
+    done = []
+
+    def counted(rename: Callable[..., Any]) -> Callable[..., Any]:
+        def renamed(*names: Any, **named: Any) -> Any:
+            done.append(1)
+            if len(done) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return rename(*names, **named)
+
+        return renamed
+
+    os.rename, os.replace = counted(os.rename), counted(os.replace)
+    artifacts._exchanged = counted(artifacts._exchanged)  # by ctypes
+    work(*given)
+
+
 def _killed(saves: int, work: Callable[..., object], given: tuple[Any, ...], named: dict[str, Any]) -> None:
     import torch
 

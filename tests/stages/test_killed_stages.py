@@ -1,17 +1,13 @@
 """kill -9 at every rename of every stage: started again, the same bytes in the whole project, and nothing left."""
 
 import hashlib
-import os
 import shutil
-import signal
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from killing import killed_at_rename
 
 from attndistill.cli import main
-from attndistill.core import artifacts
 from attndistill.experiments import open_experiment
 from attndistill.pipeline import run_stage
 from attndistill.stages import STAGES, Item
@@ -69,33 +65,6 @@ def content(project: Path) -> dict[str, str]:
     }
 
 
-def killed_at_rename(event: int, work: Callable[[], object]) -> bool:
-    """Whether a process that does the work was killed right before its nth rename."""
-    child = os.fork()
-    if child == 0:
-        left, code = event, 1
-
-        def counted(rename: Callable[..., object]) -> Callable[..., object]:
-            def renamed(*given: object, **named: object) -> object:
-                nonlocal left
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return rename(*given, **named)
-
-            return renamed
-
-        os.rename, os.replace = counted(os.rename), counted(os.replace)
-        artifacts._exchanged = counted(artifacts._exchanged)  # by ctypes
-        with suppress(BaseException):
-            work()
-            code = 0
-        os._exit(code)
-    status = os.waitpid(child, 0)[1]
-    assert status in (0, signal.SIGKILL), os.waitstatus_to_exitcode(status)
-    return status == signal.SIGKILL
-
-
 def outputs(project: Path, name: str, item: str) -> list[Path]:
     folder = project / "experiments/smoke"
     if name == "export":
@@ -107,7 +76,7 @@ def outputs(project: Path, name: str, item: str) -> list[Path]:
     ("name", "item"), [one for one in RUNS if one[0] not in MADE_ALIKE or one[1] in ("teacher", "attndistill")]
 )
 def test_a_stage_killed_at_each_of_its_renames_ends_with_the_same_bytes_and_leaves_nothing(
-    whole, tmp_path, monkeypatch, record_property, name, item
+    whole, tmp_path, record_property, name, item
 ):
     """Each restart is killed one rename later than the one before it, until one comes through."""
     project = Path(shutil.copytree(whole, tmp_path / "project", symlinks=True))
@@ -115,7 +84,7 @@ def test_a_stage_killed_at_each_of_its_renames_ends_with_the_same_bytes_and_leav
     for path in outputs(project, name, item):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     event = 1
-    while killed_at_rename(event, lambda: run(project, name, item)):
+    while killed_at_rename(event, run, project, name, item):
         event += 1
     assert event > 1, "nothing is renamed"
     record_property(f"killed: {name} {item}".strip(), event - 1)
