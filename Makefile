@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro compare smoke fashion table10 bench gpu-check test check lint types fast test-slow test-gpu study ui dashboard format lock clean
+.PHONY: repro compare smoke fashion table10 bench reliability gpu-check test check lint types fast test-slow test-gpu study ui dashboard format lock clean
 
 repro: $(INSTALLED)  ## environment, then the embedded default through DVC; does nothing the second time
 	@python -m attndistill relock >/dev/null 2>&1 || true  # reworded code is the same code
@@ -46,6 +46,9 @@ test-gpu: $(INSTALLED)  ## needs a CUDA device
 
 bench: $(INSTALLED)  ## times beside the published algorithm and other libraries (docs/performance.md); wants a quiet machine
 	python -m benchmarks
+
+reliability: $(INSTALLED)  ## what is promised and what shows it, run and counted (docs/reliability.md)
+	python -m benchmarks.reliability
 
 gpu-check: $(INSTALLED)  ## all that a GPU has to show, within 10 minutes on one: its tests, step times, resuming, the loader
 	python -m benchmarks.gpu
