@@ -17,8 +17,6 @@ from attndistill.training import loop
 
 pytestmark = pytest.mark.drivers
 
-KILLS = 20
-
 
 def children(pid: int) -> list[int]:
     """Of a process and of its children, and so on."""
@@ -96,13 +94,14 @@ def command(project, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("asked", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_workers_killed_at_random_moments_cost_no_byte_and_dvc_stores_what_they_made_and_trains_nothing(
-    toy, plain, tmp_path
+    toy, plain, tmp_path, asked
 ):
     chance, kills = random.Random(0), 0
-    while kills < KILLS:
+    while kills < asked:
         project = toy()
-        kills += run_and_kill(project, chance, min(10, KILLS - kills), plain.seconds / 10)
+        kills += run_and_kill(project, chance, min(10, asked - kills), plain.seconds / 10)
         assert project.made() == plain.made
         assert project.left_behind() == []
         assert project.processes() == []
