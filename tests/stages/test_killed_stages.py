@@ -48,7 +48,9 @@ def whole(tmp_path_factory) -> Path:
     project = tmp_path_factory.mktemp("whole") / "project"
     project.mkdir()
     shutil.copy(ROOT / "params.yaml", project)
-    shutil.copytree(ROOT / "experiments/smoke", project / "experiments/smoke", ignore=shutil.ignore_patterns("[!pr]*"))
+    shutil.copytree(
+        ROOT / "experiments/smoke", project / "experiments/smoke", ignore=shutil.ignore_patterns("[!pr]*", "results")
+    )
     settings = project / "experiments/smoke/rows.yaml"
     assert "attndistill" in settings.read_text()
     for name, item in RUNS:
