@@ -74,6 +74,7 @@ def _is_registry_of_settings(module: str) -> bool:
     return code._source(module).name == "__init__.py" or module in (
         "attndistill.losses.fields",
         "attndistill.training.recipe",
+        "attndistill.config.transfer",  # of further data sets, whose stages have it among their deps (drivers.PRESETS)
         "attndistill.report.build",  # for the names of the report's files, which its declaration states
     )
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from attndistill.runs import Execution
     from attndistill.training.checkpoint import Checkpoint
 
-_MOST_STATE = 2**38  # bytes of a resume checkpoint
+_MOST_STATE = 1 << 38  # bytes of a resume checkpoint
 
 
 class Journal(Protocol):
