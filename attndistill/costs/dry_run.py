@@ -47,10 +47,10 @@ def dry_run(
     Raises:
         ValueError: a configuration that is refused.
     """
-    told, alone = plan, len(stages) == 1
-    plan = _with_counts(plan, experiment, overrides)
     if plan.tflops is None:
         plan = replace(plan, machine=measured(experiment.config("", overrides)))
+    told, alone = plan, len(stages) == 1
+    plan = _with_counts(plan, experiment, overrides)
     if any(stage.report for stage, _ in stages):
         plan = _with_rows(plan, experiment, overrides)
     blocks = []
