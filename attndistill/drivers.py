@@ -223,7 +223,9 @@ def mlproject(experiment: Experiment) -> str:
             words.append("--data {data}")
         parameter = {"parameters": parameters} if parameters else {}
         entries[stage.name] = {**parameter, "command": _with_code(experiment, " ".join(words))}
-    on = {"on": {"type": "string", "default": ""}}
+    from ruamel.yaml.scalarstring import SingleQuotedScalarString
+
+    on = {SingleQuotedScalarString("on"): {"type": "string", "default": ""}}  # bare, it is true to MLflow's YAML 1.1
     entries["pipeline"] = {
         "parameters": on,
         "command": _with_code(experiment, "python -m attndistill pipeline --on {on}"),

@@ -21,7 +21,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from attndistill.core.artifacts import write_text
-from attndistill.core.reading import read_bounded
 from attndistill.tracking.address import work_folder as work_folder
 from attndistill.tracking.call import Call
 from attndistill.tracking.call import process_started as process_started
@@ -187,6 +186,8 @@ class Spool:
     def description(self) -> Description:
         """Who recorded what. Raises ValueError for a file that does not say so."""
         path = self.folder / "run.json"
+        from attndistill.core.reading import read_bounded  # here: it imports numpy
+
         try:
             return Description.model_validate_json(read_bounded(path, at_most=_MOST))
         except ValidationError as error:
@@ -208,6 +209,8 @@ class Spool:
 
     def reached(self) -> Progress:
         """How far it is sent; where nobody knows, it is sent from the beginning."""
+        from attndistill.core.reading import read_bounded  # here: it imports numpy
+
         try:
             found = Progress.model_validate_json(read_bounded(self.progress, at_most=_MOST))
             return found if found.offset <= self.journal.stat().st_size or not found.offset else Progress()

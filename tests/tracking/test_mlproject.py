@@ -29,7 +29,7 @@ with Recorder.open(root=Path.cwd(), command=sys.argv[1], name="by name", experim
         ("probe", {"data": "cifar"}, "probe --model attndistill --data cifar"),
         ("attention", {}, "attention --model attndistill"),
         ("report", {}, "report"),
-        ("pipeline", {}, "pipeline"),
+        ("pipeline", {}, "pipeline --on ''"),
     ],
 )
 def test_an_entry_point_is_the_command_of_the_stage(entry_point, given, command):
