@@ -91,14 +91,9 @@ def dvc_file(experiment: Experiment) -> str:
     return _HEADER + _yaml(whole)
 
 
-PRESETS = "attndistill/config/transfer.py"  # what a further data set's name stands for
-
-
 def _dvc_stage(experiment: Experiment, stage: Stage, item: Item, config: Any) -> dict[str, Any]:
     layout = experiment.layout
     files = watched_files(stage.module) if _in_working_copy(experiment) else []
-    if files and item.data:
-        files = sorted([*files, PRESETS])
     if files and _from_preset(experiment, item):
         files = sorted([*files, "attndistill/config/transfer.py"])
     code = [f"{_code(experiment)}{path}" for path in files]

@@ -74,7 +74,7 @@ def _is_registry_of_settings(module: str) -> bool:
     return code._source(module).name == "__init__.py" or module in (
         "attndistill.losses.fields",
         "attndistill.training.recipe",
-        "attndistill.config.transfer",  # of further data sets, whose stages have it among their deps (drivers.PRESETS)
+        "attndistill.config.transfer",  # a dep of the stages of data sets that name a preset (drivers._from_preset)
         "attndistill.report.build",  # for the names of the report's files, which its declaration states
     )
 
