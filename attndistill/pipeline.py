@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import chdir
+from contextlib import AbstractContextManager, chdir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +183,18 @@ def run_pipeline(experiment: Experiment, overrides: Mapping[str, Any]) -> None:
     for row in experiment.rows:
         experiment.config(row, overrides)  # refuse a bad row before the first stage costs anything
     config, (rank, ranks) = experiment.config("", overrides), ranks_of_environment()
-    with Recorder.open(
+    with recorded_pipeline(experiment, config, overrides, enabled=config.runtime.tracking and rank == 0):
+        for stage, item in every_stage(experiment, overrides):
+            run_stage(experiment, stage, item, overrides)
+            if ranks > 1:
+                _wait_for_every_rank(config)
+
+
+def recorded_pipeline(
+    experiment: Experiment, config: Config, overrides: Mapping[str, Any], *, enabled: bool
+) -> AbstractContextManager[Recorder]:
+    """The run that those of the stages are children of."""
+    return Recorder.open(
         root=experiment.project,
         command="pipeline",
         name="pipeline",
@@ -192,12 +203,8 @@ def run_pipeline(experiment: Experiment, overrides: Mapping[str, Any]) -> None:
         changes=experiment.changes("", overrides),
         argv=sys.argv,
         seeds=config.seeds,
-        enabled=config.runtime.tracking and rank == 0,
-    ):
-        for stage, item in every_stage(experiment, overrides):
-            run_stage(experiment, stage, item, overrides)
-            if ranks > 1:
-                _wait_for_every_rank(config)
+        enabled=enabled,
+    )
 
 
 def _wait_for_every_rank(config: Config) -> None:

@@ -19,7 +19,7 @@ from attndistill.engine.on import read_on
 from attndistill.engine.work import Job
 from attndistill.evaluations import evaluations
 from attndistill.experiments import Experiment, open_experiment
-from attndistill.pipeline import every_stage, run_stage
+from attndistill.pipeline import every_stage, recorded_pipeline, run_stage
 from attndistill.stages import STAGES, Item, Stage
 from attndistill.stages.finished import Finished, identity
 from attndistill.stages.layout import MODELS
@@ -51,17 +51,7 @@ def run_pipeline_on(experiment: Experiment, overrides: Mapping[str, Any], file: 
         if not jobs:
             say(f"{experiment.name}: everything is up to date")
             return
-        with Recorder.open(
-            root=experiment.project,
-            command="pipeline",
-            name="pipeline",
-            experiment=experiment.name,
-            config=config.plain(),
-            changes=experiment.changes("", overrides),
-            argv=sys.argv,
-            seeds=config.seeds,
-            enabled=config.runtime.tracking,
-        ) as recorder:
+        with recorded_pipeline(experiment, config, overrides, enabled=config.runtime.tracking) as recorder:
             drive(jobs, on, board, recorder)
 
 

@@ -18,7 +18,7 @@ from attndistill.core.secrets import hidden
 from attndistill.core.words import shown
 from attndistill.tracking.address import tracking_uri
 from attndistill.tracking.inputs import md5_of
-from attndistill.tracking.store import Store
+from attndistill.tracking.store import Store, if_there
 
 BEST, TEACHER = "best", "teacher"
 _OWNER, _WEIGHTS = "attndistill.experiment", "attndistill.weights"
@@ -62,7 +62,7 @@ class ModelRegistry:
     def check_name(self, experiment: str) -> None:
         """Raise ValueError where the experiment's name is taken by a model that is not its own."""
         with self._reached():
-            found = self._registered(experiment)
+            found = if_there(self._client.get_registered_model, experiment)
         if found is not None and found.tags.get(_OWNER) != experiment:
             raise ValueError(
                 f"the name {shown(experiment)} is taken in the registry of {hidden(self.uri)}: rename that model, or "
@@ -80,7 +80,7 @@ class ModelRegistry:
         """
         self.check_name(experiment)
         with self._reached():
-            if self._registered(experiment) is None:
+            if if_there(self._client.get_registered_model, experiment) is None:
                 self._client.create_registered_model(experiment, tags={_OWNER: experiment})
             versions = {model.name: self._version(experiment, model) for model in models}
             for alias, name in ((BEST, best), (TEACHER, TEACHER)):
@@ -88,16 +88,6 @@ class ModelRegistry:
                     self._client.set_registered_model_alias(experiment, alias, str(versions[name]))
             self._client.update_registered_model(experiment, description=f"Alias `{BEST}`: {best}, {why}.")
         return versions
-
-    def _registered(self, name: str) -> Any:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self._client.get_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
 
     def _version(self, experiment: str, model: Exported) -> int:
         known = self._client.search_model_versions(f"name = '{experiment}'")

@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -284,14 +284,19 @@ class Store:
         return runs[0] if runs else None
 
     def _run(self, run_id: str) -> Any:
-        from mlflow.exceptions import MlflowException
+        return if_there(self.client.get_run, run_id)  # none: left in the environment, or of another store
 
-        try:
-            return self.client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None  # a number left in the environment, or one of another store
+
+def if_there(get: Callable[[str], Any], name: str) -> Any:
+    """What MLflow has of that name or number; None where it has none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return get(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nested import changed, places
+
 LONG = "9" * 5_000
 SECONDS, KIBIBYTES = 2.0, 2**20  # of processor time, of memory
 VALUES = [
@@ -165,27 +167,6 @@ def values(value: Any, draw: random.Random) -> Iterator[tuple[str, Any]]:
         yield f"null at {place[0]}", changed(value, place, None)
     for number in range(min(16, 4 * len(every))):
         yield f"{number}: a wrong value", changed(value, draw.choice(every), draw.choice(VALUES))
-
-
-def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place within nested values."""
-    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
-        yield (*place, key)
-        yield from places(value[key], (*place, key))
-
-
-def changed(value: Any, place: tuple[Any, ...], new: Any) -> Any:
-    """A copy with another value at a place; without the place where `new` is `places`."""
-    copy = json.loads(json.dumps(value))
-    *parents, last = place
-    node = copy
-    for part in parents:
-        node = node[part]
-    if new is places:
-        del node[last]
-    else:
-        node[last] = new
-    return copy
 
 
 def others() -> dict[str, Callable[[Path], Any]]:

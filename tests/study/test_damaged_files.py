@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from nested import changed, places
 from ruamel.yaml import YAML
 from toy_project import STUDY
 
@@ -39,27 +40,6 @@ def refusal(path: Path, read) -> str:
 
 def as_study(path: Path):
     return read_search(path, open_experiment(ROOT), {})
-
-
-def places(value, place=()):
-    """Every place within nested values."""
-    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
-        yield (*place, key)
-        yield from places(value[key], (*place, key))
-
-
-def changed(value, place, new):
-    """A copy with another value at a place; without the place where `new` is `places`."""
-    copy = json.loads(json.dumps(value))
-    *parents, last = place
-    node = copy
-    for part in parents:
-        node = node[part]
-    if new is places:
-        del node[last]
-    else:
-        node[last] = new
-    return copy
 
 
 def damages(value, seed: int):
