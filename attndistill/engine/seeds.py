@@ -140,9 +140,9 @@ def train_seed(
     """Train one seed of an item to its end, from its checkpoint when there is one."""
     config, first = check_item(experiment, stage, item, overrides), ranks_of_environment()[0] == 0
     near = None if scratch is None else Path(os.path.expandvars(scratch))
-    layout = SeedLayout(
-        experiment.folder, experiment.name, near, board / "nowhere" / f"{stage.name}-{item.label}-{seed}"
-    )
+    nowhere = board / "nowhere" / f"{stage.name}-{item.label}-{seed}"
+    own = experiment.layout
+    layout = SeedLayout(own.folder, own.experiment, scratch=near, nowhere=nowhere, shared=own.shared)
     with (
         chdir(experiment.folder),
         Recorder.open(
