@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import clone, run
+from real_project import clone, run
 from ruamel.yaml import YAML
 
 pytestmark = pytest.mark.drivers

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import clone, run
+from real_project import clone, run
 
 pytestmark = pytest.mark.drivers
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import environment
+from real_project import environment
 
 pytestmark = pytest.mark.drivers
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import attndistill, environment, result
+from real_project import attndistill, environment, result
 from safetensors.torch import load
 
 pytestmark = pytest.mark.drivers

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import attndistill, clone, run
+from real_project import attndistill, clone, run
 
 pytestmark = pytest.mark.drivers
 

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import attndistill, clone, run
 from mlflow import MlflowClient
+from real_project import attndistill, clone, run
 
 from attndistill.tracking.address import sqlite_uri
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import attndistill, clone, run
+from real_project import attndistill, clone, run
 
 pytestmark = pytest.mark.drivers
 

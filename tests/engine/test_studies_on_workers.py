@@ -8,6 +8,7 @@ from pathlib import Path
 
 import postgresql
 import pytest
+from engine_project import EngineProject, write
 from optuna.trial import TrialState
 
 from attndistill.pipeline import run_stage
@@ -21,8 +22,6 @@ pytestmark = pytest.mark.drivers
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
     """A toy project in which data, teacher and targets exist."""
-    from conftest import EngineProject, write
-
     project = EngineProject(tmp_path_factory.mktemp("taught"))
     write(project.root, {"seeds": [0]})
     for stage, item in (("prepare", ""), ("pretrain", "teacher"), ("targets", "")):
@@ -42,8 +41,6 @@ def database():
 def test_a_study_on_postgresql_with_two_workers_of_an_engine_loses_no_trial_when_one_is_killed(
     taught, database, tmp_path
 ):
-    from conftest import EngineProject
-
     shutil.copytree(taught.root, tmp_path / "project")
     project = EngineProject(tmp_path / "project")
     path = project.write(trials=4)

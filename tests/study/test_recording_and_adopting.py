@@ -14,6 +14,7 @@ from attndistill.config import read_yaml
 from attndistill.experiments import open_experiment
 from attndistill.study.adopt import adopting, show_best
 from attndistill.study.commands import run_studies
+from attndistill.study.outcome import read_outcome
 from attndistill.study.search import read_search
 
 
@@ -157,7 +158,12 @@ def test_without_a_storage_the_winner_comes_from_the_file_that_git_keeps_and_not
         f"no study of this file and configuration in the default storage: from {found}\ntrial 0: "
     )
     assert "-S params.yaml:distill.lambda=0.1 " in told.out
-    assert told.err == ""
+    current = read_search(tmp_path / study, open_experiment(tmp_path), {}).configuration
+    changed = tmp_path / found
+    changed.write_text(changed.read_text().replace(read_outcome(changed).configuration, current))
+    capsys.readouterr()
+    show_best(str(tmp_path / study), open_experiment(tmp_path), {}, **more)
+    assert capsys.readouterr().err == ""
     overrides = {"distill.recipe.epochs": 30}
     show_best(str(tmp_path / study), open_experiment(tmp_path), overrides, **more)
     assert capsys.readouterr().err.startswith(f"attndistill: note: {found} was found with another configuration")

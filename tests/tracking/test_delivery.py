@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from conftest import Project
 from filelock import FileLock
+from recorded_project import Project
 
 from attndistill.tracking import delivery
 
