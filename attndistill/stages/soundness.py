@@ -5,10 +5,10 @@ byte is read, once for a process while files have the same sizes and times. No s
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attndistill.core.reading import regular_file
 from attndistill.core.words import shown
@@ -45,6 +45,7 @@ def check_inputs(context: "Context", stage: Stage, inputs: Sequence[Path]) -> No
     for path in inputs:
         if path.parent in (layout.outputs / "pretrained", layout.outputs / "distilled"):
             check_weights(path)
+            _check_sizes(context, path)
     if (maps := layout.attention("teacher")) in inputs:
         _once(maps, lambda: _check_teacher_maps(maps, layout.data))
 
@@ -126,6 +127,30 @@ def check_weights(directory: Path) -> None:
         ends = [int(end) for end in _ENDS.findall(table)]
         if length > _MOST_TABLE or path.stat().st_size != 8 + length + max(ends, default=0):
             raise ValueError(f"{shown(path)} has not the size that it says: run the stage that makes it again")
+
+
+def _check_sizes(context: "Context", directory: Path) -> None:
+    """Sizes that no tensor shows, as its number of heads, are those that the model was made with: the settings', or of
+    a released teacher those of its account."""
+    from dataclasses import asdict
+
+    from attndistill.models.storage import read_description
+    from attndistill.results import TrainingFile
+
+    config, name = context.config, directory.name
+    wanted: Mapping[str, Any] = config.teacher.sizes() if name == "teacher" else config.student.plain()
+    whose = f"{'teacher' if name == 'teacher' else 'student'} of the settings"
+    if name == "teacher" and config.teacher.source is not None:
+        path = context.layout.result("training", "teacher.json")
+        wanted, whose = (TrainingFile.read(path).load or {}) if path.exists() else {}, shown(path)
+    for folder in sorted(directory.glob("seed-*")):
+        found = asdict(read_description(folder).vit)
+        for size in sorted(found.keys() & wanted.keys()):
+            if found[size] != wanted[size]:
+                raise ValueError(
+                    f"{shown(folder / 'model.json')}: {size} is {shown(found[size])}, of the {whose} "
+                    f"{shown(wanted[size])}: run the stage that makes it again"
+                )
 
 
 def check_files(directory: Path) -> None:
