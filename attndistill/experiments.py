@@ -149,7 +149,8 @@ def open_experiment(folder: Path) -> Experiment:
     """
     place = folder.resolve()
     if not (place / ROWS).is_file():
-        raise ValueError(f"{shown(folder)} has no {ROWS}: run this in an experiment's folder, or name one by --experiment")
+        advice = "run this in an experiment's folder, or name one by --experiment"
+        raise ValueError(f"{shown(folder)} has no {ROWS}: {advice}")
     _check_place(place, folder)
     own = [read_yaml(place / SETTINGS)] if os.path.lexists(place / SETTINGS) else []
     file = _read_rows(place / ROWS)

@@ -36,10 +36,12 @@ _SECRET_FILES = (
     "*.jks", "*.keystore", "*.kdbx", "*.gpg", "*credential*", "*secret*", "*password*", "*.token", "token", "token.*",
     "*[_-]token", "*[_-]token.*", "*api[_-]key*", "*apikey*", ".netrc", "_netrc", ".pgpass", ".htpasswd", ".npmrc",
     ".pypirc", ".my.cnf", ".git-credentials", "kaggle.json", "rclone.conf", "service[_-]account*", "config.local",
-    "*private[_-]key*", "*privkey*", "*[_-]key", "*[_-]key.*", "key.json", "auth.json", "*passwd*", "pw", "pw.*", ".boto",
-    ".s3cfg", "kubeconfig*", "*.tfstate*", "*vault*", "*cookies*", "*adminsdk*",
+    "*private[_-]key*", "*privkey*", "*[_-]key", "*[_-]key.*", "key.json", "auth.json", "*passwd*", "pw", "pw.*",
+    ".boto", ".s3cfg", "kubeconfig*", "*.tfstate*", "*vault*", "*cookies*", "*adminsdk*",
 )  # fmt: skip
-_SECRET_FOLDERS = {"secrets", ".secrets", ".env", ".config", ".ssh", ".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".docker"}
+_SECRET_FOLDERS = {
+    "secrets", ".secrets", ".env", ".config", ".ssh", ".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".docker",
+}  # fmt: skip
 _CODE = (".py", ".pyi", ".md", ".rst", ".html", ".js", ".css", ".ipynb")  # secrets.py speaks of secrets and holds none
 
 

@@ -38,6 +38,8 @@ def check_inputs(context: "Context", stage: Stage, inputs: Sequence[Path]) -> No
         ValueError: in one line, for a file that is another than its stage wrote.
     """
     layout = context.layout
+    for path in inputs:
+        check_files(path)
     if layout.prepared(context.item.data) in inputs:
         _check_data(context, stage, layout.prepared(context.item.data))
     if layout.targets in inputs and context.config.targets.cache:
@@ -154,8 +156,8 @@ def _check_sizes(context: "Context", directory: Path) -> None:
 
 
 def check_files(directory: Path) -> None:
-    """Raise ValueError for a pipe, a device or the like directly in a folder."""
-    for path in sorted(directory.glob("[!.]*")):
+    """Raise ValueError for a pipe, a device or the like directly in a folder, or in its place."""
+    for path in sorted(directory.glob("[!.]*")) if directory.is_dir() else [directory]:
         try:
             if not path.is_dir():
                 regular_file(path, at_most=2**62).close()

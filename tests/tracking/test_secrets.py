@@ -54,8 +54,8 @@ def test_what_is_no_secret_is_shown(text):
 
 
 def test_secrets_deep_in_a_configuration_and_after_their_words_are_hidden():
-    given = {"downloads": {"dino": {"url": "https://h/f?token=abc", "api_key": "abc"}}, "argv": ["x", "--password", "pw"]}
-    shown = {"downloads": {"dino": {"url": "https://h/f?token=***", "api_key": "***"}}, "argv": ["x", "--password", "***"]}
+    given = {"dino": {"url": "https://h/f?token=abc", "api_key": "abc", "n": 1}, "argv": ["x", "--password", "pw"]}
+    shown = {"dino": {"url": "https://h/f?token=***", "api_key": "***", "n": 1}, "argv": ["x", "--password", "***"]}
     assert hidden_in(given) == shown
 
 
