@@ -153,8 +153,21 @@ def open_experiment(folder: Path) -> Experiment:
         raise ValueError(f"{shown(folder)} has no {ROWS}: {advice}")
     _check_place(place, folder)
     own = [read_yaml(place / SETTINGS)] if os.path.lexists(place / SETTINGS) else []
+    for settings in own:
+        _check_keys(place / SETTINGS, settings)
     file = _read_rows(place / ROWS)
     return Experiment(place, file.name or place.name, file, [read_yaml(DEFAULTS), *own])
+
+
+def _check_keys(path: Path, settings: Mapping[str, Any]) -> None:
+    """A key of params.yaml is a word; the way to one is written in rows and on the command line."""
+    for key, value in settings.items():
+        if "." in str(key):
+            section = str(key).replace(".", ": {") + ": ..." + "}" * str(key).count(".")
+            why = "keys with dots belong to rows and the command line"
+            raise ValueError(f"{path}: {shown(key)}: {why}; allowed here: {shown(section)}")
+        if isinstance(value, Mapping):
+            _check_keys(path, value)
 
 
 def _check_place(place: Path, given: Path) -> None:

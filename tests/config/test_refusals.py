@@ -293,6 +293,24 @@ def test_a_wrong_rows_file_is_refused_by_name(tmp_path, rows, message):
         open_experiment(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "distill.lambda: 0.3",
+            "distill.lambda: keys with dots belong to rows .*; allowed here: distill: {lambda: ...}",
+        ),
+        ("distill: {recipe.epochs: 3}", "recipe.epochs: keys with dots belong to rows and the command line; allowed "),
+        ("a.b.c: {d: 1}", "allowed here: a: {b: {c: ...}}$"),
+    ],
+)
+def test_a_key_with_dots_in_an_experiments_settings_is_told_where_it_belongs(tmp_path, text, said):
+    (tmp_path / "rows.yaml").write_text((ROOT / "rows.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ValueError, match=said.replace("{", r"\{").replace("...", r"\.\.\.")):
+        open_experiment(tmp_path)
+
+
 @pytest.mark.parametrize("place", ["experiments/one/deep", "experiments", "experiments/one/outputs/data"])
 def test_what_lies_within_an_experiment_is_no_experiment_whatever_it_holds(tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
