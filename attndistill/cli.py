@@ -16,6 +16,7 @@ _SETTINGS = """\
 Any setting of params.yaml can be given as --section.key value (or --section.key=value), for example
   attndistill distill --row attndistill --distill.lambda 0.3 --distill.aggregation.name max
 """
+_MOST_TEXT = 20_000  # letters of a message that are looked at; a tenth of them is shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(problem: object, code: int) -> int:
-    say(f"attndistill: {shown(hidden(' '.join(str(problem).split()), code=True), 2000)}", "stderr")
+    text = str(problem)
+    text = text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT // 2]}…{text[-_MOST_TEXT // 2 :]}"
+    say(f"attndistill: {shown(hidden(' '.join(text.split()), code=True), 2000)}", "stderr")
     if os.environ.get("ATTNDISTILL_TRACEBACK"):
         import traceback
 

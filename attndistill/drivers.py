@@ -102,7 +102,9 @@ def _dvc_stage(experiment: Experiment, stage: Stage, item: Item, config: Any) ->
     outs: list[Any] = []
     for path in stage.outputs(layout, item):
         name = path.relative_to(layout.folder).as_posix()
-        outs.append({name: {"cache": False}} if path.is_relative_to(layout.results) else name)
+        # what persists DVC takes from no cache of runs: the report, the last of all, orders dvc.lock (relock.py)
+        kept = {"cache": False, **({"persist": True} if stage.report else {})}
+        outs.append({name: kept} if path.is_relative_to(layout.results) else name)
     found: dict[str, Any] = {"cmd": _command(experiment, stage, item), "params": _params(experiment, stage, item)}
     deps = [*code, *inputs, *outside]
     return {**found, **({"deps": deps} if deps else {}), "outs": outs}
