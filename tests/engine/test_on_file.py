@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from attndistill.cli import main
 from attndistill.core.ownership import owned
-from attndistill.engine import on as on_file
+from attndistill.engine import machines
 from attndistill.engine.board import Board, Entry
 from attndistill.engine.driver import _jobs, _needs, boards, plan_of
 from attndistill.engine.on import Kubernetes, Local, Slurm, read_on
@@ -19,6 +19,7 @@ from attndistill.pipeline import every_stage
 EXAMPLES = Path(__file__).parents[2] / "examples" / "on"
 ANSWERS = {
     "sinfo": f"gpu\n{socket.gethostname()}\n",
+    "sbatch": "",
     "qstat": "Queue: gpu\n    queue_type = Execution\n",
     "bqueues": "QUEUE_NAME PRIO\ngpu 30\n",
 }
@@ -36,10 +37,12 @@ def written(tmp_path):
 @pytest.fixture
 def answering(monkeypatch):
     """Batch systems that know the queue `gpu`, and send jobs to machines elsewhere."""
-    monkeypatch.setattr(on_file, "_asked", lambda *words: ANSWERS[words[0]])
-    monkeypatch.setattr(on_file, "_own_file_system", lambda folder: None)
+    monkeypatch.setattr(machines, "asked", lambda *words: ANSWERS[words[0]])
+    monkeypatch.setattr(machines, "own_file_system", lambda folder: None)
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True if name == "kubernetes" else find(name))
+    monkeypatch.setattr(machines, "check_cluster", lambda: None)
+    monkeypatch.setattr(machines, "gpus_here", lambda: 8)
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -77,7 +80,7 @@ def test_a_mistake_in_the_file_is_one_line_that_says_what_is_allowed(options, sa
 
 
 def test_a_project_on_a_disk_of_this_machine_alone_is_refused_where_jobs_go_elsewhere(written, answering, monkeypatch):
-    monkeypatch.setattr(on_file, "_own_file_system", lambda folder: "tmpfs")
+    monkeypatch.setattr(machines, "own_file_system", lambda folder: "tmpfs")
     file = written(executor="lsf", queue="gpu", time="01:00:00")
     with pytest.raises(ValueError, match="/project lies on tmpfs of this machine, which workers elsewhere do not see"):
         read_on(file, Path("/project"))
