@@ -1,11 +1,13 @@
 """What this machine, and the batch system that it submits to, say of themselves before work is sent there."""
 
+import importlib
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from attndistill.core.words import shown
 
@@ -21,8 +23,7 @@ def check_known(what: str, name: str, found: Sequence[str]) -> None:
 
 def check_cluster() -> None:
     """Raise ValueError where Kubernetes' client is not told of a cluster."""
-    from kubernetes import config  # type: ignore[import-not-found,unused-ignore]
-
+    config: Any = importlib.import_module("kubernetes.config")
     try:
         config.load_kube_config()
     except config.ConfigException:

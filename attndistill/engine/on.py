@@ -258,7 +258,7 @@ def read_on(file: str, folder: Path) -> Local | Slurm | Pbs | Lsf | Kubernetes:
     if importlib.util.find_spec("parsl") is None:
         raise ValueError("--on needs Parsl, which is not installed: pip install 'attndistill[cluster]'")
     path = Path(file)
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"--on {shown(file)}: no such file; allowed: a file that names an executor (docs/scaling.md)")
     try:
         on: Local | Slurm | Pbs | Lsf | Kubernetes = TypeAdapter(On).validate_python(read_plain_yaml(path))

@@ -159,9 +159,9 @@ def test_a_seed_trained_alone_by_two_ranks_from_a_copy_of_the_data_is_stored_by_
     for stage, item in (("prepare", ""), ("pretrain", "teacher"), ("targets", "")):
         run_stage(experiment, STAGES[stage], Item(item), {})
     given = {"folder": str(project.root), "stage": "distill", "item": ["attndistill", ""], "overrides": {}}
-    over_ranks(2, {**given, "seed": 0, "scratch": str(tmp_path), "board": str(tmp_path)})
+    over_ranks(2, {**given, "seed": 0, "scratch": str(tmp_path)})
     assert len(list((tmp_path / "attndistill").glob("*-*"))) == 2  # data and targets
-    assert do_seed(**given, before={}, seed=1, scratch=str(tmp_path), ranks=1, board=str(tmp_path)) == "done"
+    assert do_seed(**given, before={}, seed=1, scratch=str(tmp_path), ranks=1) == "done"
     checkpoints = list((project.root / ".work").glob("distill-attndistill/*/checkpoint.pt"))
     assert len(checkpoints) == 2
     monkeypatch.setattr(loop, "update", None)  # what trains
