@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import attndistill
 from attndistill.core.progress import say
 from attndistill.core.words import shown
-from attndistill.engine.board import Board, Entry
+from attndistill.engine.board import BEAT, Board, Entry
 from attndistill.engine.on import Batch, Kubernetes, Local, Lsf, Pbs, Slurm
 from attndistill.engine.work import Job, perform
 
@@ -88,10 +88,10 @@ def _wait(
             if not alive():
                 raise OSError("the engine's interchange was killed: start this again, and it goes on")
             ended = {name for name in waiting if futures[name].done()}
-            for name in sorted(ended):
+            for name in ended:
                 _note(name, futures[name].exception(), board)
             waiting -= ended
-            screen.show(ended)
+            screen.show(sorted(ended))
 
 
 def _note(name: str, error: BaseException | None, board: Board) -> None:
@@ -267,16 +267,17 @@ class _Screen:
             self.live.stop()
         say(self.board.lines(every=False)[0], "stderr")
 
-    def show(self, ended: set[str]) -> None:
-        """What the board says now."""
+    def show(self, ended: Iterable[str]) -> None:
+        """What the board says now; its files are read as seldom as they change."""
+        for name in () if self.live else ended:
+            if self.board.entry(name):  # of those whose needs have failed, nothing is known
+                say(self.board.line(name), "stderr")
+        if time.monotonic() - self.last < (BEAT if self.live else _LINE_EVERY):
+            return
+        self.last, lines = time.monotonic(), self.board.lines(every=False)
         if self.live:
             from rich.text import Text
 
-            self.live.update(Text("\n".join(self.board.lines(every=False)[: self.live.console.height - 1])))
-            return
-        for line in self.board.lines(every=True):
-            if any(line.split(maxsplit=1)[1:] and line.split(maxsplit=1)[1].startswith(f"{name}:") for name in ended):
-                say(line.strip(), "stderr")
-        if time.monotonic() - self.last >= _LINE_EVERY:
-            self.last = time.monotonic()
-            say(self.board.lines(every=False)[0], "stderr")
+            self.live.update(Text("\n".join(lines[: self.live.console.height - 1])))
+        else:
+            say(lines[0], "stderr")

@@ -165,7 +165,7 @@ def train_seed(
 
 
 def _on_this_machine(scratch: str) -> Path:
-    path = Path(os.path.expandvars(scratch)).expanduser()
+    path = Path(os.path.expandvars(scratch))
     if "$" in str(path) or not path.is_absolute():
         raise ValueError(
             f"scratch: {shown(scratch)} is {shown(path)} on {socket.gethostname()}; allowed: a folder there"

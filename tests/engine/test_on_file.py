@@ -14,6 +14,8 @@ from attndistill.engine import machines
 from attndistill.engine.board import Board, Entry
 from attndistill.engine.driver import Graph, boards, plan_of
 from attndistill.engine.on import Kubernetes, Local, Slurm, read_on
+from attndistill.engine.seeds import _on_this_machine
+from attndistill.engine.work import Job, perform
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "on"
 ANSWERS = {
@@ -163,6 +165,19 @@ def test_without_parsl_the_command_says_what_to_install(toy, monkeypatch, capsys
     assert main(["pipeline", "--experiment", str(project.root), "--on", str(project.on())]) == 2
     said = "attndistill: --on needs Parsl, which is not installed: pip install 'attndistill[cluster]'\n"
     assert capsys.readouterr().err == said
+
+
+def test_a_worker_that_does_not_see_the_projects_folder_says_so(tmp_path):
+    for board in (tmp_path / "elsewhere", tmp_path):  # the latter is there, but is nobody's board
+        with pytest.raises(ValueError, match=f"does not see {board}: workers need the project's shared folder"):
+            perform(Job("a task", (), "os:getcwd", {}, board=board))
+
+
+@pytest.mark.parametrize("scratch", ["$NO_SUCH_VARIABLE", "${NO_SUCH_VARIABLE}/copies", "$HERE"])
+def test_a_scratch_folder_that_a_machine_does_not_have_is_said(scratch, monkeypatch):
+    monkeypatch.setenv("HERE", "relative")
+    with pytest.raises(ValueError, match=r"scratch: .* is .* on .*; allowed: a folder there"):
+        _on_this_machine(scratch)
 
 
 def test_a_second_driver_on_an_experiment_is_refused(toy, capsys):
