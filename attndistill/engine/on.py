@@ -235,7 +235,7 @@ class Kubernetes(Workers):
             places = ", ".join(self.volumes.values()) or "none"
             raise ValueError(f"{shown(folder)} lies on none of the volumes, so pods do not see it; volumes: {places}")
         if importlib.util.find_spec("kubernetes") is None:
-            raise ValueError("kubernetes: Python's client is not installed: pip install kubernetes")
+            raise ValueError("kubernetes: Kubernetes' client is not installed: pip install 'attndistill[kubernetes]'")
         machines.check_cluster()
 
 
