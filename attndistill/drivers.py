@@ -122,7 +122,7 @@ def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
         changed = {section: value for section in sections if (value := setting_at(own, section)) is not ABSENT}
         # of a list or a number that the experiment sets itself, the default says nothing
         shared = [section for section in sections if isinstance(changed.get(section, {}), Mapping)]
-        shared = [section for section in shared if not section.startswith(("downloads.", "datasets."))]
+        shared = [section for section in shared if not section.startswith(("downloads.", "datasets.", "exports."))]
         base = {defaults: shared}
         if not _in_working_copy(experiment):
             tops = dict.fromkeys(section.partition(".")[0] for section in shared)
@@ -248,7 +248,10 @@ def with_table(readme: str) -> str:
     """A README with its table of stages as the declarations have it."""
     lines = ["| Stage | Does | Command |", "|---|---|---|"]
     for stage in STAGES.values():
-        example = {"pretrained": "teacher", "row": "attndistill", "model": "attndistill", "download": "dino"}
+        example = dict.fromkeys(("row", "model", "export"), "attndistill") | {
+            "pretrained": "teacher",
+            "download": "dino",
+        }
         option = f" --{stage.option} {example[stage.over]}" if stage.option else ""
         lines.append(f"| {stage.name} | {stage.summary} | `attndistill {stage.name}{option}` |")
     return _TABLE.sub("\n".join(lines).replace("\\", r"\\") + "\n", readme)

@@ -34,6 +34,7 @@ SHARED = (
     "targets.views",
     "targets.verify",
     "targets.extra",
+    "exports",
     "runtime",
 )
 
@@ -84,7 +85,12 @@ class Experiment:
 
     def items(self, stage: Stage, config: Config, rows: Sequence[str] | None = None) -> tuple[Item, ...]:
         """Everything that a stage works on here: of these rows, or of all."""
-        found = stage.items(tuple(self.rows) if rows is None else rows, tuple(config.downloads), tuple(config.datasets))
+        for name in config.exports:
+            if name not in (*MODELS, *self.rows):
+                allowed = ", ".join((*MODELS, *self.rows))
+                raise ValueError(f"exports: unknown model {shown(name, 80)!r}; allowed: {shown(allowed, 500)}")
+        shown_rows = tuple(self.rows) if rows is None else rows
+        found = stage.items(shown_rows, tuple(config.downloads), tuple(config.datasets), tuple(config.exports))
         own = self.layout.shared if stage.over == "nothing" else frozenset()  # prepared with the experiment's own data
         return tuple(item for item in found if item.data not in own)
 

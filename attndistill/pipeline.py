@@ -109,7 +109,7 @@ def check_item(experiment: Experiment, stage: Stage, item: Item, overrides: Mapp
     """
     config = experiment.config(item.name, overrides)
     experiment.check_rows(overrides)
-    allowed = stage.names(tuple(experiment.rows), tuple(config.downloads))
+    allowed = stage.names(tuple(experiment.rows), tuple(config.downloads), tuple(config.exports))
     if item.name not in allowed:
         kind = stage.over if stage.over in ("row", "download") else "model"
         raise ValueError(f"{stage.name}: unknown {kind} {item.name!r}; allowed: {', '.join(allowed) or 'none here'}")

@@ -72,6 +72,8 @@ def new_project(
         ValueError: one line, and nothing is left: a folder that is not empty, no photos or photos smaller than a patch,
             a teacher that cannot be read, an unknown size, or no git where DVC is asked for.
     """
+    from attndistill.costs.dry_run import Plan, cost_here
+
     check_empty(folder)
     if student not in PRESETS:
         raise ValueError(f"student {shown(student)!r}; allowed: {', '.join(PRESETS)}")
@@ -96,6 +98,7 @@ def new_project(
             write_text(beside / "README.md", _readme(folder, photos, dvc))
             config = open_experiment(beside).config("", {})  # refuses what does not fit together
         written = write_drivers(folder)
+        cost = cost_here(open_experiment(folder), Plan(photos.train, photos.held_out, 1, None))
         if dvc:
             _set_up_dvc(folder)
         else:
@@ -106,6 +109,7 @@ def new_project(
         *_of_photos(photos),
         f"teacher   {taught['told']}",
         f"student   {describe(size, config.student.plain())}",
+        f"cost      {cost}",
         f"project   {folder}: params.yaml, rows.yaml, MLproject{', dvc.yaml, git and DVC set up' if dvc else ''}",
         f"next      cd {folder}; then the commands of its README.md: what it costs, run, export",
     ]
@@ -343,6 +347,9 @@ probe:
 
 attention:
   images: {featured}   # held-out photos that the report shows
+
+# the student for other programs, in outputs/exported, by a stage of its own (then `attndistill drivers`):
+# exports: {{attndistill: {{formats: [timm, pt2], licence: unknown}}}}
 
 runtime: {{threads: null, processes: 1, workers: 2, evaluation_batch_size: 64}}
 """

@@ -13,8 +13,14 @@ if TYPE_CHECKING:
     from attndistill.config import Config
     from attndistill.stages.context import Context
 
-Over = Literal["nothing", "pretrained", "row", "model", "download"]
-OPTIONS: dict[Over, str] = {"pretrained": "model", "model": "model", "row": "row", "download": "name"}
+Over = Literal["nothing", "pretrained", "row", "model", "download", "export"]
+OPTIONS: dict[Over, str] = {
+    "pretrained": "model",
+    "model": "model",
+    "row": "row",
+    "download": "name",
+    "export": "model",
+}
 
 
 class Item(NamedTuple):
@@ -73,22 +79,27 @@ class Stage:
         """The word by which its item is named on the command line; empty for a stage without one."""
         return OPTIONS.get(self.over, "")
 
-    def names(self, rows: Sequence[str], downloads: Sequence[str] = ()) -> tuple[str, ...]:
-        """The items' names in an experiment with these rows and downloads."""
+    def names(self, rows: Sequence[str], downloads: Sequence[str] = (), exports: Sequence[str] = ()) -> tuple[str, ...]:
+        """The items' names in an experiment with these rows, downloads and exports."""
         kinds: dict[Over, Sequence[str]] = {
             "nothing": ("",),
             "pretrained": MODELS,
             "row": rows,
             "model": (*MODELS, *rows),
             "download": downloads,
+            "export": exports,
         }
         return tuple(kinds[self.over])
 
     def items(
-        self, rows: Sequence[str], downloads: Sequence[str] = (), datasets: Sequence[str] = ()
+        self,
+        rows: Sequence[str],
+        downloads: Sequence[str] = (),
+        datasets: Sequence[str] = (),
+        exports: Sequence[str] = (),
     ) -> tuple[Item, ...]:
         """Everything it works on in such an experiment, the experiment's own data first."""
-        names = self.names(rows, downloads)
+        names = self.names(rows, downloads, exports)
         return tuple(Item(name, data) for data in ("", *datasets) if not data or self.judges for name in names)
 
     def estimated(self, item: Item, config: "Config", plan: Any) -> Any:

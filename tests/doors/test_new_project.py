@@ -1,5 +1,6 @@
 """`attndistill new`: a project that runs with the installed package, or one line and nothing."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -29,6 +30,9 @@ def test_a_new_project_has_the_sizes_of_its_teacher_and_distils_it(photos, dino,
     assert "photos    60: 54 to train on, 6 held out; shorter side 36 to 36 px" in said
     assert "dino.pth (dino_backbone)" in said
     assert "width 192, depth 12, 3 heads, patch 8, 32 px" in said
+    assert re.search(
+        r"^cost +(about [\d.]+ (seconds|minutes|hours)|under a second) on this machine", said, re.MULTILINE
+    )
     experiment = open_experiment(tmp_path / "mine")
     config = experiment.config("attndistill", {})
     assert (config.views.image_size, config.teacher.embed_dim, config.teacher.patch_size) == (32, 64, 8)
