@@ -23,6 +23,7 @@ from attndistill.experiments import DEFAULTS, ROWS, SETTINGS, Experiment, open_e
 from attndistill.report.build import curve_columns
 from attndistill.stages import STAGES, Item, Stage
 from attndistill.stages.code import ROOT, code_digest, watched_files
+from attndistill.stages.declaration import ASKED
 from attndistill.stages.layout import MODELS
 
 _HEADER = """\
@@ -133,6 +134,9 @@ def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
         watched.append({ROWS: None})
     elif item.name == "${key}":
         watched.append({ROWS: ["rows.${key}.set"]})
+    elif stage.over in ASKED and item.name in experiment.rows:
+        keys = ("set", "follow") if stage.over == "follow" else ("set",)
+        watched.append({ROWS: [f"rows.{item.name}.{key}" for key in keys]})
     return watched
 
 
@@ -248,7 +252,7 @@ def with_table(readme: str) -> str:
     """A README with its table of stages as the declarations have it."""
     lines = ["| Stage | Does | Command |", "|---|---|---|"]
     for stage in STAGES.values():
-        example = dict.fromkeys(("row", "model", "export"), "attndistill") | {
+        example = dict.fromkeys(("row", "model", *ASKED), "attndistill") | {
             "pretrained": "teacher",
             "download": "dino",
         }

@@ -1,7 +1,7 @@
 """What a stage says of itself. Every driver (DVC, MLflow, the command line, the dry run, the pipeline) reads this."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from attndistill.config import Config
     from attndistill.stages.context import Context
 
-Over = Literal["nothing", "pretrained", "row", "model", "download", "export"]
+Over = Literal["nothing", "pretrained", "row", "model", "download", "export", "follow"]
+ASKED: tuple[Over, ...] = ("export", "follow")  # over models that settings or rows name for it
 OPTIONS: dict[Over, str] = {
     "pretrained": "model",
     "model": "model",
     "row": "row",
     "download": "name",
     "export": "model",
+    "follow": "row",
 }
 
 
@@ -79,15 +81,17 @@ class Stage:
         """The word by which its item is named on the command line; empty for a stage without one."""
         return OPTIONS.get(self.over, "")
 
-    def names(self, rows: Sequence[str], downloads: Sequence[str] = (), exports: Sequence[str] = ()) -> tuple[str, ...]:
-        """The items' names in an experiment with these rows, downloads and exports."""
+    def names(
+        self, rows: Sequence[str], downloads: Sequence[str] = (), asked: Mapping[str, Sequence[str]] | None = None
+    ) -> tuple[str, ...]:
+        """The items' names in an experiment with these rows and downloads; `asked`: of the stages over `ASKED`."""
         kinds: dict[Over, Sequence[str]] = {
             "nothing": ("",),
             "pretrained": MODELS,
             "row": rows,
             "model": (*MODELS, *rows),
             "download": downloads,
-            "export": exports,
+            **{kind: (asked or {}).get(kind, ()) for kind in ASKED},
         }
         return tuple(kinds[self.over])
 
@@ -96,10 +100,10 @@ class Stage:
         rows: Sequence[str],
         downloads: Sequence[str] = (),
         datasets: Sequence[str] = (),
-        exports: Sequence[str] = (),
+        asked: Mapping[str, Sequence[str]] | None = None,
     ) -> tuple[Item, ...]:
         """Everything it works on in such an experiment, the experiment's own data first."""
-        names = self.names(rows, downloads, exports)
+        names = self.names(rows, downloads, asked)
         return tuple(Item(name, data) for data in ("", *datasets) if not data or self.judges for name in names)
 
     def estimated(self, item: Item, config: "Config", plan: Any) -> Any:
