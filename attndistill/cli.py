@@ -440,8 +440,15 @@ def _new(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
 
     if overrides:
         raise ValueError("new takes no settings: change the project's params.yaml")
+
+    def cost(experiment: Any, images: int, held_out: int) -> str:
+        from attndistill.costs.dry_run import Plan, cost_here
+
+        return cost_here(experiment, Plan(images, held_out, 1, None))
+
     folder, images = Path(options.folder), Path(options.images)
-    for line in new_project(folder, images, teacher=options.teacher, student=options.student, dvc=options.dvc):
+    asked = {"teacher": options.teacher, "student": options.student, "dvc": options.dvc}
+    for line in new_project(folder, images, **asked, cost=cost):
         say(line)
 
 

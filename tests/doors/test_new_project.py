@@ -30,9 +30,6 @@ def test_a_new_project_has_the_sizes_of_its_teacher_and_distils_it(photos, dino,
     assert "photos    60: 54 to train on, 6 held out; shorter side 36 to 36 px" in said
     assert "dino.pth (dino_backbone)" in said
     assert "width 192, depth 12, 3 heads, patch 8, 32 px" in said
-    assert re.search(
-        r"^cost +(about [\d.]+ (seconds|minutes|hours)|under a second) on this machine", said, re.MULTILINE
-    )
     experiment = open_experiment(tmp_path / "mine")
     config = experiment.config("attndistill", {})
     assert (config.views.image_size, config.teacher.embed_dim, config.teacher.patch_size) == (32, 64, 8)
@@ -41,6 +38,15 @@ def test_a_new_project_has_the_sizes_of_its_teacher_and_distils_it(photos, dino,
         run_stage(experiment, STAGES[name], Item(item), QUICK)
     run_stage(experiment, STAGES["probe"], Item("attndistill"), QUICK)
     assert "agreement" in ProbeFile.read(experiment.layout.result("probes", "attndistill.json")).probes
+
+
+def test_a_new_project_says_what_its_pipeline_costs_on_this_machine(photos, dino, tmp_path, capsys):
+    words = ["new", str(tmp_path / "mine"), "--images", str(photos), "--teacher", str(dino), "--no-dvc"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^cost +(about [\d.]+ (seconds|minutes|hours)|under a second) on this machine", said, re.MULTILINE
+    )
 
 
 def test_a_project_without_dvc_has_no_files_of_it(photos, dino, tmp_path):
