@@ -30,6 +30,7 @@ ARROWS = {
     ("exhibits", "evaluations"),
     ("stages", "config"),
     ("stages", "report"),
+    ("stages", "handover"),  # of the stage `export`
     ("report", "config"),
     ("pipeline", "experiments"),
     ("pipeline", "relock"),
