@@ -34,6 +34,7 @@ SHARED = (
     "targets.views",
     "targets.verify",
     "targets.extra",
+    "exports",
     "runtime",
 )
 
@@ -84,9 +85,21 @@ class Experiment:
 
     def items(self, stage: Stage, config: Config, rows: Sequence[str] | None = None) -> tuple[Item, ...]:
         """Everything that a stage works on here: of these rows, or of all."""
-        found = stage.items(tuple(self.rows) if rows is None else rows, tuple(config.downloads), tuple(config.datasets))
+        names = tuple(self.rows) if rows is None else rows
+        found = stage.items(names, tuple(config.downloads), tuple(config.datasets), self.asked(config))
         own = self.layout.shared if stage.over == "nothing" else frozenset()  # prepared with the experiment's own data
         return tuple(item for item in found if item.data not in own)
+
+    def asked(self, config: Config) -> dict[str, tuple[str, ...]]:
+        """What is asked for by name: models to export, rows to follow. Raises ValueError for a model that is none."""
+        models = (*MODELS, *self.rows)
+        for name in config.exports:
+            if name not in models:
+                raise ValueError(
+                    f"exports: unknown model {shown(name, 80)!r}; allowed: {shown(', '.join(models), 500)}"
+                )
+        followed = tuple(name for name, row in self.rows.items() if row.follow)
+        return {"export": tuple(config.exports), "follow": followed}
 
     def changes(self, item: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """What differs from the defaults, dotted key -> value: by the experiment, the item's row, the command line."""

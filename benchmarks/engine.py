@@ -23,21 +23,24 @@ def measure(*, rows: int, repeats: int) -> dict[str, Any]:
 
     Args:
         rows: of the table, one seed each.
-        repeats: of both.
+        repeats: of both; every second one begins with the workers.
     """
-    found: dict[str, list[float]] = {"one after another": [], "two workers": [], "before the first task": []}
-    with tempfile.TemporaryDirectory() as folder:
+    ways = {
+        "one after another": ["pipeline", "--seeds", _SEEDS],
+        "two workers": ["pipeline", "--on", str(ROOT / "examples/on/local.yaml"), "--seeds", _SEEDS],
+    }
+    found: dict[str, list[float]] = {**{way: [] for way in ways}, "before the first task": []}
+    with tempfile.TemporaryDirectory() as home:
         for number in range(repeats):
-            plain, engine = (_experiment(Path(folder) / f"{name}-{number}", rows) for name in ("plain", "engine"))
-            found["one after another"].append(timed(ROOT, str(plain), ["pipeline", "--seeds", _SEEDS]))
-            began = time.time()
-            words = ["pipeline", "--on", str(ROOT / "examples/on/local.yaml"), "--seeds", _SEEDS]
-            found["two workers"].append(timed(ROOT, str(engine), words))
-            first = read_json(engine / ".work/engine/pipeline/tasks/prepare.json")
-            found["before the first task"].append(first["since"] - began)
-    share = spread(found["two workers"])["median"] / spread(found["one after another"])["median"]
+            for way in list(ways)[:: -1 if number % 2 else 1]:
+                folder, began = _experiment(Path(home) / f"{way.replace(' ', '-')}-{number}", rows), time.time()
+                found[way].append(timed(ROOT, str(folder), ways[way]))
+                if way == "two workers":
+                    first = read_json(folder / ".work/engine/pipeline/tasks/prepare.json")
+                    found["before the first task"].append(first["since"] - began)
+    shares = [two / one for one, two in zip(found["one after another"], found["two workers"], strict=True)]
     measured = {name: spread(seconds) for name, seconds in found.items()}
-    return {"rows": rows, "share of the time of one after another": f"{share:.3f}", **measured}
+    return {"rows": rows, "share of the time of one after another": f"{spread(shares)['median']:.3f}", **measured}
 
 
 def _experiment(folder: Path, rows: int) -> Path:
