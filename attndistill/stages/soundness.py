@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 5e-3  # more than `write_targets` allows itself: another device may have computed the cache
 _AT_ONCE = 64
-_BYTES = 4  # of a weight
+_BYTES = 8  # of a weight and its gradient
 _PART = 256
 _SUM_TOLERANCE = 1e-3
 _MOST_TABLE, _ENDS = 10**8, re.compile(rb'"data_offsets":\s*\[\s*\d+\s*,\s*(\d+)\s*\]')  # of safetensors
@@ -61,10 +61,10 @@ def _check_memory(context: "Context", stage: Stage) -> None:
     have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for name, count in _parameters(context.config, stage.name, context.item.name).items():
         if _BYTES * count > have:
-            size = (
-                f"{count:,} parameters take {_BYTES * count / 1e9:,.0f} GB, and this machine has {have / 1e9:,.0f} GB"
+            size = f"{count:,} parameters and their gradients take {_BYTES * count / 1e9:,.0f} GB"
+            raise ValueError(
+                f"{name}: {size}, and this machine has {have / 1e9:,.0f}; allowed: a smaller width or depth"
             )
-            raise ValueError(f"{name}: {size} of memory; allowed: a smaller width or depth")
 
 
 def _parameters(config: "Config", stage: str, item: str) -> dict[str, int]:
