@@ -62,9 +62,7 @@ def _check_memory(context: "Context", stage: Stage) -> None:
     for name, count in _parameters(context.config, stage.name, context.item.name).items():
         if _BYTES * count > have:
             size = f"{count:,} parameters and their gradients take {_BYTES * count / 1e9:,.0f} GB"
-            raise ValueError(
-                f"{name}: {size}, and this machine has {have / 1e9:,.0f}; allowed: a smaller width or depth"
-            )
+            raise ValueError(f"{name}: {size}, this machine has {have / 1e9:,.0f}; allowed: a smaller width or depth")
 
 
 def _parameters(config: "Config", stage: str, item: str) -> dict[str, int]:
