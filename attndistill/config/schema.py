@@ -17,6 +17,8 @@ from attndistill.training.recipe import Recipe
 
 DataSet: Any = variant(DATASETS)
 TeacherSource: Any = variant(TEACHER_SOURCES)
+Seed = Annotated[int, Field(ge=0, lt=10**16)]  # results name curves by it
+_MOST_THREADS = 1024  # torch does not survive millions
 
 
 def _check_heads(embed_dim: int, num_heads: int) -> None:
@@ -199,7 +201,7 @@ class Runtime(Section):
     """How a stage runs; nothing here belongs to what is computed."""
 
     device: Literal["auto", "cpu", "cuda", "mps"]
-    threads: Positive | None
+    threads: Annotated[int, Field(gt=0, le=_MOST_THREADS)] | None
     processes: Positive
     workers: Count
     micro_batch_size: Positive | None
@@ -224,8 +226,8 @@ class JudgedOn(Section):
 class Config(Section):
     """Everything."""
 
-    seeds: tuple[Count, ...]
-    teacher_seed: Count
+    seeds: tuple[Seed, ...]
+    teacher_seed: Seed
     downloads: dict[str, Download]
     data: Data
     views: Views

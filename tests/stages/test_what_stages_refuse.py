@@ -31,6 +31,25 @@ def test_a_device_that_torch_does_not_see_is_refused_with_those_it_sees(stage, m
         stage("probe", "teacher", **{"runtime.device": "mps"})
 
 
+@pytest.mark.parametrize(
+    ("name", "item", "setting", "value"),
+    [
+        ("pretrain", "scratch", "student.embed_dim", 4_000_000 * 3),
+        ("pretrain", "scratch", "student.depth", 10**9),
+        ("pretrain", "teacher", "teacher.embed_dim", 4_000_000),
+        ("pretrain", "scratch", "pretrain.decoder.embed_dim", 4_000_000),
+        ("distill", "attndistill", "student.depth", 10**9),
+        ("distill", "attndistill", "distill.projector_depth", 10**9),
+    ],
+)
+def test_a_model_that_no_memory_holds_is_refused_before_it_is_built(stage, name, item, setting, value):
+    section = setting.removesuffix(".embed_dim").removesuffix(".depth")
+    with pytest.raises(
+        ValueError, match=rf"^{section}: [\d,]+ parameters and their gradients take [\d,]+ GB, this machine has "
+    ):
+        stage(name, item, **{setting: value})
+
+
 def flip(path, at):
     """Another bit, and the same size."""
     with path.open("r+b") as file:
