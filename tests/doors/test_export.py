@@ -137,6 +137,9 @@ def test_what_cannot_be_exported_is_refused_in_one_line_and_nothing_is_written(s
         attndistill.export(student, tmp_path / "full")
     with pytest.raises(ValueError, match="format 'gguf'; allowed: timm, pt2, onnx"):
         attndistill.export(student, tmp_path / "new", formats=["gguf"])
+    for licence in ("mit\nlibrary_name: other", "", "#", "x" * 100):
+        with pytest.raises(ValueError, match=r"^licence .*; allowed: [^\n]*$"):
+            attndistill.export(student, tmp_path / "new", licence=licence)
     with pytest.raises(ValueError, match="no such file or folder"):
         attndistill.export(tmp_path / "nowhere", tmp_path / "new")
     odd = VisionTransformer(
