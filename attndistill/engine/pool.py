@@ -17,7 +17,7 @@ import attndistill
 from attndistill.core.progress import say
 from attndistill.core.words import shown
 from attndistill.engine.board import BEAT, Board, Entry
-from attndistill.engine.on import Batch, Kubernetes, Local, Lsf, Pbs, Slurm
+from attndistill.engine.on import Executor, Kubernetes, Local, Lsf, Pbs, Slurm
 from attndistill.engine.work import Job, perform
 
 _LOOK = 0.5  # seconds between looks at the tasks
@@ -35,7 +35,7 @@ _WATCH = "( while kill -0 {driver}; do sleep 1; done; kill -KILL 0 ) 2>/dev/null
 
 def run_jobs(
     jobs: Sequence[Job],
-    on: Local | Batch | Kubernetes,
+    on: Executor,
     board: Board,
     look: Callable[[], None],
     more: Mapping[str, str],
@@ -145,7 +145,7 @@ class _Retries:
 
 
 @contextmanager
-def _engine(on: Local | Batch | Kubernetes, board: Board) -> Iterator[tuple[Callable[..., Any], Callable[[], bool]]]:
+def _engine(on: Executor, board: Board) -> Iterator[tuple[Callable[..., Any], Callable[[], bool]]]:
     """A running engine; yields what submits a job, and whether it lives. Its logs are kept where it ended badly."""
     programs = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])  # Parsl starts its parts by name
@@ -175,7 +175,7 @@ def _engine(on: Local | Batch | Kubernetes, board: Board) -> Iterator[tuple[Call
     shutil.rmtree(board.folder / "locks", ignore_errors=True)
 
 
-def _executor(on: Local | Batch | Kubernetes) -> Any:
+def _executor(on: Executor) -> Any:
     from parsl import HighThroughputExecutor
     from parsl.jobs.error_handlers import windowed_error_handler
 
@@ -193,7 +193,7 @@ def _executor(on: Local | Batch | Kubernetes) -> Any:
     )
 
 
-def provider_of(on: Local | Batch | Kubernetes) -> Any:
+def provider_of(on: Executor) -> Any:
     """What starts workers: processes here, jobs of a batch system, pods."""
     from parsl import launchers, providers
 
@@ -229,7 +229,7 @@ def provider_of(on: Local | Batch | Kubernetes) -> Any:
     return asked(**given)
 
 
-def _batch(on: Batch) -> tuple[type, dict[str, Any], str, list[str], Any]:
+def _batch(on: Slurm | Pbs | Lsf) -> tuple[type, dict[str, Any], str, list[str], Any]:
     """Of a batch system: Parsl's provider and its settings; lines of the script; what starts workers on every node."""
     from parsl import launchers, providers
 
@@ -238,7 +238,6 @@ def _batch(on: Batch) -> tuple[type, dict[str, Any], str, list[str], Any]:
     if isinstance(on, Pbs):
         more = {"queue": on.queue, "account": on.account, "cpus_per_node": on.cores, "select_options": on.select or ""}
         return providers.PBSProProvider, more, "#PBS", on.options, launchers.MpiExecLauncher()
-    assert isinstance(on, Lsf)
     more = {"queue": on.queue, "project": on.project, "bsub_redirection": True}  # else bsub does not read the script
     if on.cores is None:  # IBM's machines count nodes
         return providers.LSFProvider, more, "#BSUB", on.options, launchers.JsrunLauncher()

@@ -147,6 +147,11 @@ def test_dvc_stores_in_a_groups_shared_cache_what_workers_made_and_trains_nothin
     assert "6 of 6 tasks finished, 8 were up to date" in printed.splitlines()[-1]  # the row, its seeds; not the teacher
 
 
+def test_without_on_neither_parsl_nor_the_engine_is_imported(plain):
+    assert {"torch", "attndistill.pipeline"} <= plain.imported
+    assert [name for name in plain.imported if name.startswith(("parsl", "attndistill.engine"))] == []
+
+
 def test_a_task_that_cannot_end_well_is_not_tried_again_and_the_command_says_why(toy):
     project = toy(seeds=[0], pretrain={"recipe": {"base_learning_rate": 1e30}})
     process = project.start("pipeline", "--on", str(project.on()))
