@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from attndistill.core.artifacts import check_empty, replacing_directory, write_t
 from attndistill.core.reading import read_bounded
 from attndistill.core.words import shown
 from attndistill.drivers import write_drivers
-from attndistill.experiments import open_experiment
+from attndistill.experiments import Experiment, open_experiment
 from attndistill.models.sizes import PRESETS, describe
 
 _PLOTS = Path(__file__).parent / "templates/dvc-plots.html"
@@ -54,7 +54,13 @@ class Photos:
 
 
 def new_project(
-    folder: Path, images: Path, *, teacher: str | None = None, student: str = "vit_tiny", dvc: bool = True
+    folder: Path,
+    images: Path,
+    *,
+    teacher: str | None = None,
+    student: str = "vit_tiny",
+    dvc: bool = True,
+    cost: Callable[[Experiment, int, int], str] | None = None,
 ) -> list[str]:
     """Make the folder: params.yaml, rows.yaml, dvc.yaml, MLproject, .gitignore, README.md.
 
@@ -64,6 +70,7 @@ def new_project(
         teacher: a checkpoint file, a folder stored by this package, or a timm name; None pre-trains one on the photos.
         student: a named size (Table 7).
         dvc: set up git and DVC too.
+        cost: (project, images to train on, held out) -> what its pipeline costs, in words.
 
     Returns:
         What there is, line by line, for people.
@@ -96,6 +103,7 @@ def new_project(
             write_text(beside / "README.md", _readme(folder, photos, dvc))
             config = open_experiment(beside).config("", {})  # refuses what does not fit together
         written = write_drivers(folder)
+        told = cost(open_experiment(folder), photos.train, photos.held_out) if cost else ""
         if dvc:
             _set_up_dvc(folder)
         else:
@@ -106,6 +114,7 @@ def new_project(
         *_of_photos(photos),
         f"teacher   {taught['told']}",
         f"student   {describe(size, config.student.plain())}",
+        *([f"cost      {told}"] if told else []),
         f"project   {folder}: params.yaml, rows.yaml, MLproject{', dvc.yaml, git and DVC set up' if dvc else ''}",
         f"next      cd {folder}; then the commands of its README.md: what it costs, run, export",
     ]
@@ -343,6 +352,9 @@ probe:
 
 attention:
   images: {featured}   # held-out photos that the report shows
+
+# the student for other programs, in outputs/exported, by a stage of its own (then `attndistill drivers`):
+# exports: {{attndistill: {{formats: [timm, pt2], licence: unknown}}}}
 
 runtime: {{threads: null, processes: 1, workers: 2, evaluation_batch_size: 64}}
 """

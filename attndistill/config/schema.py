@@ -32,6 +32,14 @@ class Download(Section):
     unpack: bool
 
 
+class Export(Section):
+    """A model that a stage of its own hands on."""
+
+    formats: Annotated[tuple[Literal["timm", "pt2", "onnx"], ...], Field(min_length=1)] = ("timm", "pt2")
+    licence: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+ -]{0,80}$")] = "unknown"
+    head: Literal["logistic", "finetune"] | None = None
+
+
 class Data(Section):
     """Which images, and how train is split further."""
 
@@ -229,9 +237,10 @@ class Config(Section):
     distill: Distill
     probe: Probes
     attention: Attention
+    exports: dict[str, Export]
     runtime: Runtime
 
-    @field_validator("downloads", "datasets")
+    @field_validator("downloads", "datasets", "exports")
     @classmethod
     def _plain_names(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:

@@ -5,10 +5,10 @@ byte is read, once for a process while files have the same sizes and times. No s
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attndistill.core.reading import regular_file
 from attndistill.core.words import shown
@@ -38,6 +38,8 @@ def check_inputs(context: "Context", stage: Stage, inputs: Sequence[Path]) -> No
         ValueError: in one line, for a file that is another than its stage wrote.
     """
     layout = context.layout
+    for path in inputs:
+        check_files(path)
     if layout.prepared(context.item.data) in inputs:
         _check_data(context, stage, layout.prepared(context.item.data))
     if layout.targets in inputs and context.config.targets.cache:
@@ -45,6 +47,7 @@ def check_inputs(context: "Context", stage: Stage, inputs: Sequence[Path]) -> No
     for path in inputs:
         if path.parent in (layout.outputs / "pretrained", layout.outputs / "distilled"):
             check_weights(path)
+            _check_sizes(context, path)
     if (maps := layout.attention("teacher")) in inputs:
         _once(maps, lambda: _check_teacher_maps(maps, layout.data))
 
@@ -128,9 +131,33 @@ def check_weights(directory: Path) -> None:
             raise ValueError(f"{shown(path)} has not the size that it says: run the stage that makes it again")
 
 
+def _check_sizes(context: "Context", directory: Path) -> None:
+    """Sizes that no tensor shows, as its number of heads, are those that the model was made with: the settings', or of
+    a released teacher those of its account."""
+    from dataclasses import asdict
+
+    from attndistill.models.storage import read_description
+    from attndistill.results import TrainingFile
+
+    config, name = context.config, directory.name
+    wanted: Mapping[str, Any] = config.teacher.sizes() if name == "teacher" else config.student.plain()
+    whose = f"{'teacher' if name == 'teacher' else 'student'} of the settings"
+    if name == "teacher" and config.teacher.source is not None:
+        path = context.layout.result("training", "teacher.json")
+        wanted, whose = (TrainingFile.read(path).load or {}) if path.exists() else {}, shown(path)
+    for folder in sorted(directory.glob("seed-*")):
+        found = asdict(read_description(folder).vit)
+        for size in sorted(found.keys() & wanted.keys()):
+            if found[size] != wanted[size]:
+                raise ValueError(
+                    f"{shown(folder / 'model.json')}: {size} is {shown(found[size])}, of the {whose} "
+                    f"{shown(wanted[size])}: run the stage that makes it again"
+                )
+
+
 def check_files(directory: Path) -> None:
-    """Raise ValueError for a pipe, a device or the like directly in a folder."""
-    for path in sorted(directory.glob("[!.]*")):
+    """Raise ValueError for a pipe, a device or the like directly in a folder, or in its place."""
+    for path in sorted(directory.glob("[!.]*")) if directory.is_dir() else [directory]:
         try:
             if not path.is_dir():
                 regular_file(path, at_most=2**62).close()

@@ -1,5 +1,6 @@
 """`attndistill new`: a project that runs with the installed package, or one line and nothing."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -37,6 +38,15 @@ def test_a_new_project_has_the_sizes_of_its_teacher_and_distils_it(photos, dino,
         run_stage(experiment, STAGES[name], Item(item), QUICK)
     run_stage(experiment, STAGES["probe"], Item("attndistill"), QUICK)
     assert "agreement" in ProbeFile.read(experiment.layout.result("probes", "attndistill.json")).probes
+
+
+def test_a_new_project_says_what_its_pipeline_costs_on_this_machine(photos, dino, tmp_path, capsys):
+    words = ["new", str(tmp_path / "mine"), "--images", str(photos), "--teacher", str(dino), "--no-dvc"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^cost +(about [\d.]+ (seconds|minutes|hours)|under a second) on this machine", said, re.MULTILINE
+    )
 
 
 def test_a_project_without_dvc_has_no_files_of_it(photos, dino, tmp_path):

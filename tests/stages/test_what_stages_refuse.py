@@ -66,6 +66,18 @@ def test_one_flipped_bit_of_the_teachers_weights_is_found_before_anything_is_com
         stage(name, item)
 
 
+@pytest.mark.parametrize(("name", "item"), [("targets", ""), ("probe", "teacher"), ("attention", "teacher")])
+def test_another_number_of_heads_than_the_model_was_made_with_is_found_though_no_tensor_shows_it(
+    taught, stage, name, item
+):
+    path = taught / "experiments/smoke/outputs/pretrained/teacher/seed-0/model.json"
+    model = json.loads(path.read_text())
+    model["vit"]["num_heads"] *= 2
+    path.write_text(json.dumps(model))
+    with pytest.raises(ValueError, match=r"model\.json: num_heads is 4, of the teacher of the settings 2: run "):
+        stage(name, item)
+
+
 def scaled(values):
     values[:] = values * np.float16(1.5)
 
