@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from attndistill.engine.board import BEAT, Board, Entry
 from attndistill.engine.on import Executor, Kubernetes, Local, Lsf, Pbs, Slurm
 from attndistill.engine.work import Job, perform
 
+_ANSWER = 120  # seconds that an interchange may take for an answer
 _LOOK = 0.5  # seconds between looks at the tasks
 _LINE_EVERY = 15.0  # seconds between summaries where there is no terminal
 _CARRIED = ("ATTNDISTILL_", "MLFLOW_", "OMP_", "MKL_", "OPENBLAS_", "CUBLAS_", "PYTHONHASHSEED")  # of the environment
 _NEVER = ("MLFLOW_RUN_ID",)  # the driver's own
-# a driver that is killed takes its parts along: the interchange by Linux's death signal, local workers by this loop
+# a driver that is killed takes its parts along: the interchange by Linux's death signal, local workers by this loop;
+# Ctrl-C in a terminal is for the driver alone, which ends the interchange last
 _INTERCHANGE = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {driver} or sys.exit(1); "
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {driver} or sys.exit(1); os.setsid(); "
     "os.execvp('interchange.py', ['interchange.py'])"
 )
 _BLAUNCH = 'blaunch -z "$(sort -u "$LSB_DJOB_HOSTFILE" | xargs)"'  # LSF's own way to every node of a job
@@ -177,10 +180,30 @@ def _engine(on: Executor, board: Board) -> Iterator[tuple[Callable[..., Any], Ca
 
 def _executor(on: Executor) -> Any:
     from parsl import HighThroughputExecutor
+    from parsl.executors.high_throughput.errors import CommandClientBadError, CommandClientTimeoutError
     from parsl.jobs.error_handlers import windowed_error_handler
 
+    class Asking(HighThroughputExecutor):  # type: ignore[misc]  # Parsl has no types
+        """Asks its interchange only as long as that lives: Parsl would wait for ever."""
+
+        def start(self) -> None:
+            super().start()
+            self.command_client.run = partial(self.command_client.run, timeout_s=_ANSWER)
+
+        def connected_managers(self) -> Any:
+            return self._answer(super().connected_managers)
+
+        def connected_blocks(self) -> Any:
+            return self._answer(super().connected_blocks)
+
+        def _answer(self, ask: Callable[[], Any]) -> Any:
+            try:
+                return ask() if self.interchange_proc.poll() is None else []
+            except (CommandClientBadError, CommandClientTimeoutError):
+                return []
+
     place = {"address": "127.0.0.1", "loopback_address": "127.0.0.1"} if isinstance(on, Local) else {}
-    return HighThroughputExecutor(
+    return Asking(
         label="attndistill",
         provider=provider_of(on),
         max_workers_per_node=len(on.devices),

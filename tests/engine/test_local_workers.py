@@ -169,6 +169,32 @@ def test_a_task_that_cannot_end_well_is_not_tried_again_and_the_command_says_why
     assert project.processes() == []
 
 
+@pytest.mark.parametrize(
+    ("number", "of", "code", "said"),
+    [
+        (signal.SIGINT, "everything", 130, "attndistill: interrupted"),
+        (signal.SIGKILL, "interchange", 1, "attndistill: the engine's interchange was killed: start this again"),
+    ],
+)
+def test_a_driver_that_is_interrupted_or_loses_its_interchange_ends_and_leaves_no_process(toy, number, of, code, said):
+    project = toy(seeds=[0])
+    process = project.start("pipeline", "--on", str(project.on()))
+    begun = project.root / ".work/engine/pipeline/tasks/prepare.json"
+    while not begun.exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
+    if of == "everything":  # as Ctrl-C in a terminal does
+        os.killpg(process.pid, number)
+    else:
+        [interchange] = [pid for pid in children(process.pid) if "HTEX" in Path(f"/proc/{pid}/cmdline").read_text()]
+        os.kill(interchange, number)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == code, printed
+    assert said in printed
+    time.sleep(2)  # a local worker looks for its driver once a second
+    assert project.processes() == []
+
+
 def test_a_copy_on_the_machines_own_disk_is_made_once_and_an_older_one_goes(tmp_path):
     shared, scratch = tmp_path / "shared", tmp_path / "scratch"
     shared.mkdir()
