@@ -16,6 +16,7 @@ _SETTINGS = """\
 Any setting of params.yaml can be given as --section.key value (or --section.key=value), for example
   attndistill distill --row attndistill --distill.lambda 0.3 --distill.aggregation.name max
 """
+_MOST_TEXT = 20_000  # letters of a message that are looked at; a tenth of them is shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(problem: object, code: int) -> int:
-    say(f"attndistill: {shown(hidden(' '.join(str(problem).split()), code=True), 2000)}", "stderr")
+    text = str(problem)
+    text = text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT // 2]}…{text[-_MOST_TEXT // 2 :]}"
+    say(f"attndistill: {shown(hidden(' '.join(text.split()), code=True), 2000)}", "stderr")
     if os.environ.get("ATTNDISTILL_TRACEBACK"):
         import traceback
 
@@ -79,9 +82,12 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(stage=stage)
         _add_dry_run(command)
         if stage.option:
-            command.add_argument(f"--{stage.option}", dest="item", required=True, metavar="NAME")
+            required = stage.over != "export"  # whose command takes any other model, too
+            command.add_argument(f"--{stage.option}", dest="item", default="", required=required, metavar="NAME")
         if stage.judges:
             command.add_argument("--data", default="", metavar="NAME", help="a further data set; default: the own one")
+        if stage.over == "export":
+            _add_export(command)
     whole = "every stage, in this process (dvc repro runs only what must run)"
     pipeline = _command(commands, "pipeline", whole, _run_pipeline)
     _add_dry_run(pipeline)
@@ -148,18 +154,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_doors(commands: Any) -> None:
-    """What goes in and out: a model for other programs, a model asked about photos."""
-    what = "a row's name, a stored model's folder or a checkpoint file"
-    export = _command(commands, "export", "a folder that timm opens, graphs, a model card: nothing of ours", _export)
-    export.add_argument("model", help=what)
-    export.add_argument("--to", required=True, metavar="FOLDER", help="new, or empty")
-    export.add_argument(
-        "--formats", default="timm,pt2", metavar="LIST", help="of timm, pt2, onnx; default: %(default)s"
-    )
-    export.add_argument("--licence", default="unknown", help="of the weights, for the card; default: %(default)s")
+_A_MODEL = "a row's name, a stored model's folder or a checkpoint file"
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    """Any model into any folder; with --model alone it is the stage, as `exports` of params.yaml has it."""
+    export.set_defaults(handle=_export)
+    export.add_argument("which", nargs="?", default="", metavar="MODEL", help=_A_MODEL)
+    export.add_argument("--to", default="", metavar="FOLDER", help="new, or empty")
+    formats = "of timm, pt2, onnx; default: timm,pt2"
+    export.add_argument("--formats", default="", metavar="LIST", help=formats)
+    export.add_argument("--licence", default="", help="of the weights, for the card; default: unknown")
     head = "a classifier for `predict`, fitted to the experiment's images: logistic or finetune"
     export.add_argument("--head", default="", metavar="KIND", help=head)
+
+
+def _add_doors(commands: Any) -> None:
+    """What goes in and out: a model for other programs, a model asked about photos."""
+    what = _A_MODEL
     new = commands.add_parser(
         "new", help="a project that runs, from a folder of photos and a teacher", allow_abbrev=False
     )
@@ -387,14 +399,23 @@ def _inspect(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
 
 
 def _export(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    given = {"MODEL": options.which, "--to": options.to, "--formats": options.formats}
+    given |= {"--licence": options.licence, "--head": options.head}
+    if options.item:
+        if extra := next((name for name, value in given.items() if value), None):
+            raise ValueError(f"{extra} beside --model, which is the stage; allowed: `exports` of params.yaml")
+        _run_stage(options, overrides)
+        return
+    if not options.which or not options.to or options.dry_run:
+        raise ValueError("export takes a MODEL and --to FOLDER; or --model NAME alone, which is the stage")
     from attndistill.handover.exporting import export
 
     to = export(
-        options.model,
+        options.which,
         options.to,
-        formats=options.formats.split(","),
+        formats=(options.formats or "timm,pt2").split(","),
         settings=overrides,
-        licence=options.licence,
+        licence=options.licence or "unknown",
         experiment=options.experiment,
         head=options.head,
     )
@@ -422,8 +443,15 @@ def _new(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
 
     if overrides:
         raise ValueError("new takes no settings: change the project's params.yaml")
+
+    def cost(experiment: Any, images: int, held_out: int) -> str:
+        from attndistill.costs.dry_run import Plan, cost_here
+
+        return cost_here(experiment, Plan(images, held_out, 1, None))
+
     folder, images = Path(options.folder), Path(options.images)
-    for line in new_project(folder, images, teacher=options.teacher, student=options.student, dvc=options.dvc):
+    asked = {"teacher": options.teacher, "student": options.student, "dvc": options.dvc}
+    for line in new_project(folder, images, **asked, cost=cost):
         say(line)
 
 

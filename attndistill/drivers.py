@@ -23,6 +23,7 @@ from attndistill.experiments import DEFAULTS, ROWS, SETTINGS, Experiment, open_e
 from attndistill.report.build import curve_columns
 from attndistill.stages import STAGES, Item, Stage
 from attndistill.stages.code import ROOT, code_digest, watched_files
+from attndistill.stages.declaration import ASKED
 from attndistill.stages.layout import MODELS
 
 _HEADER = """\
@@ -102,7 +103,9 @@ def _dvc_stage(experiment: Experiment, stage: Stage, item: Item, config: Any) ->
     outs: list[Any] = []
     for path in stage.outputs(layout, item):
         name = path.relative_to(layout.folder).as_posix()
-        outs.append({name: {"cache": False}} if path.is_relative_to(layout.results) else name)
+        # what persists DVC takes from no cache of runs: the report, the last of all, orders dvc.lock (relock.py)
+        kept = {"cache": False, **({"persist": True} if stage.report else {})}
+        outs.append({name: kept} if path.is_relative_to(layout.results) else name)
     found: dict[str, Any] = {"cmd": _command(experiment, stage, item), "params": _params(experiment, stage, item)}
     deps = [*code, *inputs, *outside]
     return {**found, **({"deps": deps} if deps else {}), "outs": outs}
@@ -122,7 +125,7 @@ def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
         changed = {section: value for section in sections if (value := setting_at(own, section)) is not ABSENT}
         # of a list or a number that the experiment sets itself, the default says nothing
         shared = [section for section in sections if isinstance(changed.get(section, {}), Mapping)]
-        shared = [section for section in shared if not section.startswith(("downloads.", "datasets."))]
+        shared = [section for section in shared if not section.startswith(("downloads.", "datasets.", "exports."))]
         base = {defaults: shared}
         if not _in_working_copy(experiment):
             tops = dict.fromkeys(section.partition(".")[0] for section in shared)
@@ -133,6 +136,9 @@ def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
         watched.append({ROWS: None})
     elif item.name == "${key}":
         watched.append({ROWS: ["rows.${key}.set"]})
+    elif stage.over in ASKED and item.name in experiment.rows:
+        keys = ("set", "follow") if stage.over == "follow" else ("set",)
+        watched.append({ROWS: [f"rows.{item.name}.{key}" for key in keys]})
     return watched
 
 
@@ -248,7 +254,10 @@ def with_table(readme: str) -> str:
     """A README with its table of stages as the declarations have it."""
     lines = ["| Stage | Does | Command |", "|---|---|---|"]
     for stage in STAGES.values():
-        example = {"pretrained": "teacher", "row": "attndistill", "model": "attndistill", "download": "dino"}
+        example = dict.fromkeys(("row", "model", *ASKED), "attndistill") | {
+            "pretrained": "teacher",
+            "download": "dino",
+        }
         option = f" --{stage.option} {example[stage.over]}" if stage.option else ""
         lines.append(f"| {stage.name} | {stage.summary} | `attndistill {stage.name}{option}` |")
     return _TABLE.sub("\n".join(lines).replace("\\", r"\\") + "\n", readme)

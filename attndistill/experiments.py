@@ -20,7 +20,7 @@ from attndistill.core.words import shown
 from attndistill.stages.declaration import Item, Stage
 from attndistill.stages.layout import MODELS, Layout
 
-SETTINGS, ROWS = "params.yaml", "rows.yaml"
+SETTINGS, ROWS, EXPERIMENTS = "params.yaml", "rows.yaml", "experiments"
 DEFAULTS = Path(__file__).with_name(SETTINGS)  # the params.yaml at the top of the repository, also when installed
 # made once for all rows, by stages that no row reaches, or of the machine; targets.cache is a row's own
 SHARED = (
@@ -34,6 +34,7 @@ SHARED = (
     "targets.views",
     "targets.verify",
     "targets.extra",
+    "exports",
     "runtime",
 )
 
@@ -84,9 +85,21 @@ class Experiment:
 
     def items(self, stage: Stage, config: Config, rows: Sequence[str] | None = None) -> tuple[Item, ...]:
         """Everything that a stage works on here: of these rows, or of all."""
-        found = stage.items(tuple(self.rows) if rows is None else rows, tuple(config.downloads), tuple(config.datasets))
+        names = tuple(self.rows) if rows is None else rows
+        found = stage.items(names, tuple(config.downloads), tuple(config.datasets), self.asked(config))
         own = self.layout.shared if stage.over == "nothing" else frozenset()  # prepared with the experiment's own data
         return tuple(item for item in found if item.data not in own)
+
+    def asked(self, config: Config) -> dict[str, tuple[str, ...]]:
+        """What is asked for by name: models to export, rows to follow. Raises ValueError for a model that is none."""
+        models = (*MODELS, *self.rows)
+        for name in config.exports:
+            if name not in models:
+                raise ValueError(
+                    f"exports: unknown model {shown(name, 80)!r}; allowed: {shown(', '.join(models), 500)}"
+                )
+        followed = tuple(name for name, row in self.rows.items() if row.follow)
+        return {"export": tuple(config.exports), "follow": followed}
 
     def changes(self, item: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """What differs from the defaults, dotted key -> value: by the experiment, the item's row, the command line."""
@@ -149,10 +162,40 @@ def open_experiment(folder: Path) -> Experiment:
     """
     place = folder.resolve()
     if not (place / ROWS).is_file():
-        raise ValueError(f"{folder} has no {ROWS}: run this in an experiment's folder, or name one by --experiment")
+        advice = "run this in an experiment's folder, or name one by --experiment"
+        raise ValueError(f"{shown(folder)} has no {ROWS}: {advice}")
+    _check_place(place, folder)
     own = [read_yaml(place / SETTINGS)] if os.path.lexists(place / SETTINGS) else []
+    for settings in own:
+        _check_keys(place / SETTINGS, settings)
     file = _read_rows(place / ROWS)
     return Experiment(place, file.name or place.name, file, [read_yaml(DEFAULTS), *own])
+
+
+def _check_keys(path: Path, settings: Mapping[str, Any]) -> None:
+    """A key of params.yaml is a word; the way to one is written in rows and on the command line."""
+    for key, value in settings.items():
+        if "." in str(key):
+            section = str(key).replace(".", ": {") + ": ..." + "}" * str(key).count(".")
+            why = "keys with dots belong to rows and the command line"
+            raise ValueError(f"{path}: {shown(key)}: {why}; allowed here: {shown(section)}")
+        if isinstance(value, Mapping):
+            _check_keys(path, value)
+
+
+def _check_place(place: Path, given: Path) -> None:
+    """What lies within a project's experiments/ is an experiment directly below it, or a part of one and none itself.
+
+    Behind a hidden folder another project begins: one of DVC's temporary copies.
+    """
+    for inside in (place, *place.parents):
+        if inside.name.startswith("."):
+            return
+        if inside.name == EXPERIMENTS and (inside.parent / SETTINGS).is_file():
+            if place.parent != inside:
+                allowed = f"a project's own folder, or one directly under {shown(inside)}"
+                raise ValueError(f"{shown(given)} is no experiment's folder; allowed: {allowed}")
+            return
 
 
 def _read_rows(path: Path) -> RowsFile:

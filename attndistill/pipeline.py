@@ -110,9 +110,9 @@ def check_item(experiment: Experiment, stage: Stage, item: Item, overrides: Mapp
     """
     config = experiment.config(item.name, overrides)
     experiment.check_rows(overrides)
-    allowed = stage.names(tuple(experiment.rows), tuple(config.downloads))
+    allowed = stage.names(tuple(experiment.rows), tuple(config.downloads), experiment.asked(config))
     if item.name not in allowed:
-        kind = stage.over if stage.over in ("row", "download") else "model"
+        kind = "download" if stage.over == "download" else stage.option
         raise ValueError(f"{stage.name}: unknown {kind} {item.name!r}; allowed: {', '.join(allowed) or 'none here'}")
     if item.data and not (stage.judges and item.data in config.datasets):
         raise ValueError(

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,10 @@ from statistics import median
 from typing import Any
 
 from attndistill.core.artifacts import check_empty, replacing_directory, write_text
-from attndistill.core.reading import read_bounded
+from attndistill.core.reading import read_bounded, read_text
 from attndistill.core.words import shown
 from attndistill.drivers import write_drivers
-from attndistill.experiments import open_experiment
+from attndistill.experiments import Experiment, open_experiment
 from attndistill.models.sizes import PRESETS, describe
 
 _PLOTS = Path(__file__).parent / "templates/dvc-plots.html"
@@ -54,7 +54,13 @@ class Photos:
 
 
 def new_project(
-    folder: Path, images: Path, *, teacher: str | None = None, student: str = "vit_tiny", dvc: bool = True
+    folder: Path,
+    images: Path,
+    *,
+    teacher: str | None = None,
+    student: str = "vit_tiny",
+    dvc: bool = True,
+    cost: Callable[[Experiment, int, int], str] | None = None,
 ) -> list[str]:
     """Make the folder: params.yaml, rows.yaml, dvc.yaml, MLproject, .gitignore, README.md.
 
@@ -64,6 +70,7 @@ def new_project(
         teacher: a checkpoint file, a folder stored by this package, or a timm name; None pre-trains one on the photos.
         student: a named size (Table 7).
         dvc: set up git and DVC too.
+        cost: (project, images to train on, held out) -> what its pipeline costs, in words.
 
     Returns:
         What there is, line by line, for people.
@@ -96,6 +103,7 @@ def new_project(
             write_text(beside / "README.md", _readme(folder, photos, dvc))
             config = open_experiment(beside).config("", {})  # refuses what does not fit together
         written = write_drivers(folder)
+        told = cost(open_experiment(folder), photos.train, photos.held_out) if cost else ""
         if dvc:
             _set_up_dvc(folder)
         else:
@@ -106,6 +114,7 @@ def new_project(
         *_of_photos(photos),
         f"teacher   {taught['told']}",
         f"student   {describe(size, config.student.plain())}",
+        *([f"cost      {told}"] if told else []),
         f"project   {folder}: params.yaml, rows.yaml, MLproject{', dvc.yaml, git and DVC set up' if dvc else ''}",
         f"next      cd {folder}; then the commands of its README.md: what it costs, run, export",
     ]
@@ -118,6 +127,11 @@ def _look_at(place: Path) -> Photos:
 
     if not place.exists():
         raise ValueError(f"{shown(place)} does not exist; allowed: a folder of photos, or a list of files")
+    if not place.is_dir():
+        try:
+            read_text(place)
+        except ValueError as error:
+            raise ValueError(f"{error}; allowed: a folder of photos, or a list of files, a line each") from None
     files = unlabelled_photos(place, None) if place.is_dir() else unlabelled_photos(None, place)
     named, others = [], []
     for name in files.names:
@@ -165,6 +179,8 @@ def _teacher(given: str | None, photos: Photos) -> dict[str, Any]:
     from attndistill.models.teachers.loading import load_teacher
 
     path = Path(given)
+    if not given.strip():
+        raise ValueError(f"teacher {shown(given)!r}; allowed: a checkpoint file, or a timm name")
     if path.exists():
         report = load_teacher(path, Wanted()).report
         names = ("image_size", "patch_size", "embed_dim", "num_heads")
@@ -343,6 +359,9 @@ probe:
 
 attention:
   images: {featured}   # held-out photos that the report shows
+
+# the student for other programs, in outputs/exported, by a stage of its own (then `attndistill drivers`):
+# exports: {{attndistill: {{formats: [timm, pt2], licence: unknown}}}}
 
 runtime: {{threads: null, processes: 1, workers: 2, evaluation_batch_size: 64}}
 """

@@ -65,7 +65,8 @@ def _renewed(found: "re.Match[str]", kept: dict[tuple[str, str], bytes]) -> str:
 
 def in_declared_order(folder: Path, rows: Sequence[str]) -> None:
     """Put the stages of a dvc.lock into the order of dvc.yaml: DVC appends them as it runs them, which it picks from a
-    set. Called by every stage that DVC runs, so two clones end with the same bytes."""
+    set. Called by every stage that DVC runs, so two clones end with the same bytes; the report, whose entry comes last,
+    is never taken from DVC's cache of runs, also where all else is."""
     lock, declared = folder / "dvc.lock", folder / "dvc.yaml"
     if not (lock.is_file() and declared.is_file()):
         return

@@ -13,7 +13,7 @@ ROWS = [
     {"core"},
     {"data", "models", "losses", "training"},
     {"tasks"},
-    {"runs", "targets", "figures", "evaluations", "results", "exhibits"},
+    {"runs", "targets", "figures", "evaluations", "results", "exhibits", "outcomes"},
     {"distillation", "pretraining"},
     {"config", "report", "stages", "tracking"},
     {"pipeline", "experiments", "relock", "drivers", "compare"},
@@ -25,9 +25,12 @@ ARROWS = {
     ("evaluations", "runs"),
     ("results", "evaluations"),
     ("exhibits", "results"),
+    ("outcomes", "results"),
+    ("outcomes", "evaluations"),
     ("exhibits", "evaluations"),
     ("stages", "config"),
     ("stages", "report"),
+    ("stages", "handover"),  # of the stage `export`
     ("report", "config"),
     ("pipeline", "experiments"),
     ("pipeline", "relock"),
@@ -41,7 +44,7 @@ ARROWS = {
 }
 # narrower than their row allows
 ONLY = {
-    "report": {"core", "figures", "results", "exhibits", "evaluations", "config"},
+    "report": {"core", "figures", "results", "exhibits", "evaluations", "outcomes", "config"},
     "tracking": {"core"},
     "config": {"core", "evaluations", "losses", "models", "training", "data"},
 }

@@ -93,15 +93,15 @@ def test_a_change_in_a_module_changes_the_code_of_exactly_the_stages_that_comput
 @pytest.mark.parametrize(
     ("module", "stages"),
     [
-        ("attndistill.training.recipe", {"pretrain", "distill", "probe"}),  # base x batch / 256
+        ("attndistill.training.recipe", {"pretrain", "distill", "probe", "export", "follow"}),  # base x batch / 256
         ("attndistill.models.sizes", set(STAGES)),  # the named sizes
         ("attndistill.config.layers", set(STAGES)),  # overlays
-        ("attndistill.data.views", {"pretrain", "targets", "distill", "probe", "attention"}),
-        ("attndistill.losses.guidance", {"distill"}),
+        ("attndistill.data.views", set(STAGES) - {"fetch", "prepare", "report"}),
+        ("attndistill.losses.guidance", {"distill", "export", "follow"}),
         ("attndistill.core.progress", set()),
         ("attndistill.core.randomness", set(STAGES) - {"fetch"}),
-        ("attndistill.evaluations.classifiers", {"pretrain", "probe"}),
-        ("attndistill.models.mae", {"pretrain"}),
+        ("attndistill.evaluations.classifiers", {"pretrain", "probe", "export", "follow"}),
+        ("attndistill.models.mae", {"pretrain", "follow"}),
         ("attndistill.report.page", {"report"}),
     ],
 )

@@ -8,14 +8,15 @@ from attndistill.core.words import shown
 
 
 class Bounds(NamedTuple):
-    """The most that a text may hold: bytes, and values, aliases written out."""
+    """The most that a text may hold: bytes, values (aliases written out), and letters in a line."""
 
     size: int
     values: int
+    line: int
 
 
-BY_HAND = Bounds(2**18, 4_000)  # the parser takes a second for as many
-BY_DVC = Bounds(2**23, 2**17)  # a dvc.lock: that of table10 has a megabyte and 50,000 values
+BY_HAND = Bounds(2**18, 4_000, 2**18)  # the parser takes a second for as many
+BY_DVC = Bounds(2**22, 2**17, 2**13)  # a dvc.lock: that of table10 has a megabyte, 50,000 values, and DVC folds lines
 _DEEPEST = 32  # levels
 _DIGITS = 300  # of an integer: longer ones cannot even be printed
 _TOO_DEEP = f"values lie within one another too deeply; allowed: {_DEEPEST} levels"
@@ -59,6 +60,8 @@ def plain_yaml(text: str, place: str, most: Bounds = BY_HAND) -> Any:
     try:
         if len(text) > most.size:
             raise ValueError(f"{len(text)} letters; allowed: {most.size}")
+        if (longest := max(map(len, text.split("\n")))) > most.line:
+            raise ValueError(f"a line of {longest} letters; allowed: {most.line}")
         if len(re.findall(r"[\[{,:\n]", text)) > 2 * most.values:  # a mark or two make a value
             raise ValueError(_too_many(most))
         root = yaml.compose(text)

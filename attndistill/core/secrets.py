@@ -11,24 +11,37 @@ from pathlib import PurePosixPath
 from typing import Any
 
 _WORD = r"(?:pass(?:w(?:or)?d)?|pwd|token|secret|api[_-]?key|access[_-]?key|credentials?|signature)"
+_SHORT = "key|sig|auth|sas|jwt|pw|code|session"  # too short for names anywhere else
+_ISSUED = r"hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[abprs]-|AKIA|AIza"  # how tokens of well-known services begin
 _ADDRESS = re.compile(r"^([\w+.-]+://)([^/?#]*)", re.DOTALL)
+_END = r"(?!\*\*\*)[^\s'\",;&]+"  # of a value that is not hidden yet
+_NAMED = rf"(?:(?:[\w.-]{{0,60}}[_.-])?{_WORD.replace('token|', '')}|token)"  # db_password, api.secret; not cls_token
 _PATTERNS = (
     # user:password@ of an address; bounded, so that a line of a megabyte costs no minute
     (re.compile(r"(://[^\s:/@'\"]{0,200}):(?!\d+[/?#])[^\s'\"]{1,300}@"), r"\1:***@"),
     (re.compile(r"(https?://)[^\s:/@'\"?#]{1,300}@"), r"\1***@"),  # a token in place of the user
     # values of a query: ?password=, &X-Amz-Signature=, ;sig=, #access_token=
-    (re.compile(rf"([?&;#](?:[\w.%~-]{{0,60}}?{_WORD}[\w.%~-]{{0,60}}|key|sig|auth)=)[^&;\s'\"#]+", re.I), r"\1***"),
-    # password=..., "token": ..., --api-key ..., not cls_token
-    (re.compile(rf"((?<![\w.-])(?:--)?{_WORD}['\"]?(?:=|:\s|\s*=\s)\s*['\"]?)(?!\*\*\*)[^\s'\",;&]+", re.I), r"\1***"),
-    (re.compile(r"(\b(?:Bearer|Basic)\s+)[\w.+/=~-]{8,}"), r"\1***"),
+    (re.compile(rf"([?&;#](?:[\w.%~-]{{0,60}}?{_WORD}[\w.%~-]{{0,60}}|{_SHORT})=)[^&;\s'\"#]+", re.I), r"\1***"),
+    (re.compile(rf"\b({_ISSUED})[\w-]{{16,}}"), r"\1***"),
+    # password=..., "token": ..., --api-key=..., not cls_token
+    (re.compile(rf"((?<![\w.-])(?:--)?{_NAMED}['\"]?(?:=|:\s|\s*=\s)\s*['\"]?){_END}", re.I), r"\1***"),
+    (re.compile(rf"\b([A-Z][A-Z0-9_]{{0,60}}(?:PASSWORD|PASSWD|TOKEN|SECRET|KEY)=['\"]?){_END}"), r"\1***"),
+    # --password ..., password '...'
+    (re.compile(rf"((?<![\w.-])(?:--{_NAMED}\s+|{_WORD}\s+(?=['\"]))['\"]?)(?!--){_END}", re.I), r"\1***"),
+    (re.compile(r"(\b(?:Bearer|Basic)\s+|\bAuthorization:\s*token\s+)[\w.+/=~-]{6,}"), r"\1***"),
 )
+_IN_CODE = 4  # of the patterns
 _SECRET_FILES = (
     ".env*", "*.env", "*id_rsa*", "*id_dsa*", "*id_ecdsa*", "*id_ed25519*", "*.pem", "*.key", "*.ppk", "*.p12", "*.pfx",
     "*.jks", "*.keystore", "*.kdbx", "*.gpg", "*credential*", "*secret*", "*password*", "*.token", "token", "token.*",
     "*[_-]token", "*[_-]token.*", "*api[_-]key*", "*apikey*", ".netrc", "_netrc", ".pgpass", ".htpasswd", ".npmrc",
     ".pypirc", ".my.cnf", ".git-credentials", "kaggle.json", "rclone.conf", "service[_-]account*", "config.local",
+    "*private[_-]key*", "*privkey*", "*[_-]key", "*[_-]key.*", "key.json", "auth.json", "*passwd*", "pw", "pw.*",
+    ".boto", ".s3cfg", "kubeconfig*", "*.tfstate*", "*vault*", "*cookies*", "*adminsdk*",
 )  # fmt: skip
-_SECRET_FOLDERS = {".ssh", ".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".docker"}
+_SECRET_FOLDERS = {
+    "secrets", ".secrets", ".env", ".config", ".ssh", ".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".docker",
+}  # fmt: skip
 _CODE = (".py", ".pyi", ".md", ".rst", ".html", ".js", ".css", ".ipynb")  # secrets.py speaks of secrets and holds none
 
 
@@ -39,7 +52,7 @@ def hidden(text: str, *, code: bool = False) -> str:
         user, colon, _ = address[2].rpartition("@")[0].partition(":")
         shown = f"{user}:***@" if colon else f"{user}@"
         text = f"{address[1]}{shown}{address[2].rpartition('@')[2]}{text[address.end() :]}"
-    for pattern, shown in _PATTERNS[: 3 if code else None]:
+    for pattern, shown in _PATTERNS[: _IN_CODE if code else None]:
         text = pattern.sub(shown, text)
     return text
 
@@ -49,7 +62,10 @@ def hidden_in(value: Any) -> Any:
     if isinstance(value, str):
         return hidden(value)
     if isinstance(value, Mapping):
-        return {key: hidden_in(entry) for key, entry in value.items()}
+        return {
+            key: "***" if isinstance(entry, str) and entry and _ASKS.fullmatch(f"--{key}") else hidden_in(entry)
+            for key, entry in value.items()
+        }
     if isinstance(value, (list, tuple)):
         words = [hidden_in(entry) for entry in value]
         return [
@@ -59,7 +75,7 @@ def hidden_in(value: Any) -> Any:
     return value
 
 
-_ASKS = re.compile(rf"--?([\w-]+[.-])?{_WORD}", re.IGNORECASE)
+_ASKS = re.compile(rf"--?(?:[\w-]+[.-])?{_NAMED}", re.IGNORECASE)
 
 
 def says_secret(path: str) -> bool:

@@ -15,11 +15,11 @@ from attndistill.config.transfer import TRANSFER
 from attndistill.costs.machine import lasting, measured
 from attndistill.costs.training import Estimate, Plan, hours
 from attndistill.experiments import Experiment
-from attndistill.pipeline import maker_of
+from attndistill.pipeline import every_stage, maker_of
 from attndistill.stages import Item, Stage
 from attndistill.stages.layout import MODELS
 
-__all__ = ["Plan", "dry_run"]
+__all__ = ["Plan", "cost_here", "dry_run"]
 
 _INDENT = " " * 17
 _NOT_COUNTED = "work of the CPU (k-NN, logistic regression, probe curves, pictures, report) not counted"
@@ -47,6 +47,26 @@ def dry_run(
     Raises:
         ValueError: a configuration that is refused.
     """
+    plan, blocks = _blocks(experiment, stages, overrides, plan)
+    for block in _alike(blocks):
+        _print(block, plan)
+    if len(stages) > 1 and any(block.estimate.flops for block in blocks):
+        print(f"sum of these     {_sum([block.estimate for block in blocks], plan)}")
+    return int(not all(block.complete for block in blocks))
+
+
+def cost_here(experiment: Experiment, plan: Plan) -> str:
+    """How long every stage takes on this machine, measured; with the counts of `plan`, in words."""
+    plan, blocks = _blocks(experiment, every_stage(experiment, {}), {}, plan)
+    assert plan.machine is not None
+    work = sum(plan.machine.seconds(one.estimate.flops, one.estimate.host, one.estimate.models) for one in blocks)
+    return f"{lasting(work)} on this machine as it is now; {_HERE_NOT_COUNTED}"
+
+
+def _blocks(
+    experiment: Experiment, stages: Sequence[tuple[Stage, Item]], overrides: Mapping[str, Any], plan: Plan
+) -> tuple[Plan, list[Block]]:
+    """The plan with what is known here, and a block for each (stage, item)."""
     if plan.tflops is None:
         plan = replace(plan, machine=measured(experiment.config("", overrides)))
     told, alone = plan, len(stages) == 1
@@ -63,11 +83,7 @@ def dry_run(
             lines = {**_not_yet(experiment, stage, item), **block.estimate.lines}
             block = replace(block, estimate=replace(block.estimate, lines=lines))
         blocks.append(block)
-    for block in _alike(blocks):
-        _print(block, plan)
-    if not alone and any(block.estimate.flops for block in blocks):
-        print(f"sum of these     {_sum([block.estimate for block in blocks], plan)}")
-    return int(not all(block.complete for block in blocks))
+    return plan, blocks
 
 
 def _counted(plan: Plan, experiment: Experiment, config: Config, item: Item, *, given: bool) -> Plan:

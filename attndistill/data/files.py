@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attndistill.core.reading import read_bounded
+from attndistill.core.reading import machine_fault, read_bounded
 from attndistill.core.words import shown
 from attndistill.data.decoding import BadImageError, check_name, decode, inspect, most_bytes, upright_sides
 from attndistill.data.image_tree import every_file
@@ -64,6 +64,8 @@ class FileImages(EncodedImages):
         try:
             return read(read_bounded(path, at_most=most_bytes(self.max_pixels)))
         except (ValueError, OSError, SyntaxError) as error:  # Pillow raises all three for broken headers
+            if machine_fault(error):
+                raise
             why = str(error).removeprefix(str(path)).lstrip(" :")
             advice = "--data.on_bad_image skip leaves such files out"
             raise ValueError(f"{shown(path)}: {shown(why)}; {advice}") from None
@@ -71,7 +73,9 @@ class FileImages(EncodedImages):
     def _is_good(self, name: str) -> bool:
         try:
             inspect(read_bounded(self.root / name, at_most=most_bytes(self.max_pixels)), self.max_pixels)
-        except ValueError:
+        except (ValueError, OSError) as error:
+            if machine_fault(error):
+                raise
             return False
         return True
 

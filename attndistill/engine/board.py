@@ -158,25 +158,26 @@ class Board:
             thread.join()
             tell()
 
+    def line(self, task: str) -> str:
+        """For people: what is known of a task."""
+        entry = self.entry(task)
+        return _line(task, _state(entry), entry)
+
     def lines(self, *, every: bool) -> list[str]:
-        """For people: a summary, then what runs, failed and, if `every` task is asked for, waits."""
+        """For people: a summary, then what runs, failed and, if `every` task is asked for, waits and is finished."""
         plan = self.plan()
         entries = {task: self.entry(task) for task in plan.needs}
         states = {task: _state(entry) for task, entry in entries.items()}
         counts = Counter(states.values())
-        left = _time_left(entries)
+        said = [f"{counts['finished']} of {len(entries)} tasks finished"]
+        said += [f"{counts[state]} {state}" for state in ("running", "waiting", _LOST, _FAILED) if counts[state]]
+        said += [f"{plan.settled} were up to date"] if plan.settled else []
         driver = "" if self.driven() else f"; its driver ({plan.place}) is gone: start it again, and it goes on"
-        counted = [f"{counts[state]} {state}" for state in ("running", "waiting", _LOST, _FAILED) if counts[state]]
-        settled = f"{counts['finished']} of {len(entries)} tasks finished"
-        known = [f"{plan.settled} were up to date"] if plan.settled else []
-        found = [f"{plan.title}: {', '.join([settled, *counted, *known])}{left}{driver}"]
-        shown_states = ("running", _LOST, _FAILED, *(("waiting", "finished") if every else ()))
-        for state in shown_states:
-            found += [
-                _line(task, state, entries[task], [need for need in plan.needs[task] if states.get(need) != "finished"])
-                for task, its in states.items()
-                if its == state
-            ]
+        found = [f"{plan.title}: {', '.join(said)}{_time_left(entries, states)}{driver}"]
+        for wanted in ("running", _LOST, _FAILED, *(("waiting", "finished") if every else ())):
+            for task in (task for task, state in states.items() if state == wanted):
+                missing = [need for need in plan.needs[task] if states.get(need) != "finished"]
+                found.append(f"  {_line(task, wanted, entries[task], missing)}")
         return found
 
 
@@ -192,32 +193,34 @@ def _state(entry: Entry | None) -> str:
     return _LOST if entry.state == "running" and time.time() - entry.beat > _SILENT else entry.state
 
 
-def _line(task: str, state: str, entry: Entry | None, missing: Sequence[str]) -> str:
+def _line(task: str, state: str, entry: Entry | None, missing: Sequence[str] = ()) -> str:
     if entry is None:
         more = f" and {len(missing) - 2} more" if len(missing) > 2 else ""
-        return f"  waiting   {task}: for {', '.join(missing[:2]) or 'a free worker'}{more}"
+        return f"waiting   {task}: for {', '.join(missing[:2]) or 'a free worker'}{more}"
     again = f", attempt {entry.attempt}" if entry.attempt > 1 else ""
+    lasted = entry.beat - entry.since
     if state == "running" and entry.unit:
-        rate = (entry.done - entry.first) / max(1e-9, entry.beat - entry.since)
+        rate = (entry.done - entry.first) / max(1e-9, lasted)
         left = f", {(entry.total - entry.done) / rate:.0f} s left" if rate > 0 and entry.total else ""
         counted = f"{entry.done}/{entry.total}" if entry.total else str(entry.done)
-        return f"  {state:9} {task}: {counted} {entry.unit}, {rate:.1f}/s{left}, {entry.place}{again}"
-    lasted = f", {entry.beat - entry.since:.0f} s" if entry.since else ""
-    return f"  {state:9} {task}: {', '.join(filter(None, [entry.how, entry.place]))}{lasted}{again}"
+        return f"{state:9} {task}: {counted} {entry.unit}, {rate:.1f}/s{left}, {entry.place}{again}"
+    known = [entry.how, entry.place, f"{lasted:.0f} s" if entry.since else ""]
+    return f"{state:9} {task}: {', '.join(filter(None, known))}{again}"
 
 
-def _time_left(entries: Mapping[str, Entry | None]) -> str:
+def _time_left(entries: Mapping[str, Entry | None], states: Mapping[str, str]) -> str:
     """By what finished tasks of each kind took, over the workers that are busy."""
     took: dict[str, list[float]] = {}
     for task, entry in entries.items():
         if entry and entry.state == "finished" and entry.how == "done":
             took.setdefault(_kind(task), []).append(entry.beat - entry.since)
-    busy = sum(_state(entry) == "running" for entry in entries.values())
-    waiting = [_kind(task) for task, entry in entries.items() if _state(entry) in ("waiting", "running")]
-    if not busy or not took or not waiting:
+    busy = sum(state == "running" for state in states.values())
+    waiting = [_kind(task) for task, state in states.items() if state in ("waiting", "running")]
+    if not busy or not took:
         return ""
-    overall = sum(map(sum, took.values())) / sum(map(len, took.values()))
-    seconds = sum(sum(took[kind]) / len(took[kind]) if kind in took else overall for kind in waiting) / busy
+    means = {kind: sum(seconds) / len(seconds) for kind, seconds in took.items()}
+    overall = sum(means.values()) / len(means)
+    seconds = sum(means.get(kind, overall) for kind in waiting) / busy
     return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
 
 

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from attndistill.core.progress import say
 from attndistill.core.ranks import ranks_of_environment
 from attndistill.core.words import shown
 from attndistill.engine.board import Board, Plan, whereabouts
-from attndistill.engine.on import read_on
+from attndistill.engine.on import Executor, read_on
 from attndistill.engine.work import Job
 from attndistill.evaluations import evaluations
 from attndistill.experiments import Experiment, open_experiment
@@ -26,8 +26,6 @@ from attndistill.stages.layout import MODELS
 from attndistill.tracking import Recorder
 from attndistill.tracking.companion import Companion
 from attndistill.tracking.recorder import DRIVER
-
-Piece = tuple[Stage, Item]
 
 
 def run_pipeline_on(experiment: Experiment, overrides: Mapping[str, Any], file: str) -> None:
@@ -44,10 +42,10 @@ def run_pipeline_on(experiment: Experiment, overrides: Mapping[str, Any], file: 
     on, config = read_on(file, state_folder(experiment.folder)), experiment.config("", overrides)
     board = Board(boards(experiment.folder) / "pipeline")
     with owned(board.folder, "driving this experiment"):
-        pieces = every_stage(experiment, overrides)
-        changed = _without_finished(experiment, pieces, overrides, _changed(experiment, pieces, overrides))
-        jobs = _jobs(experiment, overrides, pieces, changed, on)
-        board.begin(plan_of(f"pipeline of {experiment.name}", jobs, settled=len(pieces) - len(changed)))
+        graph = Graph(experiment, overrides)
+        changed = graph.without_finished(graph.changed())
+        jobs = graph.jobs(changed, on)
+        board.begin(plan_of(f"pipeline of {experiment.name}", jobs, settled=len(graph.pieces) - len(changed)))
         if not jobs:
             say(f"{experiment.name}: everything is up to date")
             return
@@ -55,7 +53,9 @@ def run_pipeline_on(experiment: Experiment, overrides: Mapping[str, Any], file: 
             drive(jobs, on, board, recorder)
 
 
-def drive(jobs: list[Job], on: Any, board: Board, recorder: Recorder, look: Callable[[], None] = lambda: None) -> None:
+def drive(
+    jobs: list[Job], on: Executor, board: Board, recorder: Recorder, look: Callable[[], None] = lambda: None
+) -> None:
     """Run tasks, their recordings sent by this process's companion as children of `recorder`'s."""
     from attndistill.engine.pool import run_jobs
 
@@ -92,54 +92,88 @@ def show_status(folder: Path) -> int:
     return int(any(line.startswith("  failed") for line in lines))
 
 
-def _changed(experiment: Experiment, pieces: list[Piece], overrides: Mapping[str, Any]) -> dict[str, bool]:
-    """Name of a piece that may have to run -> whether it must, whatever comes of what it waits for.
+class Graph:
+    """A pipeline's pieces, each an item of a stage, and which of them have to run."""
 
-    DVC judges, where it is and speaks of these settings. A piece that it calls up to date is run only if what it reads
-    comes out different.
-    """
-    names = {_name(stage, item): _dvc_name(stage, item) for stage, item in pieces}
-    judged = any((place / ".dvc").is_dir() for place in (experiment.folder, *experiment.folder.parents))
-    if not judged or any(not key.startswith("runtime.") for key in overrides) or not _has_file(experiment):
-        return dict.fromkeys(names, True)
-    stale = _asked_dvc(experiment)
-    changed: dict[str, bool] = {}
-    for stage, item in pieces:
-        name = _name(stage, item)
-        if names[name] in stale:
-            changed[name] = True
-        elif any(need in changed for need in _needs(experiment, overrides, pieces, stage, item)):
-            changed[name] = False
-    return changed
+    def __init__(self, experiment: Experiment, overrides: Mapping[str, Any]) -> None:
+        self.experiment, self.overrides = experiment, overrides
+        self.pieces = {_name(*piece): piece for piece in every_stage(experiment, overrides)}
+        self.configs = {item.name: experiment.config(item.name, overrides) for _, item in self.pieces.values()}
+        made = {name: stage.outputs(experiment.layout, item) for name, (stage, item) in self.pieces.items()}
+        self.needs = {
+            name: [other for other in made if other != name and _meet(made[other], self._read(stage, item))]
+            for name, (stage, item) in self.pieces.items()
+        }
+
+    def _read(self, stage: Stage, item: Item) -> list[Path]:
+        outside = stage.outside(self.configs[item.name], item)
+        return [
+            *stage.inputs(self.experiment.layout, item),
+            *(self.experiment.folder / one.path for one in outside),
+        ]
+
+    def changed(self) -> dict[str, bool]:
+        """Name of a piece that may have to run -> whether it must, whatever comes of what it waits for.
+
+        DVC judges, where it is and speaks of these settings. A piece that it calls up to date is run only if what it
+        reads comes out different.
+        """
+        folder = self.experiment.folder
+        judged = any((place / ".dvc").is_dir() for place in (folder, *folder.parents))
+        own = any(not key.startswith("runtime.") for key in self.overrides)
+        if not judged or own or not (folder / "dvc.yaml").exists():
+            return dict.fromkeys(self.pieces, True)
+        stale, changed = _asked_dvc(folder), dict[str, bool]()
+        for name, piece in self.pieces.items():
+            if _dvc_name(*piece) in stale:
+                changed[name] = True
+            elif any(need in changed for need in self.needs[name]):
+                changed[name] = False
+        return changed
+
+    def without_finished(self, changed: Mapping[str, bool]) -> dict[str, bool]:
+        """Without what an earlier driver's workers have finished: its outputs are put in their place."""
+        left: dict[str, bool] = {}
+        for name, must in changed.items():
+            finished = _finished(self.experiment, *self.pieces[name], self.overrides)
+            waits = any(need in left for need in self.needs[name])
+            if waits or not finished.folder.exists() or not finished.take(finished.key(), last=False):
+                left[name] = must
+        return left
+
+    def jobs(self, changed: Mapping[str, bool], on: Executor) -> list[Job]:
+        """Tasks in the order of the pipeline: an item of a stage; before it, its seeds, where it trains several."""
+        jobs: list[Job] = []
+        for name, must in changed.items():
+            stage, item = self.pieces[name]
+            needs = tuple(need for need in self.needs[name] if need in changed)
+            given = {
+                "folder": str(self.experiment.folder),
+                "stage": stage.name,
+                "item": list(item),
+                "overrides": {"runtime.processes": 1, **self.overrides},  # a worker is one process of many
+                "before": {} if must else _identities(self.experiment, stage, item),
+            }
+            alone = {"scratch": on.scratch, "ranks": on.gpus_per_training}
+            seeds = [
+                Job(f"{name} seed {seed}", needs, f"{__name__}:do_seed", {**given, **alone, "seed": seed})
+                for seed in _seeds(stage, item, self.configs[item.name], on.gpus_per_training)
+            ]
+            jobs += [*seeds, Job(name, (*needs, *(job.name for job in seeds)), f"{__name__}:do_item", given)]
+        return jobs
 
 
-def _without_finished(
-    experiment: Experiment, pieces: list[Piece], overrides: Mapping[str, Any], changed: dict[str, bool]
-) -> dict[str, bool]:
-    """Without what an earlier driver's workers have finished: its outputs are put in their place."""
-    left: dict[str, bool] = {}
-    for stage, item in pieces:
-        name = _name(stage, item)
-        if name not in changed:
-            continue
-        needs = any(need in left for need in _needs(experiment, overrides, pieces, stage, item))
-        finished = Finished(experiment.layout, stage, item, experiment.config(item.name, overrides), experiment.file)
-        if needs or not finished.folder.exists() or not finished.take(finished.key(), last=False):
-            left[name] = changed[name]
-    return left
+def _meet(made: Sequence[Path], read: Sequence[Path]) -> bool:
+    return any(one.is_relative_to(path) or path.is_relative_to(one) for one in made for path in read)
 
 
-def _has_file(experiment: Experiment) -> bool:
-    return (experiment.folder / "dvc.yaml").exists()
-
-
-def _asked_dvc(experiment: Experiment) -> set[str]:
+def _asked_dvc(folder: Path) -> set[str]:
     """Names of stages that DVC would run; outputs that only its cache has are put in their place first."""
-    found = json.loads(_dvc(experiment, "status", "--json", "dvc.yaml") or "{}")
+    found = json.loads(_dvc(folder, "status", "--json", "dvc.yaml") or "{}")
     absent = [name for name, changes in found.items() if all(_only_deleted(change) for change in changes)]
     if absent:
-        _dvc(experiment, "checkout", "--quiet", "--allow-missing", *absent)
-        found = json.loads(_dvc(experiment, "status", "--json", "dvc.yaml") or "{}")
+        _dvc(folder, "checkout", "--quiet", "--allow-missing", *absent)
+        found = json.loads(_dvc(folder, "status", "--json", "dvc.yaml") or "{}")
     return set(found)
 
 
@@ -148,10 +182,10 @@ def _only_deleted(change: Any) -> bool:
     return set(outs.values()) == {"deleted"}
 
 
-def _dvc(experiment: Experiment, *words: str) -> str:
+def _dvc(folder: Path, *words: str) -> str:
     """What a command of DVC prints. Raises ValueError where it fails: another one holds its lock."""
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", *words], cwd=experiment.folder, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dvc", *words], cwd=folder, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise ValueError(f"dvc {words[0]}: {shown(' '.join((done.stderr or done.stdout).split()), 400)}")
@@ -169,57 +203,6 @@ def _name(stage: Stage, item: Item) -> str:
     return f"{stage.name}@{item.label}" if item.label else stage.name
 
 
-def _needs(
-    experiment: Experiment, overrides: Mapping[str, Any], pieces: list[Piece], stage: Stage, item: Item
-) -> list[str]:
-    """The pieces that make what a piece reads."""
-    config, layout = experiment.config(item.name, overrides), experiment.layout
-    outside = [experiment.folder / one.path for one in stage.outside(config, item)]
-    read = [*stage.inputs(layout, item), *outside]
-    return [
-        _name(other, its)
-        for other, its in pieces
-        if (other, its) != (stage, item)
-        and any(
-            made.is_relative_to(path) or path.is_relative_to(made)
-            for made in other.outputs(layout, its)
-            for path in read
-        )
-    ]
-
-
-def _jobs(
-    experiment: Experiment, overrides: Mapping[str, Any], pieces: list[Piece], changed: Mapping[str, bool], on: Any
-) -> list[Job]:
-    """Tasks in the order of the pipeline: an item of a stage; before it, its seeds, where it trains several."""
-    jobs: list[Job] = []
-    for stage, item in pieces:
-        name = _name(stage, item)
-        if name not in changed:
-            continue
-        needs = [need for need in _needs(experiment, overrides, pieces, stage, item) if need in changed]
-        before = {} if changed[name] else _identities(experiment, stage, item)
-        given = {
-            "folder": str(experiment.folder),
-            "stage": stage.name,
-            "item": list(item),
-            "overrides": _for_one(overrides),
-            "before": before,
-        }
-        config = experiment.config(item.name, overrides)
-        seeds = [
-            Job(
-                f"{name} seed {seed}",
-                tuple(needs),
-                f"{__name__}:do_seed",
-                {**given, "seed": seed, "scratch": on.scratch, "ranks": on.gpus_per_training, "board": ""},
-            )
-            for seed in _seeds(stage, item, config, on.gpus_per_training)
-        ]
-        jobs += [*seeds, Job(name, (*needs, *(job.name for job in seeds)), f"{__name__}:do_item", given)]
-    return jobs
-
-
 def _seeds(stage: Stage, item: Item, config: Config, ranks: int) -> tuple[int, ...]:
     """The seeds that are tasks of their own: of a stage that trains, if there are several, or several GPUs for one."""
     if item.name == "teacher":
@@ -232,9 +215,8 @@ def _seeds(stage: Stage, item: Item, config: Config, ranks: int) -> tuple[int, .
     return config.seeds if trains and several else ()
 
 
-def _for_one(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A worker is one process of many."""
-    return {"runtime.processes": 1, **overrides}
+def _finished(experiment: Experiment, stage: Stage, item: Item, overrides: Mapping[str, Any]) -> Finished:
+    return Finished(experiment.layout, stage, item, experiment.config(item.name, overrides), experiment.file)
 
 
 @cache
@@ -254,7 +236,7 @@ def do_item(folder: str, stage: str, item: list[str], overrides: dict[str, Any],
     experiment, what, its = _opened(folder), STAGES[stage], Item(*item)
     if before and before == _identities(experiment, what, its):
         return "unchanged"
-    finished = Finished(experiment.layout, what, its, experiment.config(its.name, overrides), experiment.file)
+    finished = _finished(experiment, what, its, overrides)
     key = finished.key()
     if finished.take(key, last=False):
         return "kept"
@@ -279,7 +261,6 @@ def do_seed(
     seed: int,
     scratch: str | None,
     ranks: int,
-    board: str,
 ) -> str:
     """One seed of an item, in a worker."""
     from attndistill.engine.seeds import over_ranks, train_seed
@@ -287,13 +268,12 @@ def do_seed(
     experiment, what, its = _opened(folder), STAGES[stage], Item(*item)
     if before and before == _identities(experiment, what, its):
         return "unchanged"
-    finished = Finished(experiment.layout, what, its, experiment.config(its.name, overrides), experiment.file)
+    finished = _finished(experiment, what, its, overrides)
     if finished.has(finished.key()):
         return "kept"
-    board = board or str(boards(experiment.folder) / "pipeline")
     if ranks > 1 and what.distributed:
-        given = {"folder": folder, "stage": stage, "item": item, "overrides": overrides, "seed": seed}
-        over_ranks(ranks, {**given, "scratch": scratch, "board": board})
+        given = {"folder": folder, "stage": stage, "item": item, "overrides": overrides}
+        over_ranks(ranks, {**given, "seed": seed, "scratch": scratch})
     else:
-        train_seed(experiment, what, its, overrides, seed=seed, scratch=scratch, board=Path(board))
+        train_seed(experiment, what, its, overrides, seed=seed, scratch=scratch)
     return "done"

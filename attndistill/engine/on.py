@@ -8,19 +8,20 @@ gpus: 8
 """
 
 import importlib.util
-import re
-import shutil
+import os
+import shlex
 import socket
-import subprocess
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from attndistill.core.plain_yaml import read_plain_yaml
 from attndistill.core.words import shown
+from attndistill.engine import machines
+from attndistill.engine.values import Amount, Count, Few, Folder, Gpus, Label, Line, Name, OwnFolder, Seconds, Time
 
-_NODES_OWN = {"tmpfs", "ramfs", "overlay", "devtmpfs", "squashfs"}  # file systems that no other machine sees
+_MOST_A_CORE = 4  # workers of this machine: more would only wait for one another
 
 
 class Workers(BaseModel):
@@ -39,28 +40,28 @@ class Workers(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    workers: PositiveInt = 1
-    gpus: PositiveInt | list[Annotated[int, Field(ge=0)]] | Annotated[str, Field(pattern=r"^\d+(-\d+)?$")] | None = None
-    workers_per_gpu: PositiveInt = 1
-    gpus_per_training: PositiveInt = 1
-    retries: Annotated[int, Field(ge=0)] = 3
-    scratch: str | None = None
+    workers: Count = 1
+    gpus: Gpus = None
+    workers_per_gpu: Few = 1
+    gpus_per_training: Few = 1
+    retries: Annotated[int, Field(ge=0, le=10_000)] = 3
+    scratch: OwnFolder | None = None
     setup: str = ""
-    heartbeat: Annotated[int, Field(ge=2)] = 60
+    heartbeat: Seconds = 60
 
     @property
     def devices(self) -> list[str]:
         """Of each worker of a machine, as CUDA_VISIBLE_DEVICES counts; "" where there are no GPUs."""
         if self.gpus is None:
             return [""] * self.workers
-        if isinstance(self.gpus, str):
-            first, _, last = self.gpus.partition("-")
-            chosen = list(range(int(first), int(last or first) + 1))
-        else:
-            chosen = list(range(self.gpus)) if isinstance(self.gpus, int) else self.gpus
         each = self.gpus_per_training
-        groups = [",".join(map(str, chosen[at : at + each])) for at in range(0, len(chosen) - each + 1, each)]
-        return groups * self.workers_per_gpu
+        groups = [self.gpus[at : at + each] for at in range(0, len(self.gpus) - each + 1, each)]
+        return [",".join(map(str, group)) for group in groups] * self.workers_per_gpu
+
+    @property
+    def cards(self) -> int | None:
+        """GPUs that a batch system gives a node of ours; None where there are none."""
+        return None if self.gpus is None else len(self.devices) * self.gpus_per_training // self.workers_per_gpu
 
     @property
     def capacity(self) -> int:
@@ -69,6 +70,11 @@ class Workers(BaseModel):
 
     def check(self, folder: Path) -> None:
         """Raise ValueError for what no worker could start with. `folder` is the project's."""
+        given = self.model_fields_set
+        if self.gpus is None and (odd := sorted(given & {"workers_per_gpu", "gpus_per_training"})):
+            raise ValueError(f"{odd[0]}: {getattr(self, odd[0])}; allowed: together with gpus")
+        if self.gpus is not None and "workers" in given:
+            raise ValueError("workers: of a machine without GPUs; allowed beside gpus: workers_per_gpu")
         if not self.devices:
             raise ValueError(f"gpus_per_training: {self.gpus_per_training}; allowed: at most as many as gpus")
         if self.gpus_per_training > 1 and self.workers_per_gpu > 1:
@@ -79,6 +85,15 @@ class Local(Workers):
     """This machine."""
 
     executor: Literal["local"]
+
+    def check(self, folder: Path) -> None:
+        """As for every executor, and this machine has what is asked for."""
+        super().check(folder)
+        most = _MOST_A_CORE * (os.cpu_count() or 1)
+        if self.workers > most:
+            raise ValueError(f"workers: {self.workers}; allowed: at most {most}, {_MOST_A_CORE} a core of this machine")
+        if self.gpus is not None and max(self.gpus) >= (here := machines.gpus_here()):
+            raise ValueError(f"gpus: {shown(self.gpus)}; this machine shows {here} (nvidia-smi, CUDA_VISIBLE_DEVICES)")
 
 
 class Batch(Workers):
@@ -92,11 +107,11 @@ class Batch(Workers):
         look: seconds between questions to the batch system.
     """
 
-    time: Annotated[str, Field(pattern=r"^\d+:[0-5]\d:[0-5]\d$")]
-    nodes: PositiveInt = 1
-    jobs: PositiveInt = 1
-    options: list[str] = []
-    look: PositiveInt = 30
+    time: Time
+    nodes: Count = 1
+    jobs: Count = 1
+    options: list[Line] = []
+    look: Count = 30
 
     @property
     def capacity(self) -> int:
@@ -105,12 +120,17 @@ class Batch(Workers):
     def check(self, folder: Path) -> None:
         """Raise ValueError for a queue that does not exist, or a project on a disk of this machine alone."""
         super().check(folder)
-        own = _own_file_system(folder)
+        self.check_queue()
+        own = machines.own_file_system(folder)
         if own and not self.is_here():
             raise ValueError(
                 f"{shown(folder)} lies on {own} of this machine, which workers elsewhere do not see; allowed: a "
                 "project on shared storage"
             )
+
+    def check_queue(self) -> None:
+        """Raise ValueError for a queue that does not exist."""
+        raise NotImplementedError
 
     def is_here(self) -> bool:
         """Whether this machine is the only one that jobs go to."""
@@ -121,21 +141,35 @@ class Slurm(Batch):
     """SLURM, by sbatch."""
 
     executor: Literal["slurm"]
-    partition: str
-    account: str | None = None
-    qos: str | None = None
-    cores: PositiveInt | None = None
-    memory: PositiveInt | None = None
+    partition: Name
+    account: Name | None = None
+    qos: Name | None = None
+    cores: Count | None = None
+    memory: Count | None = None
 
-    def check(self, folder: Path) -> None:
-        """As for every batch system, and the partition exists."""
-        found = _asked("sinfo", "-h", "-o", "%R").split()
-        if self.partition not in found:
-            raise ValueError(f"partition: {shown(self.partition)} does not exist; allowed: {', '.join(sorted(found))}")
-        super().check(folder)
+    @property
+    def words(self) -> list[str]:
+        """What sbatch is told, besides nodes and time."""
+        memory = None if self.memory is None else f"{self.memory}g"
+        named = {
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "cpus-per-task": self.cores,
+            "mem": memory,
+            "gpus-per-node": self.cards,
+        }
+        return [*(f"--{name}={value}" for name, value in named.items() if value is not None), *self.options]
+
+    def check_queue(self) -> None:
+        """The partition exists, and SLURM would take such a job."""
+        for name in self.partition.split(","):
+            machines.check_known("partition", name, machines.asked("sinfo", "-h", "-o", "%R").split())
+        words = [word for option in self.words for word in shlex.split(option)]
+        machines.asked("sbatch", "--test-only", f"--nodes={self.nodes}", f"--time={self.time}", *words, "--wrap=true")
 
     def is_here(self) -> bool:
-        nodes = set(_asked("sinfo", "-h", "-N", "-p", self.partition, "-o", "%n").split())
+        nodes = set(machines.asked("sinfo", "-h", "-N", "-p", self.partition, "-o", "%n").split())
         return nodes <= {socket.gethostname(), socket.gethostname().partition(".")[0]}
 
 
@@ -143,30 +177,29 @@ class Pbs(Batch):
     """PBS Professional and OpenPBS, by qsub."""
 
     executor: Literal["pbs"]
-    queue: str
-    account: str | None = None
-    cores: PositiveInt = 1
-    select: str = ""
+    queue: Name
+    account: Name | None = None
+    cores: Count = 1
+    select: Line | None = None
 
-    def check(self, folder: Path) -> None:
-        """As for every batch system, and the queue exists."""
-        found = [line.split()[1] for line in _asked("qstat", "-Q", "-f").splitlines() if line.startswith("Queue:")]
-        _check_queue(self.queue, found)
-        super().check(folder)
+    def check_queue(self) -> None:
+        """The queue exists."""
+        answer = machines.asked("qstat", "-Q", "-f").splitlines()
+        machines.check_known("queue", self.queue, [line.split()[1] for line in answer if line.startswith("Queue:")])
 
 
 class Lsf(Batch):
     """LSF, by bsub."""
 
     executor: Literal["lsf"]
-    queue: str
-    project: str | None = None
-    cores: PositiveInt | None = None
+    queue: Name
+    project: Name | None = None
+    cores: Count | None = None
 
-    def check(self, folder: Path) -> None:
-        """As for every batch system, and the queue exists."""
-        _check_queue(self.queue, [line.split()[0] for line in _asked("bqueues", "-w").splitlines()[1:] if line.strip()])
-        super().check(folder)
+    def check_queue(self) -> None:
+        """The queue exists."""
+        answer = machines.asked("bqueues", "-w").splitlines()
+        machines.check_known("queue", self.queue, [line.split()[0] for line in answer[1:] if line.strip()])
 
 
 class Kubernetes(Workers):
@@ -183,39 +216,34 @@ class Kubernetes(Workers):
     """
 
     executor: Literal["kubernetes"]
-    image: str
-    volumes: dict[str, str]
-    namespace: str = "default"
-    pods: PositiveInt = 1
-    cores: PositiveInt = 1
-    memory: str = "4Gi"
-    service_account: str | None = None
+    image: Name
+    volumes: dict[Label, Folder]
+    namespace: Label = "default"
+    pods: Count = 1
+    cores: Count = 1
+    memory: Amount = "4Gi"
+    service_account: Label | None = None
 
     @property
     def capacity(self) -> int:
         return super().capacity * self.pods
 
     def check(self, folder: Path) -> None:
-        """As for every executor; the project lies on a volume that pods have at the same path."""
+        """As for every executor; the project lies on a volume that pods have at the same path; a cluster is known."""
         super().check(folder)
         if not any(folder.is_relative_to(path) for path in self.volumes.values()):
             places = ", ".join(self.volumes.values()) or "none"
             raise ValueError(f"{shown(folder)} lies on none of the volumes, so pods do not see it; volumes: {places}")
         if importlib.util.find_spec("kubernetes") is None:
-            raise ValueError("kubernetes: Python's client is not installed: pip install kubernetes")
+            raise ValueError("kubernetes: Kubernetes' client is not installed: pip install 'attndistill[kubernetes]'")
+        machines.check_cluster()
 
 
-_KINDS: dict[str, type[Workers]] = {
-    "local": Local,
-    "slurm": Slurm,
-    "pbs": Pbs,
-    "lsf": Lsf,
-    "kubernetes": Kubernetes,
-}
-On = Annotated[Local | Slurm | Pbs | Lsf | Kubernetes, Field(discriminator="executor")]
+Executor = Local | Slurm | Pbs | Lsf | Kubernetes
+_KINDS = {get_args(kind.model_fields["executor"].annotation)[0]: kind for kind in get_args(Executor)}
 
 
-def read_on(file: str, folder: Path) -> Local | Slurm | Pbs | Lsf | Kubernetes:
+def read_on(file: str, folder: Path) -> Executor:
     """The checked file of `--on`, for a project's folder.
 
     Raises:
@@ -224,10 +252,11 @@ def read_on(file: str, folder: Path) -> Local | Slurm | Pbs | Lsf | Kubernetes:
     if importlib.util.find_spec("parsl") is None:
         raise ValueError("--on needs Parsl, which is not installed: pip install 'attndistill[cluster]'")
     path = Path(file)
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"--on {shown(file)}: no such file; allowed: a file that names an executor (docs/scaling.md)")
     try:
-        on: Local | Slurm | Pbs | Lsf | Kubernetes = TypeAdapter(On).validate_python(read_plain_yaml(path))
+        checked = TypeAdapter(Annotated[Executor, Field(discriminator="executor")])
+        on: Executor = checked.validate_python(read_plain_yaml(path))
         on.check(folder)
     except ValidationError as error:
         raise ValueError(f"{shown(path)}: {_explained(error.errors(include_url=False)[0])}") from None
@@ -239,7 +268,7 @@ def read_on(file: str, folder: Path) -> Local | Slurm | Pbs | Lsf | Kubernetes:
 
 def _explained(problem: Any) -> str:
     """A mistake in the file: where, what was given, what is allowed."""
-    place = ".".join(str(part) for part in problem["loc"][1:] or ("executor",))
+    place = ".".join(str(part) for part in problem["loc"][1:] if part != "[key]") or "executor"
     given = shown(repr(problem["input"]))
     match problem["type"]:
         case "union_tag_invalid":
@@ -248,36 +277,9 @@ def _explained(problem: Any) -> str:
             return f"executor: missing; allowed: {', '.join(map(repr, _KINDS))}"
         case "extra_forbidden":
             kind = _KINDS[problem["loc"][0]]
-            return f"{place}: unknown option (given {given}); allowed: {', '.join(sorted(kind.model_fields))}"
+            return f"{shown(place)}: unknown option (given {given}); allowed: {', '.join(sorted(kind.model_fields))}"
         case "missing":
             return f"{place}: missing"
-    place = place.partition(".")[0] if place.startswith("gpus.") else place
-    return f"{place}: {given}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
-
-
-def _check_queue(queue: str, found: list[str]) -> None:
-    if queue not in found:
-        raise ValueError(f"queue: {shown(queue)} does not exist; allowed: {', '.join(sorted(found))}")
-
-
-def _asked(*words: str) -> str:
-    """What a batch system's program answers. Raises ValueError where it does not."""
-    if shutil.which(words[0]) is None:
-        raise ValueError(f"executor: {words[0]} is not on this machine's PATH: run this where jobs can be submitted")
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"executor: {words[0]} did not answer within 30 s") from None
-    if done.returncode:
-        raise ValueError(f"executor: {words[0]} says: {shown(' '.join((done.stderr or done.stdout).split()), 300)}")
-    return done.stdout
-
-
-def _own_file_system(folder: Path) -> str | None:
-    """The file system of a folder, where it is one that no other machine sees; None otherwise."""
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    around = [(Path(re.sub(r"\\040", " ", place)), kind) for _, place, kind, *_ in mounts]
-    kind = max((len(place.parts), kind) for place, kind in around if folder.is_relative_to(place))[1]
-    if kind in _NODES_OWN:
-        return kind
-    return next((place for place in ("/tmp", "/var/tmp", "/dev/shm") if folder.is_relative_to(place)), None)
+        case "value_error":
+            return f"{shown(place)}: {given}; {problem['ctx']['error']}"
+    return f"{shown(place)}: {given}; {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -7,34 +7,38 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attndistill
 from attndistill.core.progress import say
 from attndistill.core.words import shown
-from attndistill.engine.board import Board, Entry
-from attndistill.engine.on import Batch, Kubernetes, Local, Lsf, Pbs, Slurm
+from attndistill.engine.board import BEAT, Board, Entry
+from attndistill.engine.on import Executor, Kubernetes, Local, Lsf, Pbs, Slurm
 from attndistill.engine.work import Job, perform
 
+_ANSWER = 120  # seconds that an interchange may take for an answer
 _LOOK = 0.5  # seconds between looks at the tasks
 _LINE_EVERY = 15.0  # seconds between summaries where there is no terminal
 _CARRIED = ("ATTNDISTILL_", "MLFLOW_", "OMP_", "MKL_", "OPENBLAS_", "CUBLAS_", "PYTHONHASHSEED")  # of the environment
 _NEVER = ("MLFLOW_RUN_ID",)  # the driver's own
-# a driver that is killed takes its parts along: the interchange by Linux's death signal, local workers by this loop
+# a driver that is killed takes its parts along: the interchange by Linux's death signal, local workers by this loop;
+# Ctrl-C in a terminal is for the driver alone, which ends the interchange last
 _INTERCHANGE = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {driver} or sys.exit(1); "
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {driver} or sys.exit(1); os.setsid(); "
     "os.execvp('interchange.py', ['interchange.py'])"
 )
+_BLAUNCH = 'blaunch -z "$(sort -u "$LSB_DJOB_HOSTFILE" | xargs)"'  # LSF's own way to every node of a job
 _WATCH = "( while kill -0 {driver}; do sleep 1; done; kill -KILL 0 ) 2>/dev/null &"
 
 
 def run_jobs(
     jobs: Sequence[Job],
-    on: Local | Batch | Kubernetes,
+    on: Executor,
     board: Board,
     look: Callable[[], None],
     more: Mapping[str, str],
@@ -87,10 +91,10 @@ def _wait(
             if not alive():
                 raise OSError("the engine's interchange was killed: start this again, and it goes on")
             ended = {name for name in waiting if futures[name].done()}
-            for name in sorted(ended):
+            for name in ended:
                 _note(name, futures[name].exception(), board)
             waiting -= ended
-            screen.show(ended)
+            screen.show(sorted(ended))
 
 
 def _note(name: str, error: BaseException | None, board: Board) -> None:
@@ -144,7 +148,7 @@ class _Retries:
 
 
 @contextmanager
-def _engine(on: Local | Batch | Kubernetes, board: Board) -> Iterator[tuple[Callable[..., Any], Callable[[], bool]]]:
+def _engine(on: Executor, board: Board) -> Iterator[tuple[Callable[..., Any], Callable[[], bool]]]:
     """A running engine; yields what submits a job, and whether it lives. Its logs are kept where it ended badly."""
     programs = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])  # Parsl starts its parts by name
@@ -174,14 +178,34 @@ def _engine(on: Local | Batch | Kubernetes, board: Board) -> Iterator[tuple[Call
     shutil.rmtree(board.folder / "locks", ignore_errors=True)
 
 
-def _executor(on: Local | Batch | Kubernetes) -> Any:
+def _executor(on: Executor) -> Any:
     from parsl import HighThroughputExecutor
+    from parsl.executors.high_throughput.errors import CommandClientBadError, CommandClientTimeoutError
     from parsl.jobs.error_handlers import windowed_error_handler
 
+    class Asking(HighThroughputExecutor):  # type: ignore[misc]  # Parsl has no types
+        """Asks its interchange only as long as that lives: Parsl would wait for ever."""
+
+        def start(self) -> None:
+            super().start()
+            self.command_client.run = partial(self.command_client.run, timeout_s=_ANSWER)
+
+        def connected_managers(self) -> Any:
+            return self._answer(super().connected_managers)
+
+        def connected_blocks(self) -> Any:
+            return self._answer(super().connected_blocks)
+
+        def _answer(self, ask: Callable[[], Any]) -> Any:
+            try:
+                return ask() if self.interchange_proc.poll() is None else []
+            except (CommandClientBadError, CommandClientTimeoutError):
+                return []
+
     place = {"address": "127.0.0.1", "loopback_address": "127.0.0.1"} if isinstance(on, Local) else {}
-    return HighThroughputExecutor(
+    return Asking(
         label="attndistill",
-        provider=_provider(on),
+        provider=provider_of(on),
         max_workers_per_node=len(on.devices),
         cores_per_worker=1e-6,  # how many there are, the file says
         heartbeat_period=1 if isinstance(on, Local) else max(1, on.heartbeat // 4),
@@ -192,7 +216,8 @@ def _executor(on: Local | Batch | Kubernetes) -> Any:
     )
 
 
-def _provider(on: Local | Batch | Kubernetes) -> Any:
+def provider_of(on: Executor) -> Any:
+    """What starts workers: processes here, jobs of a batch system, pods."""
     from parsl import launchers, providers
 
     code = str(Path(attndistill.__file__).parents[1])
@@ -217,35 +242,30 @@ def _provider(on: Local | Batch | Kubernetes) -> Any:
             max_mem=on.memory,
             persistent_volumes=list(on.volumes.items()),
             service_account_name=on.service_account,
-            extra_limits={} if on.gpus is None else {"nvidia.com/gpu": str(len(on.devices) * on.gpus_per_training)},
+            extra_limits={} if on.cards is None else {"nvidia.com/gpu": str(on.cards)},
         )
-    given |= {"nodes_per_block": on.nodes, "max_blocks": on.jobs, "walltime": on.time, "cmd_timeout": 60}
-    several = on.nodes > 1
-    if isinstance(on, Slurm):
-        kind, mark = providers.SlurmProvider, "#SBATCH"
-        cards = None if on.gpus is None else len(on.devices) * on.gpus_per_training // on.workers_per_gpu
-        given |= {
-            "partition": on.partition,
-            "account": on.account,
-            "qos": on.qos,
-            "cores_per_node": on.cores,
-            "mem_per_node": on.memory,
-            "gpus_per_node": cards,
-            "exclusive": False,
-            "launcher": launchers.SrunLauncher() if several else launchers.SingleNodeLauncher(),
-        }
-    elif isinstance(on, Pbs):
-        kind, mark = providers.PBSProProvider, "#PBS"
-        given |= {"queue": on.queue, "account": on.account, "cpus_per_node": on.cores, "select_options": on.select}
-        given["launcher"] = launchers.MpiExecLauncher() if several else launchers.SingleNodeLauncher()
-    else:
-        assert isinstance(on, Lsf)
-        kind, mark = providers.LSFProvider, "#BSUB"
-        given |= {"queue": on.queue, "project": on.project, "cores_per_node": on.cores}
-        given["launcher"] = launchers.JsrunLauncher() if several else launchers.SingleNodeLauncher()
-    given["scheduler_options"] = "\n".join(f"{mark} {option}" for option in on.options)
+    kind, more, mark, words, several = _batch(on)
+    given |= {"nodes_per_block": on.nodes, "max_blocks": on.jobs, "walltime": on.time, "cmd_timeout": 60, **more}
+    given["scheduler_options"] = "\n".join(f"{mark} {word}" for word in words)
+    given["launcher"] = several if on.nodes > 1 else launchers.SingleNodeLauncher()
     asked = type(kind.__name__, (kind,), {"status_polling_interval": on.look})
     return asked(**given)
+
+
+def _batch(on: Slurm | Pbs | Lsf) -> tuple[type, dict[str, Any], str, list[str], Any]:
+    """Of a batch system: Parsl's provider and its settings; lines of the script; what starts workers on every node."""
+    from parsl import launchers, providers
+
+    if isinstance(on, Slurm):
+        return providers.SlurmProvider, {"exclusive": False}, "#SBATCH", on.words, launchers.SrunLauncher()
+    if isinstance(on, Pbs):
+        more = {"queue": on.queue, "account": on.account, "cpus_per_node": on.cores, "select_options": on.select or ""}
+        return providers.PBSProProvider, more, "#PBS", on.options, launchers.MpiExecLauncher()
+    more = {"queue": on.queue, "project": on.project, "bsub_redirection": True}  # else bsub does not read the script
+    if on.cores is None:  # IBM's machines count nodes
+        return providers.LSFProvider, more, "#BSUB", on.options, launchers.JsrunLauncher()
+    more |= {"request_by_nodes": False, "cores_per_node": on.cores, "cores_per_block": on.cores * on.nodes}
+    return providers.LSFProvider, more, "#BSUB", on.options, launchers.WrappedLauncher(_BLAUNCH)
 
 
 class _Screen:
@@ -269,16 +289,17 @@ class _Screen:
             self.live.stop()
         say(self.board.lines(every=False)[0], "stderr")
 
-    def show(self, ended: set[str]) -> None:
-        """What the board says now."""
+    def show(self, ended: Iterable[str]) -> None:
+        """What the board says now; its files are read as seldom as they change."""
+        for name in () if self.live else ended:
+            if self.board.entry(name):  # of those whose needs have failed, nothing is known
+                say(self.board.line(name), "stderr")
+        if time.monotonic() - self.last < (BEAT if self.live else _LINE_EVERY):
+            return
+        self.last, lines = time.monotonic(), self.board.lines(every=False)
         if self.live:
             from rich.text import Text
 
-            self.live.update(Text("\n".join(self.board.lines(every=False)[: self.live.console.height - 1])))
-            return
-        for line in self.board.lines(every=True):
-            if any(line.split(maxsplit=1)[1:] and line.split(maxsplit=1)[1].startswith(f"{name}:") for name in ended):
-                say(line.strip(), "stderr")
-        if time.monotonic() - self.last >= _LINE_EVERY:
-            self.last = time.monotonic()
-            say(self.board.lines(every=False)[0], "stderr")
+            self.live.update(Text("\n".join(lines[: self.live.console.height - 1])))
+        else:
+            say(lines[0], "stderr")

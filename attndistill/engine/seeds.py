@@ -6,6 +6,7 @@ A checkpoint is named by its own seed and not by the others, so the stage finds 
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from attndistill.core.ownership import locked
 from attndistill.core.progress import progress, watched
 from attndistill.core.ranks import ranks_of_environment
 from attndistill.core.side_by_side import die_with_parent
+from attndistill.core.words import shown
 from attndistill.experiments import Experiment, open_experiment
 from attndistill.pipeline import check_item, make_deterministic
 from attndistill.runs import Execution
@@ -41,15 +43,13 @@ class SeedLayout(Layout):
 
     Attributes:
         scratch: the folder for copies; None reads the shared ones.
-        nowhere: where those results go.
     """
 
     scratch: Path | None = None
-    nowhere: Path = Path(os.devnull)
 
     @property
     def results(self) -> Path:
-        return self.nowhere
+        return Path(os.devnull) / "nowhere"
 
     @property
     def targets(self) -> Path:
@@ -135,14 +135,15 @@ def train_seed(
     *,
     seed: int,
     scratch: str | None,
-    board: Path,
 ) -> None:
-    """Train one seed of an item to its end, from its checkpoint when there is one."""
+    """Train one seed of an item to its end, from its checkpoint when there is one.
+
+    Raises:
+        ValueError: a refused configuration; a variable in `scratch` that this machine does not set.
+    """
     config, first = check_item(experiment, stage, item, overrides), ranks_of_environment()[0] == 0
-    near = None if scratch is None else Path(os.path.expandvars(scratch))
-    nowhere = board / "nowhere" / f"{stage.name}-{item.label}-{seed}"
-    own = experiment.layout
-    layout = SeedLayout(own.folder, own.experiment, scratch=near, nowhere=nowhere, shared=own.shared)
+    own, near = experiment.layout, None if scratch is None else _on_this_machine(scratch)
+    layout = SeedLayout(own.folder, own.experiment, scratch=near, shared=own.shared)
     with (
         chdir(experiment.folder),
         Recorder.open(
@@ -161,6 +162,15 @@ def train_seed(
         make_deterministic(config)
         code, journal = code_digest(stage.module), cast(Journal, _Curves(recorder))
         stage.run(SeedContext(config, layout, stage.name, item, experiment.file, journal, False, code, seed=seed))
+
+
+def _on_this_machine(scratch: str) -> Path:
+    path = Path(os.path.expandvars(scratch))
+    if "$" in str(path) or not path.is_absolute():
+        raise ValueError(
+            f"scratch: {shown(scratch)} is {shown(path)} on {socket.gethostname()}; allowed: a folder there"
+        )
+    return path
 
 
 def over_ranks(count: int, arguments: Mapping[str, Any]) -> None:
@@ -203,7 +213,6 @@ def main(text: str) -> int:
                 given["overrides"],
                 seed=given["seed"],
                 scratch=given["scratch"],
-                board=Path(given["board"]),
             )
     except (ValueError, FloatingPointError) as error:
         print(f"attndistill: {' '.join(str(error).split())}", file=sys.stderr)

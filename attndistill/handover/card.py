@@ -4,6 +4,7 @@ Every figure is read from a result file; what nobody measured is left out.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,27 @@ from attndistill.data.manifest import read_manifest
 from attndistill.evaluations import evaluations
 from attndistill.experiments import Experiment
 from attndistill.handover.heads import Head
+from attndistill.handover.judging import Verdict
 from attndistill.handover.models import Finished
+from attndistill.handover.picture import NAME as PICTURE
 from attndistill.handover.speed import Speeds
 from attndistill.models.storage import weights_digest
 from attndistill.models.vit import count_parameters
 from attndistill.results import AttentionFile, Measurement, ProbeFile, TrainingFile
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the written files were held against, this package's own output.
+
+    Attributes:
+        differences: file -> batch size -> the largest difference.
+        verdict: what they reach on the experiment's test images, where those are here.
+    """
+
+    differences: Mapping[str, Mapping[str, float]]
+    verdict: Verdict | None
+
 
 _FILES = {
     "model.safetensors": "the weights; with `config.json` a folder that timm opens",
@@ -30,20 +47,22 @@ _FILES = {
 def model_card(
     finished: Finished,
     directory: Path,
-    checked: Mapping[str, Mapping[str, float]],
+    checked: Checked,
     licence: str,
     head: Head | None,
-    speeds: Speeds,
+    speeds: Speeds | None,
+    picture: str = "",
 ) -> str:
     """README.md, with the metadata that model hubs read.
 
     Args:
         finished: the model.
         directory: the exported folder so far.
-        checked: file -> batch size -> the largest difference of features from this package's.
+        checked: what its files were held against.
         licence: of the weights.
         head: that makes a classifier of it.
-        speeds: measured on this machine.
+        speeds: measured on this machine; None: not to be said.
+        picture: what the picture in the folder shows; empty where there is none.
     """
     experiment = finished.experiment
     front = {
@@ -54,10 +73,11 @@ def model_card(
     }
     title = finished.name if experiment is None else f"{experiment.name}: {finished.name}"
     parts = [_front_matter(front), f"# {title}", _first(finished, speeds), _what(finished)]
+    parts += [f"![Where the model looks]({PICTURE})\n\n{picture}" if picture else ""]
     parts += [_head(head) if head else "", _use(finished, directory, head)]
     if experiment is not None:
         parts += [_figures(finished, experiment), _provenance(finished, experiment)]
-    parts += [_size_and_speed(directory, speeds), _files(directory, checked)]
+    parts += [_size_and_speed(directory, speeds) if speeds else "", _files(directory, checked)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -81,11 +101,11 @@ def _what(finished: Finished) -> str:
     )
 
 
-def _first(finished: Finished, speeds: Speeds) -> str:
+def _first(finished: Finished, speeds: Speeds | None) -> str:
     """'96 % of the teacher's k-NN top-1 at 32 % of its parameters, 4.1 times as fast on ...', as far as it is known."""
-    own, teacher, experiment = speeds.own, speeds.teacher, finished.experiment
-    if teacher is None or experiment is None:
+    if speeds is None or speeds.teacher is None or finished.experiment is None:
         return ""
+    own, teacher, experiment = speeds.own, speeds.teacher, finished.experiment
     files = [
         ProbeFile.read_if_any(experiment.layout.result("probes", f"{name}.json")) for name in (finished.name, "teacher")
     ]
@@ -196,11 +216,18 @@ def _provenance(finished: Finished, experiment: Experiment) -> str:
     return "\n".join(["## Made from", "", *lines])
 
 
-def _files(directory: Path, checked: Mapping[str, Mapping[str, float]]) -> str:
-    lines = ["| file | | SHA-256 | largest difference of its output, by batch |", "|---|---|---|---|"]
-    for name, differences in checked.items():
+def _files(directory: Path, checked: Checked) -> str:
+    verdict = checked.verdict
+    lines = [
+        f"| file | | SHA-256 | largest difference of its output, by batch |{f' {verdict.what} |' if verdict else ''}",
+        f"|---|---|---|---|{'---|' if verdict else ''}",
+    ]
+    for name, differences in checked.differences.items():
         told = ", ".join(f"{batch}: {value:.1e}" for batch, value in differences.items())
-        lines.append(f"| {name} | {_FILES[name]} | `{file_digest(directory / name)}` | {told} |")
+        judged = f" {verdict.forms[name]:.2f} |" if verdict else ""
+        lines.append(f"| {name} | {_FILES[name]} | `{file_digest(directory / name)}` | {told} |{judged}")
+    if verdict:
+        lines.append(f"| attndistill itself | | | | {verdict.own:.2f} |")
     architecture = read_json(directory / "config.json")["architecture"]
     return "\n".join(
         ["## Files", "", *lines, "", f"timm's constructor is `{architecture}`, its sizes are in config.json."]

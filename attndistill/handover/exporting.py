@@ -1,19 +1,23 @@
 """Export: a finished model for programs that have no code of ours, each form held against this package's features."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attndistill.core.artifacts import check_empty, replacing_directory, write_text
 from attndistill.core.words import shown
-from attndistill.handover.card import model_card
+from attndistill.handover.card import Checked, model_card
+from attndistill.handover.graphs import check_onnx, write_onnx, write_pt2
 from attndistill.handover.models import Finished, open_finished
+from attndistill.handover.speed import measure_speeds
 from attndistill.library import configure, fitting
 from attndistill.models.families import Backbone
 from attndistill.models.projector import Student
 
 FORMATS = ("timm", "pt2", "onnx")
 DEFAULT = ("timm", "pt2")
+_LICENCE = "[A-Za-z0-9][A-Za-z0-9.+ -]{0,80}"  # it becomes a line of YAML
 
 
 def export(
@@ -38,21 +42,21 @@ def export(
         head: "logistic" or "finetune": a classifier, fitted by that protocol to the experiment's training images.
 
     Returns:
-        The folder: config.json, model.safetensors, README.md, and model.pt2, model.onnx where asked for.
+        The folder: config.json, model.safetensors, README.md, and model.pt2, model.onnx where asked for; attention.png
+        with some test photos, where the attention stage has stored the model's maps.
 
     Raises:
-        ValueError: a target that is not empty, an unknown format or model, a model that timm cannot build by name, a
-            form whose features are not this package's, or a missing extra. Nothing is then written.
+        ValueError: a target that is not empty, an unknown format, licence or model, a model that timm cannot build by
+            name, a form whose features or k-NN figure are not this package's, or a missing extra. Nothing is then
+            written.
     """
-    from attndistill.handover.graphs import check_onnx, write_onnx, write_pt2
-    from attndistill.handover.heads import fit_head
-    from attndistill.handover.speed import measure_speeds
-    from attndistill.handover.timm_folder import write_timm_folder
-
     to = Path(to)
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise ValueError(f"format {shown(unknown[0])!r}; allowed: {', '.join(FORMATS)}")
+    if not re.fullmatch(_LICENCE, licence):
+        allowed = "letters, digits, blanks and . + -, such as cc-by-nc-4.0"
+        raise ValueError(f"licence {shown(licence, 100)!r}; allowed: {allowed}")
     check_empty(to)
     if "onnx" in formats:
         check_onnx()
@@ -61,17 +65,32 @@ def export(
     else:
         backbone, projector = (model.backbone, model.projector) if isinstance(model, Student) else (model, None)
         finished = Finished(to.name, backbone, projector, configure({**fitting(backbone), **(settings or {})}))
+    export_finished(finished, to, formats=formats, licence=licence, head=head, measured=True)
+    return to
+
+
+def export_finished(
+    finished: Finished, to: Path, *, formats: Sequence[str], licence: str, head: str, measured: bool
+) -> None:
+    """The same of a model that is open, in the place of whatever lies there; `measured` puts speeds on its card."""
+    from attndistill.handover.heads import fit_head
+    from attndistill.handover.judging import judge_forms
+    from attndistill.handover.picture import write_picture
+    from attndistill.handover.timm_folder import write_timm_folder
+
     finished.backbone.cpu().float().eval()
     fitted = None
     if head:
         finished, fitted = fit_head(finished, head)
     with replacing_directory(to) as directory:
         opened, differences = write_timm_folder(directory, finished, licence, fitted)
-        checked = {"model.safetensors": differences}
+        written: dict[str, Any] = {"model.safetensors": (opened, differences)}
         if "pt2" in formats:
-            checked["model.pt2"] = write_pt2(directory, finished, fitted, opened)
+            written["model.pt2"] = write_pt2(directory, finished, fitted, opened)
         if "onnx" in formats:
-            checked["model.onnx"] = write_onnx(directory, finished, fitted, opened)
-        speeds = measure_speeds(finished, opened)
-        write_text(directory / "README.md", model_card(finished, directory, checked, licence, fitted, speeds))
-    return to
+            written["model.onnx"] = write_onnx(directory, finished, fitted, opened)
+        verdict = judge_forms(finished, {name: form for name, (form, _) in written.items()}, fitted)
+        checked = Checked({name: differences for name, (_, differences) in written.items()}, verdict)
+        speeds = measure_speeds(finished, opened) if measured else None
+        picture = write_picture(directory, finished)
+        write_text(directory / "README.md", model_card(finished, directory, checked, licence, fitted, speeds, picture))

@@ -5,7 +5,7 @@ The example has a batch of 2: exporters take a batch of 1 for a constant. Both g
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -18,11 +18,13 @@ from attndistill.handover.heads import Head
 from attndistill.handover.models import Finished
 from attndistill.handover.timm_folder import check_outputs
 
+Written = tuple[Callable[[Tensor], Tensor], dict[str, float]]
 _BESIDE = 1_500_000_000  # bytes of weights from which they cannot be part of one ONNX file (its limit is 2 GiB)
 
 
-def write_pt2(directory: Path, finished: Finished, head: Head | None, model: Any) -> dict[str, float]:
-    """Write model.pt2 of the model that timm opens. Returns the largest difference of its output for each batch size.
+def write_pt2(directory: Path, finished: Finished, head: Head | None, model: Any) -> Written:
+    """Write model.pt2 of the model that timm opens. Returns it as it is read back, and the largest difference of its
+    output for each batch size.
 
     Raises:
         ValueError: as `check_outputs`.
@@ -31,10 +33,10 @@ def write_pt2(directory: Path, finished: Finished, head: Head | None, model: Any
         program = torch.export.export(model, _example(finished), dynamic_shapes=_FREE_BATCH)
         torch.export.save(program, directory / "model.pt2")
         read = torch.export.load(directory / "model.pt2").module()
-    return check_outputs(finished, head, read, "model.pt2")
+    return read, check_outputs(finished, head, read, "model.pt2")
 
 
-def write_onnx(directory: Path, finished: Finished, head: Head | None, model: Any) -> dict[str, float]:
+def write_onnx(directory: Path, finished: Finished, head: Head | None, model: Any) -> Written:
     """Write model.onnx, likewise.
 
     Raises:
@@ -62,7 +64,7 @@ def write_onnx(directory: Path, finished: Finished, head: Head | None, model: An
     def run(images: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
-    return check_outputs(finished, head, run, "model.onnx")
+    return run, check_outputs(finished, head, run, "model.onnx")
 
 
 def check_onnx() -> Any:

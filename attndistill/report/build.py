@@ -15,11 +15,11 @@ from attndistill.core.artifacts import replacing_directory, write_text
 
 if TYPE_CHECKING:
     from attndistill.config.rows import RowsFile
+    from attndistill.outcomes import Outcome
     from attndistill.report.columns import Column
     from attndistill.report.entries import Entry
     from attndistill.report.page import Pictures
     from attndistill.report.pictures import Looks
-    from attndistill.report.search import Found
     from attndistill.report.sheet import Sheet
     from attndistill.results import TableFile
 
@@ -88,12 +88,12 @@ def build_report(
         ValueError: files that are broken, figures of different data, classes, protocols or teachers, or a destination
             that would swallow what is read or something that is no report.
     """
+    from attndistill.outcomes import read_outcomes
     from attndistill.report import differences, evaluated, gallery, made, table
     from attndistill.report.columns import columns_of
     from attndistill.report.entries import on_data_set, read_entries
     from attndistill.report.page import render_page
     from attndistill.report.pictures import read_looks
-    from attndistill.report.search import read_searches
     from attndistill.results import TableFile
 
     _check_destination(destination, (results, outputs))
@@ -117,7 +117,7 @@ def build_report(
         sheets["differences"] = differences.differences_sheet(compared, entries, columns)
     if claims:
         sheets["claims"] = differences.claims_sheet(claims, entries, columns)
-    found, looks, best = read_searches(searches), read_looks(entries), gallery.best_student(entries, columns)
+    found, looks, best = read_outcomes(searches), read_looks(entries), gallery.best_student(entries, columns)
     student = exhibits.get(best[0].name) if best else None
     shown = {
         "overlays": gallery.overlays(looks),
@@ -180,19 +180,19 @@ def _write_sheet(path: Path, sheet: "Sheet", figures: "Sheet") -> None:
         path.with_name(f"{path.name}.{suffix}").write_text(text, encoding="utf-8")
 
 
-def _write_searches(directory: Path, found: Sequence["Found"]) -> list[dict[str, Any]]:
+def _write_searches(directory: Path, found: Sequence["Outcome"]) -> list[dict[str, Any]]:
     """The figures and tables of every study as files; gives what the page says of each."""
     from attndistill.report.search import every_trial, figures_of, section_of
 
     sections = []
     for study in found:
         drawn = figures_of(study)
-        (directory / "figures" / "search" / study.name).mkdir(parents=True)
+        (directory / "figures" / "search" / study.study).mkdir(parents=True)
         for name, picture in drawn.items():
-            (directory / "figures" / "search" / study.name / name).write_bytes(picture)
+            (directory / "figures" / "search" / study.study / name).write_bytes(picture)
         (directory / "search").mkdir(exist_ok=True)
         section = section_of(study, drawn)
-        _write_sheet(directory / "search" / study.name, section["sheet"], every_trial(study))
+        _write_sheet(directory / "search" / study.study, section["sheet"], every_trial(study))
         sections.append(section)
     return sections
 

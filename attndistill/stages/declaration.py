@@ -1,7 +1,7 @@
 """What a stage says of itself. Every driver (DVC, MLflow, the command line, the dry run, the pipeline) reads this."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -13,8 +13,16 @@ if TYPE_CHECKING:
     from attndistill.config import Config
     from attndistill.stages.context import Context
 
-Over = Literal["nothing", "pretrained", "row", "model", "download"]
-OPTIONS: dict[Over, str] = {"pretrained": "model", "model": "model", "row": "row", "download": "name"}
+Over = Literal["nothing", "pretrained", "row", "model", "download", "export", "follow"]
+ASKED: tuple[Over, ...] = ("export", "follow")  # over models that settings or rows name for it
+OPTIONS: dict[Over, str] = {
+    "pretrained": "model",
+    "model": "model",
+    "row": "row",
+    "download": "name",
+    "export": "model",
+    "follow": "row",
+}
 
 
 class Item(NamedTuple):
@@ -73,22 +81,29 @@ class Stage:
         """The word by which its item is named on the command line; empty for a stage without one."""
         return OPTIONS.get(self.over, "")
 
-    def names(self, rows: Sequence[str], downloads: Sequence[str] = ()) -> tuple[str, ...]:
-        """The items' names in an experiment with these rows and downloads."""
+    def names(
+        self, rows: Sequence[str], downloads: Sequence[str] = (), asked: Mapping[str, Sequence[str]] | None = None
+    ) -> tuple[str, ...]:
+        """The items' names in an experiment with these rows and downloads; `asked`: of the stages over `ASKED`."""
         kinds: dict[Over, Sequence[str]] = {
             "nothing": ("",),
             "pretrained": MODELS,
             "row": rows,
             "model": (*MODELS, *rows),
             "download": downloads,
+            **{kind: (asked or {}).get(kind, ()) for kind in ASKED},
         }
         return tuple(kinds[self.over])
 
     def items(
-        self, rows: Sequence[str], downloads: Sequence[str] = (), datasets: Sequence[str] = ()
+        self,
+        rows: Sequence[str],
+        downloads: Sequence[str] = (),
+        datasets: Sequence[str] = (),
+        asked: Mapping[str, Sequence[str]] | None = None,
     ) -> tuple[Item, ...]:
         """Everything it works on in such an experiment, the experiment's own data first."""
-        names = self.names(rows, downloads)
+        names = self.names(rows, downloads, asked)
         return tuple(Item(name, data) for data in ("", *datasets) if not data or self.judges for name in names)
 
     def estimated(self, item: Item, config: "Config", plan: Any) -> Any:

@@ -61,6 +61,10 @@ class Layout:
     def attention(self, name: str) -> Path:
         return self.outputs / "attention" / name
 
+    def exported(self, name: str) -> Path:
+        """A model for other programs."""
+        return self.outputs / "exported" / name
+
     def exhibits(self, label: str) -> Path:
         """What the report shows of a model beside its figures, on one data set."""
         return self.outputs / "exhibits" / label

@@ -13,8 +13,8 @@ from attndistill.config import flat, read_yaml
 from attndistill.core.secrets import hidden
 from attndistill.core.words import shown
 from attndistill.experiments import ROWS, SETTINGS, Experiment
-from attndistill.study.definition import Value
-from attndistill.study.outcome import Trial, best_trials, outcome_of, read_outcome
+from attndistill.outcomes import Trial, Value, read_outcome
+from attndistill.study.outcome import best_trials, outcome_of
 from attndistill.study.search import Search, read_search
 from attndistill.study.storage import STORAGE
 

@@ -42,9 +42,13 @@ def run_studies(
     if workers is not None and workers < 1:
         raise ValueError(f"-j {workers}; allowed: 1 or more")
     searches = [read_search(Path(file), experiment, overrides, storage, artifacts) for file in files]
-    for file, search in zip(files, searches, strict=True):
-        elsewhere = _elsewhere(search, Path(file), workers, on, (storage, artifacts)) if on else None
-        _run(search, workers or 1, elsewhere)
+    places = (storage, artifacts)
+    elsewhere = [
+        _elsewhere(search, Path(file), workers, on, places) if on else None
+        for file, search in zip(files, searches, strict=True)
+    ]
+    for search, work in zip(searches, elsewhere, strict=True):
+        _run(search, workers or 1, work)
 
 
 Work = Callable[[Search, Recorder, float | None, Callable[[], None]], None]

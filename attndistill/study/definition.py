@@ -1,153 +1,32 @@
-"""A study file: what is varied, what is judged, how long. Strict, and light to read: neither optuna nor torch.
+"""A study file: what is varied, what is judged, how long. Strict, and light to read: neither optuna nor torch."""
 
-An objective is a figure of an evaluation that judges a student (`attndistill.evaluations`), measured on the validation
-part of train, or the number of parameters. There is no way to name a figure on test: what is chosen by a
-figure must not be reported by it.
-"""
-
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from attndistill.core.plain_yaml import read_plain_yaml
 from attndistill.core.sections import Section
 from attndistill.core.words import shown
-from attndistill.evaluations import Evaluation, evaluations
-
-Value = bool | int | float | str
-Direction = Literal["maximize", "minimize"]
-PARAMETERS = "parameters"
+from attndistill.evaluations import Evaluation
+from attndistill.outcomes import (
+    PARAMETERS,
+    Direction,
+    Objectives,
+    Pruner,
+    Sampler,
+    Seeds,
+    Space,
+    Value,
+    checked_name,
+    directions,
+    judged,
+)
 
 _SHOWN = 5  # mistakes that are named together
 _VALUE_TYPES = ("bool", "int", "float", "str")
-
-
-def judged() -> dict[str, tuple[Evaluation, str]]:
-    """Objective -> the evaluation that has it and the name of the figure there."""
-    chosen = [evaluation for evaluation in evaluations().values() if evaluation.on != "pair"]
-    return {one.key(figure): (one, figure) for one in chosen for figure in one.figures}
-
-
-def directions() -> dict[str, Direction]:
-    """Every allowed objective and which way it is better."""
-    found = {key: evaluation.figures[figure].direction for key, (evaluation, figure) in judged().items()}
-    return {**found, PARAMETERS: "minimize"}
-
-
-def checked_name(name: str) -> str:
-    """A study's name, which becomes a folder and a file. Raises ValueError."""
-    if not re.fullmatch("[A-Za-z0-9_-]+", name):
-        raise ValueError(f"a study's name is its file's: {shown(name)!r}; allowed: letters, digits, - and _")
-    return name
-
-
-def _objective(name: str) -> str:
-    if name not in directions():
-        raise ValueError(f"{shown(name)!r}; allowed: {', '.join(directions())}")
-    return name
-
-
-Name = Annotated[str, AfterValidator(checked_name)]
-Objective = Annotated[str, AfterValidator(_objective)]
-Count = Annotated[int, Field(ge=0, lt=2**32)]
-Objectives = Annotated[list[Objective], Field(min_length=1, max_length=2)]
-Seeds = Annotated[list[Count], Field(min_length=1)]
-
-
-class Range(Section):
-    """A number in [low, high]."""
-
-    type: Literal["float", "int"]
-    low: float
-    high: float
-    scale: Literal["linear", "log"]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Range":
-        if self.low >= self.high:
-            raise ValueError(f"low {self.low} must be below high {self.high}")
-        if self.scale == "log" and self.low <= 0:
-            raise ValueError(f"low {self.low} must be above 0 on a log scale")
-        return self
-
-    def holds(self, value: Value) -> bool:
-        """Whether `value` lies in the range."""
-        kinds = int if self.type == "int" else int | float
-        return isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
-
-    @property
-    def corners(self) -> tuple[Value, ...]:
-        """Values to try a configuration with."""
-        return (self.low, self.high)
-
-    @property
-    def allowed(self) -> str:
-        """For messages."""
-        return f"{'integers ' * (self.type == 'int')}{self.low} to {self.high}"
-
-
-class FloatRange(Range):
-    """A real number in [low, high]."""
-
-    type: Literal["float"]
-
-
-class IntRange(Range):
-    """An integer in [low, high]."""
-
-    type: Literal["int"]
-    low: Annotated[int, Field(ge=-(2**53), le=2**53)]
-    high: Annotated[int, Field(ge=-(2**53), le=2**53)]
-
-
-class Choices(Section):
-    """One of a few values, without an order."""
-
-    type: Literal["choice"]
-    choices: Annotated[list[Value], Field(min_length=2)]
-
-    def holds(self, value: Value) -> bool:
-        return any(value == choice and type(value) is type(choice) for choice in self.choices)
-
-    @property
-    def corners(self) -> tuple[Value, ...]:
-        return tuple(self.choices)
-
-    @property
-    def allowed(self) -> str:
-        return ", ".join(map(str, self.choices))
-
-    @model_validator(mode="after")
-    def _distinct(self) -> "Choices":
-        if len({repr(choice) for choice in self.choices}) < len(self.choices):
-            raise ValueError(f"choices {self.choices} must all be different")
-        return self
-
-
-Distribution = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]
-Space = Annotated[dict[str, Distribution], Field(min_length=1)]
-
-
-class Sampler(Section):
-    """Who proposes the next trial. Trial n of a study is drawn from (seed, n) and the trials before it."""
-
-    name: Literal["tpe", "random", "gp", "qmc", "nsga2"]
-    seed: Count
-
-
-class Pruner(Section):
-    """Who ends a hopeless trial, by its figures so far.
-
-    startup_trials: finished trials before anything is pruned; warmup_epochs: no trial is ended before this epoch.
-    """
-
-    name: Literal["none", "median", "successive_halving"]
-    startup_trials: Count
-    warmup_epochs: Count
 
 
 class Definition(Section):

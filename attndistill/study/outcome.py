@@ -3,7 +3,7 @@
 outputs/study/<name>/{found.json,*.png}   as it stands: numbers alone (no time, no run id), and figures
 search/found/<name>.json                  the same file for git and the report
 
-`Outcome` is the file's one definition, for writer and reader; neither optuna nor torch is imported to read it. A study
+`outcomes.Outcome` is the file's one definition, for writer and reader. A study
 under other settings than the files' has a folder of its own, <name>-<digest>, and no file for git. Nor does a study
 that has not ended take the place of one with more trials.
 """
@@ -12,26 +12,10 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import Field, model_validator
+from typing import TYPE_CHECKING, Any
 
 from attndistill.core.artifacts import replacing_directory, write_json
-from attndistill.core.reading import read_model
-from attndistill.core.sections import Section
-from attndistill.core.words import shown
-from attndistill.study.definition import (
-    Count,
-    Direction,
-    Name,
-    Objectives,
-    Pruner,
-    Sampler,
-    Seeds,
-    Space,
-    Value,
-    checked_name,
-)
+from attndistill.outcomes import Outcome, Value, read_outcome
 
 if TYPE_CHECKING:
     import optuna
@@ -42,108 +26,12 @@ if TYPE_CHECKING:
 SAME_AS, REFUSED, ERROR = "same_as", "refused", "error"  # attributes of trials that were not trained to their end
 _EVALUATOR = "PED-ANOVA"
 _FILE = "found.json"
-_LARGEST = 2**26  # bytes
 _FEWEST = 10  # complete trials for importances
-
-
-class Trial(Section):
-    """One trial that has ended; the last three say why one was not trained to its end, and stand only there."""
-
-    number: Count
-    state: Literal["complete", "pruned", "fail"]
-    settings: dict[str, Value]
-    values: list[float] | None
-    epochs: Count | None
-    given: bool
-    same_as: Count = 0
-    refused: str = ""
-    error: str = ""
-
-
-class Outcome(Section):
-    """What a study found.
-
-    best: numbers of the winner or of the front; planned: trials of the study file; overrides: settings of the command
-    line that set it apart from the file's; importances: objective -> setting -> share, by `evaluator`.
-    """
-
-    study: Name
-    experiment: str
-    row: str
-    search: Space
-    seeds: Seeds
-    objectives: Objectives
-    surface: Annotated[list[str], Field(min_length=2, max_length=2)] | None
-    sampler: Sampler
-    pruner: Pruner
-    directions: list[Direction]
-    protocol: str
-    configuration: str
-    overrides: dict[str, Any]
-    epochs: Count
-    planned: Count
-    state: Literal["finished", "unfinished"]
-    trials: list[Trial]
-    best: list[Count]
-    importances: dict[str, dict[str, Annotated[float, Field(ge=0)]]] | None
-    evaluator: str
-
-    @model_validator(mode="after")
-    def _agrees_with_itself(self) -> "Outcome":
-        if len(self.directions) != len(self.objectives):
-            raise ValueError(f"directions: {len(self.directions)} of them for {len(self.objectives)} objectives")
-        unknown = [key for key in self.surface or () if key not in self.search]
-        for name, shares in (self.importances or {}).items():
-            unknown += [name] * (name not in self.objectives) + [key for key in shares if key not in self.search]
-        if unknown:
-            raise ValueError(f"surface or importances: {shown(unknown[0])} is not searched")
-        numbers = [trial.number for trial in self.trials]
-        if len(set(numbers)) < len(numbers):
-            raise ValueError("trials: two have the same number")
-        for trial in self.trials:
-            self._check_trial(trial)
-        complete = {trial.number for trial in self.complete}
-        if not complete.issuperset(self.best):
-            raise ValueError(f"best: {self.best[:5]} are not all numbers of complete trials")
-        return self
-
-    def _check_trial(self, trial: Trial) -> None:
-        complete = trial.state == "complete"
-        if set(trial.settings) - set(self.search) or (complete and len(trial.settings) < len(self.search)):
-            raise ValueError(f"trials: {trial.number} has other settings than were searched")
-        for key, value in trial.settings.items():
-            if not self.search[key].holds(value):
-                raise ValueError(f"trials: {trial.number}: {shown(key)} {shown(value)} was not searched")
-        if complete and len(trial.values or ()) != len(self.objectives):
-            raise ValueError(f"trials: {trial.number} is complete and has no value for each objective")
-
-    @property
-    def complete(self) -> list[Trial]:
-        """Trials with a value."""
-        return [trial for trial in self.trials if trial.state == "complete"]
-
-    def plain(self) -> dict[str, Any]:
-        """As it is written: fields that a trial does not have are left out."""
-        return self.model_dump(mode="json", exclude_unset=True)
-
-
-def read_outcome(path: Path) -> Outcome:
-    """Read a file for git; its stem is the study's name. Raises ValueError in one line: the file, the field."""
-    try:
-        checked_name(path.stem)
-        return read_model(path, Outcome, at_most=_LARGEST).model_copy(update={"study": path.stem})
-    except ValueError as error:  # a number of 5,000 digits has no text to put into a message
-        raise error if shown(path) in str(error) else ValueError(f"{shown(path)}: {shown(error)}") from None
-
-
-def read_outcomes(folder: Path) -> list[Outcome]:
-    """Every outcome in a folder, by name; a hidden file is somebody's unfinished one."""
-    return [read_outcome(path) for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
 
 
 def write_outcome(search: "Search", study: "optuna.Study") -> str | None:
     """Write the file and the figures of a study with a finished trial; gives a line that says where."""
-    from attndistill.report.search import Found, figures_of
+    from attndistill.report.search import figures_of
 
     outcome = outcome_of(search, study)
     if not outcome.complete:
@@ -151,7 +39,7 @@ def write_outcome(search: "Search", study: "optuna.Study") -> str | None:
     folder, tracked, home = outcome_folder(search), search.layout.found(search.name), search.layout.folder
     with replacing_directory(folder) as beside:
         write_json(beside / _FILE, outcome.plain())
-        for name, picture in figures_of(Found.read(beside / _FILE)).items():
+        for name, picture in figures_of(outcome).items():
             (beside / name).write_bytes(picture)
     kept = _kept(search, outcome, tracked)
     if kept is not None:

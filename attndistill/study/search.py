@@ -12,9 +12,10 @@ from attndistill.config import Config, flat
 from attndistill.core.artifacts import digest_of
 from attndistill.core.words import shown
 from attndistill.experiments import Experiment
+from attndistill.outcomes import Value, judged
 from attndistill.pipeline import missing_input
 from attndistill.stages.layout import Layout
-from attndistill.study.definition import Definition, Value, judged, read_definition
+from attndistill.study.definition import Definition, read_definition
 from attndistill.study.storage import Place
 from attndistill.tracking.spool import work_folder
 

@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from attndistill.core.randomness import derived_seed
-from attndistill.study.definition import Pruner, Sampler
+from attndistill.outcomes import Pruner, Sampler
 from attndistill.study.lost import retry_history
 from attndistill.study.search import Search
 

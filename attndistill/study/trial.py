@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from attndistill.config import Config
 from attndistill.core.secrets import hidden_in
 from attndistill.core.words import shown
-from attndistill.study.definition import Choices, Distribution, FloatRange, Value
+from attndistill.outcomes import Choices, Distribution, FloatRange, Value
 from attndistill.study.lost import heartbeat, sign
 from attndistill.study.outcome import ERROR, REFUSED, SAME_AS
 from attndistill.study.recording import tag_inputs, write_failed_note, write_note, write_pruned_note

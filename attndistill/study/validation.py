@@ -29,11 +29,12 @@ from attndistill.evaluations.judged import Judged
 from attndistill.experiments import Experiment
 from attndistill.models.storage import load_model, weights_digest
 from attndistill.models.vit import count_parameters
+from attndistill.outcomes import PARAMETERS, judged
 from attndistill.stages import Item, attention, distill
 from attndistill.stages.code import code_digest
 from attndistill.stages.context import Context, Journal
 from attndistill.stages.layout import MODELS, Layout
-from attndistill.study.definition import PARAMETERS, Definition, judged
+from attndistill.study.definition import Definition
 from attndistill.tracking import Recorder
 from attndistill.training.checkpoint import Checkpoint
 

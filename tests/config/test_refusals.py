@@ -29,6 +29,8 @@ BASE = replace(DIGITS, layers=LAYERS)
 NAN, INFINITY = float("nan"), float("inf")
 VIT = "allowed: embed_dim, depth, num_heads, patch_size, mlp_ratio, position"
 REFUSED = [
+    ({"seeds": [10**16]}, "seeds.0: 10000000000000000; input should be less than 10000000000000000"),
+    ({"runtime.threads": 10**8}, "runtime.threads: 100000000; input should be less than or equal to 1024"),
     (
         {"sed.x": 1},
         "sed: unknown key (given {'x': 1}); allowed: seeds, teacher_seed, downloads, data, views, datasets, teacher",
@@ -291,3 +293,45 @@ def test_a_wrong_rows_file_is_refused_by_name(tmp_path, rows, message):
     (tmp_path / "rows.yaml").write_text(rows)
     with pytest.raises(ValueError, match=message):
         open_experiment(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "distill.lambda: 0.3",
+            "distill.lambda: keys with dots belong to rows .*; allowed here: distill: {lambda: ...}",
+        ),
+        ("distill: {recipe.epochs: 3}", "recipe.epochs: keys with dots belong to rows and the command line; allowed "),
+        ("a.b.c: {d: 1}", "allowed here: a: {b: {c: ...}}$"),
+    ],
+)
+def test_a_key_with_dots_in_an_experiments_settings_is_told_where_it_belongs(tmp_path, text, said):
+    (tmp_path / "rows.yaml").write_text((ROOT / "rows.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ValueError, match=said.replace("{", r"\{").replace("...", r"\.\.\.")):
+        open_experiment(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["experiments/one/deep", "experiments", "experiments/one/outputs/data"])
+def test_what_lies_within_an_experiment_is_no_experiment_whatever_it_holds(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, tmp_path / "experiments/one", tmp_path / place):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("params.yaml", "rows.yaml"):
+            (folder / name).write_text((ROOT / "experiments/smoke" / name).read_text())
+    for given in (place, f"{place}/../{Path(place).name}", f"{place}/outputs/.."):
+        (tmp_path / place / "outputs").mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match=r"is no experiment's folder; allowed: a project's own folder, or one dir"):
+            open_experiment(Path(given))
+    assert open_experiment(Path("experiments/one/../one")).folder == tmp_path / "experiments/one"
+
+
+def test_a_copy_that_dvc_runs_within_an_experiment_is_a_project_of_its_own(tmp_path):
+    copy = tmp_path / "experiments/one/.dvc/tmp/exps/tmp1/experiments/one"
+    for folder in (tmp_path, copy, copy.parents[1]):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("params.yaml", "rows.yaml"):
+            (folder / name).write_text((ROOT / "experiments/smoke" / name).read_text())
+    assert open_experiment(copy).folder == copy
+    assert open_experiment(copy.parents[1]).folder == copy.parents[1]

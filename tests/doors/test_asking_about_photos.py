@@ -1,6 +1,8 @@
 """Features of a folder as a file, the nearest photos as a picture, and one call from photos to a student."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 import attndistill
 from attndistill.cli import main
+from attndistill.data import files
 from attndistill.experiments import open_experiment
 from attndistill.models.projector import Projector, Student
 from attndistill.models.storage import load_model, save_model
@@ -131,6 +134,22 @@ def test_bad_photos_can_be_left_out(photos, stored, tmp_path, capsys):
     assert main(["embed", str(tmp_path / "some"), *words]) == 0
     assert "2 of 3 files left out" in capsys.readouterr().out
     assert np.load(tmp_path / "a.npz")["name"].tolist() == ["a.png"]
+
+
+@pytest.mark.parametrize("policy", ["skip", "error"])
+@pytest.mark.parametrize("fault", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM, errno.ENOSPC])
+def test_a_fault_of_the_machine_is_said_as_such_and_leaves_no_photo_out(
+    photos, stored, tmp_path, capsys, monkeypatch, fault, policy
+):
+    def read(path, *, at_most):
+        raise OSError(fault, os.strerror(fault), str(path))
+
+    monkeypatch.setattr(files, "read_bounded", read)
+    words = ["--model", str(stored), "--to", str(tmp_path / "a.npz"), "--data.on_bad_image", policy]
+    assert main(["embed", str(photos), *words]) == 1
+    assert os.strerror(fault) in (said := capsys.readouterr().err)
+    assert "on_bad_image" not in said
+    assert not (tmp_path / "a.npz").exists()
 
 
 def test_one_call_from_a_folder_gives_the_bytes_of_the_stages(project, photos, dino, small, tmp_path):

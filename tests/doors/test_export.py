@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from ruamel.yaml import YAML
 from timm.models.vision_transformer import VisionTransformer
 
 import attndistill
+from attndistill.cli import main
+from attndistill.drivers import dvc_file
 from attndistill.experiments import open_experiment
 from attndistill.models.projector import Projector, Student
 from attndistill.models.readout import read_features
@@ -133,6 +137,9 @@ def test_what_cannot_be_exported_is_refused_in_one_line_and_nothing_is_written(s
         attndistill.export(student, tmp_path / "full")
     with pytest.raises(ValueError, match="format 'gguf'; allowed: timm, pt2, onnx"):
         attndistill.export(student, tmp_path / "new", formats=["gguf"])
+    for licence in ("mit\nlibrary_name: other", "", "#", "x" * 100):
+        with pytest.raises(ValueError, match=r"^licence .*; allowed: [^\n]*$"):
+            attndistill.export(student, tmp_path / "new", licence=licence)
     with pytest.raises(ValueError, match="no such file or folder"):
         attndistill.export(tmp_path / "nowhere", tmp_path / "new")
     odd = VisionTransformer(
@@ -152,7 +159,8 @@ def test_a_row_is_exported_by_name_with_its_figures_and_digests_on_the_card(proj
     experiment = open_experiment(project())
     for name, item in (("prepare", ""), ("pretrain", "teacher"), ("targets", ""), ("distill", "attndistill")):
         run_stage(experiment, STAGES[name], Item(item), {})
-    run_stage(experiment, STAGES["probe"], Item("attndistill"), {})
+    for name, item in (("probe", "attndistill"), ("attention", "teacher"), ("attention", "attndistill")):
+        run_stage(experiment, STAGES[name], Item(item), {})
     folder = attndistill.export("attndistill", tmp_path / "out", experiment=experiment.folder)
     card = (folder / "README.md").read_text()
     manifest = json.loads((experiment.layout.data / "manifest.json").read_text())
@@ -165,9 +173,58 @@ def test_a_row_is_exported_by_name_with_its_figures_and_digests_on_the_card(proj
         "license: unknown",
     ):
         assert said in card
+    assert "| 100.00 |" in card.partition("percent with the same nearest image, 6 test images among 54 of train")[2]
+    picture = np.asarray(Image.open(folder / "attention.png"))
+    assert "![Where the model looks](attention.png)" in card
+    assert picture.shape == (3 * 174 - 6, 6 * 174 - 6, 3)  # photos, teacher, student
+    assert (picture[:168] == picture[:168, :, :1]).all()  # these photos are grey, a map laid over them is not
+    assert not (picture[348:] == picture[348:, :, :1]).all()
     same = attndistill.export(experiment.layout.model("attndistill"), tmp_path / "again", formats=["timm"])
     assert (same / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     assert "projector" not in json.dumps(list(_names(folder / "model.safetensors")))
+
+
+def test_a_model_that_the_settings_hand_on_is_exported_by_a_stage_with_the_same_bytes_twice(project, capsys):
+    folder = project(exports={"attndistill": {"formats": ["timm"], "licence": "cc-by-nc-4.0"}})
+    assert main(["pipeline", "--experiment", str(folder)]) == 0
+    exported = open_experiment(folder).layout.exported("attndistill")
+    assert sorted(path.name for path in exported.iterdir()) == [
+        "README.md",
+        "attention.png",
+        "config.json",
+        "model.safetensors",
+    ]
+    before = {path.name: path.read_bytes() for path in exported.iterdir()}
+    assert b"license: cc-by-nc-4.0" in before["README.md"]
+    assert b"images a second" not in before["README.md"]  # those of the command differ each time
+    assert main(["export", "--model", "attndistill", "--experiment", str(folder)]) == 0
+    assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
+    stage = YAML(typ="safe").load(dvc_file(open_experiment(folder)))["stages"]["export_attndistill"]
+    assert stage["cmd"] == "python -m attndistill export --model attndistill"
+    assert {
+        "params.yaml": ["seeds", "views", "student", "targets", "distill", "probe", "exports.attndistill"]
+    } in stage["params"]
+    assert stage["outs"] == ["outputs/exported/attndistill"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "said"),
+    [
+        ({"exports": {"nobody": {}}}, ["drivers"], "exports: unknown model 'nobody'; allowed: teacher, scratch"),
+        ({"exports": {"teacher": {"formats": ["gguf"]}}}, ["drivers"], "exports.teacher.formats.0: 'gguf'; allowed: "),
+        ({"exports": {"teacher": {"formats": []}}}, ["drivers"], "exports.teacher.formats"),
+        ({"exports": {"teacher": {"to": "/"}}}, ["drivers"], "exports.teacher.to: unknown key"),
+        ({}, ["export", "--model", "attndistill"], "unknown model 'attndistill'; allowed: none here"),
+        ({}, ["export", "attndistill"], "takes a MODEL and --to FOLDER"),
+        ({}, ["export", "--to", "there"], "takes a MODEL and --to FOLDER"),
+        ({}, ["export", "--model", "attndistill", "--to", "there"], "--to beside --model"),
+    ],
+)
+def test_an_export_that_cannot_be_is_refused_in_one_line(settings, words, said, project, capsys):
+    assert main([*words, "--experiment", str(project(**settings))]) == 2
+    message = capsys.readouterr().err.strip()
+    assert said in message
+    assert "\n" not in message
 
 
 def _names(path: Path) -> list[str]:

@@ -19,9 +19,12 @@ from attndistill.cli import main
 from attndistill.config import nested
 from attndistill.data.store import open_split, validation_indices
 from attndistill.data.views import ViewRecipe
-from attndistill.evaluations.classifiers import logistic
+from attndistill.evaluations.classifiers import knn, logistic
 from attndistill.evaluations.embedding import probe_data
 from attndistill.experiments import open_experiment
+from attndistill.handover.heads import fit_head
+from attndistill.handover.judging import judge_forms
+from attndistill.handover.models import open_finished
 from attndistill.models.projector import Projector, Student
 from attndistill.models.storage import load_model, save_model
 from attndistill.models.vit import build_vit
@@ -64,6 +67,31 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def classifier(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     to = tmp_path_factory.mktemp("exported") / "probe"
     return attndistill.export("attndistill", to, experiment=labelled, head="logistic", formats=["timm"])
+
+
+def test_every_exported_form_has_the_k_nn_figure_of_this_package_on_its_card(labelled, tmp_path):
+    finished = open_finished("attndistill", labelled, {})
+    layout = open_experiment(labelled).layout
+    train, test = (open_split(layout.data, split) for split in ("train", "test"))
+    options = {"validation": validation_indices(layout.data), "classes": 3, "crop_share": 1.0, "batch_size": 64}
+    data = probe_data(finished.backbone, train, test, finished.views, device=torch.device("cpu"), **options)
+    wanted = f"{knn(data, **finished.config.probe.chosen()['knn']).top1:.2f} |"
+    folder = attndistill.export("attndistill", tmp_path / "out", experiment=labelled)
+    files = (folder / "README.md").read_text().partition("## Files")[2].splitlines()
+    assert "k-NN top-1 (`knn/dino-v1`), 27 test images among 63 of train" in files[2]
+    for line in files[4:7]:
+        assert line.endswith(wanted), line
+
+
+@pytest.mark.parametrize("headed", [False, True], ids=["features", "a head"])
+def test_a_form_that_judges_photos_otherwise_is_refused_with_both_figures(headed, labelled, classifier):
+    finished, head = open_finished("attndistill", labelled, {}), None
+    if headed:
+        finished, head = fit_head(finished, "logistic")
+    width = 3 if headed else 24
+    shuffled = torch.Generator().manual_seed(0)
+    with pytest.raises(ValueError, match=r"model\.onnx: [\d.]+ on 27 test images, where this package has [\d.]+"):
+        judge_forms(finished, {"model.onnx": lambda images: torch.randn(len(images), width, generator=shuffled)}, head)
 
 
 def test_predict_is_right_as_often_as_the_probe_says(labelled, classifier, tmp_path, capsys):

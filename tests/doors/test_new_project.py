@@ -1,5 +1,6 @@
 """`attndistill new`: a project that runs with the installed package, or one line and nothing."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -37,6 +38,15 @@ def test_a_new_project_has_the_sizes_of_its_teacher_and_distils_it(photos, dino,
         run_stage(experiment, STAGES[name], Item(item), QUICK)
     run_stage(experiment, STAGES["probe"], Item("attndistill"), QUICK)
     assert "agreement" in ProbeFile.read(experiment.layout.result("probes", "attndistill.json")).probes
+
+
+def test_a_new_project_says_what_its_pipeline_costs_on_this_machine(photos, dino, tmp_path, capsys):
+    words = ["new", str(tmp_path / "mine"), "--images", str(photos), "--teacher", str(dino), "--no-dvc"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^cost +(about [\d.]+ (seconds|minutes|hours)|under a second) on this machine", said, re.MULTILINE
+    )
 
 
 def test_a_project_without_dvc_has_no_files_of_it(photos, dino, tmp_path):
@@ -129,6 +139,10 @@ def few(tmp_path: Path, count: int, side: int = 32) -> Path:
         (["--images", "{one}"], "has 1 image; allowed: 3 or more"),
         (["--images", "{tiny}", "--teacher", "{dino}"], "side of 4 px, smaller than a patch; allowed: 8 px or more"),
         (["--images", "{here}/none"], "does not exist"),
+        (["--images", "{photos}/photo-001.png"], "allowed: a folder of photos, or a list of files, a line each"),
+        (["--images", "{dino}"], "allowed: a folder of photos, or a list of files, a line each"),
+        (["--images", "{photos}", "--teacher", ""], "teacher ''; allowed: a checkpoint file, or a timm name"),
+        (["--images", "{photos}", "--teacher", "{empty}"], "is no folder of a model"),
         (["--images", "{photos}", "--teacher", "{here}/none.pth"], "none.pth does not exist"),
         (["--images", "{photos}", "--teacher", "{other}"], "other.pth"),
         (["--images", "{photos}", "--teacher", "resnet50"], "resnet50"),

@@ -46,6 +46,15 @@ def test_another_clean_clone_ends_with_the_same_lock_and_the_same_results(reprod
         assert (other / path.relative_to(reproduced)).read_bytes() == path.read_bytes(), path
 
 
+def test_a_lock_made_anew_from_dvcs_cache_of_runs_is_the_same_bytes(reproduced):
+    lock = reproduced / "dvc.lock"
+    before = lock.read_bytes()
+    lock.unlink()
+    done = run(reproduced, "dvc", "repro", PYTHONHASHSEED="5")
+    assert "Stage 'targets' is cached - skipping run" in done.stdout
+    assert lock.read_bytes() == before
+
+
 def test_a_changed_label_makes_the_report_and_trains_nothing(reproduced):
     rows = reproduced / "rows.yaml"
     edit(rows, "rows", "attndistill", "label", value="AttnDistill, renamed")

@@ -7,8 +7,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from engine_project import EngineProject, write
 
+from attndistill.data.answers import Manifest, open_answers
 from attndistill.engine.driver import do_item, do_seed
 from attndistill.engine.seeds import copied, over_ranks
 from attndistill.pipeline import run_stage
@@ -81,7 +84,7 @@ def under_dvc(project, cache: Path) -> None:
         ["dvc", "init", "-q"],
         ["dvc", "config", "cache.dir", str(cache)],
         ["dvc", "config", "cache.shared", "group"],
-        ["dvc", "config", "cache.type", "symlink"],
+        ["dvc", "config", "cache.type", "symlink,hardlink"],
     ):
         command(project, *words)
 
@@ -94,18 +97,39 @@ def command(project, *words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("asked", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_workers_killed_at_random_moments_cost_no_byte_and_dvc_stores_what_they_made_and_trains_nothing(
-    toy, plain, tmp_path, asked
-):
-    chance, kills = random.Random(0), 0
-    while kills < asked:
+def check_same(project, plain) -> None:
+    assert project.made() == plain.made
+    assert project.left_behind() == []
+    assert project.processes() == []
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, plain):
+    """A project whose workers, manager and drivers were killed three times, and its number of kills."""
+    root = tmp_path_factory.mktemp("killed")
+    write(root, {})
+    project = EngineProject(root)
+    return project, run_and_kill(project, random.Random(0), 3, plain.seconds / 10)
+
+
+def test_workers_killed_at_random_moments_cost_no_byte(killed, plain):
+    project, kills = killed
+    assert kills >= 1  # of a quick machine, one pipeline may be over before the third
+    check_same(project, plain)
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_cost_no_byte(toy, plain):
+    chance, kills = random.Random(1), 0
+    while kills < 20:
         project = toy()
-        kills += run_and_kill(project, chance, min(10, asked - kills), plain.seconds / 10)
-        assert project.made() == plain.made
-        assert project.left_behind() == []
-        assert project.processes() == []
-    under_dvc(project, tmp_path / "cache")
+        kills += run_and_kill(project, chance, min(10, 20 - kills), plain.seconds / 10)
+        check_same(project, plain)
+
+
+def test_dvc_stores_in_a_groups_shared_cache_what_workers_made_and_trains_nothing(killed, plain, tmp_path):
+    project, cache = killed[0], tmp_path / "cache"
+    under_dvc(project, cache)
     stored = command(project, "dvc", "repro")
     assert stored.count("finished before by an engine's worker; nothing is computed") == 12  # every stage
     assert project.made() == plain.made
@@ -113,12 +137,19 @@ def test_workers_killed_at_random_moments_cost_no_byte_and_dvc_stores_what_they_
     assert command(project, "dvc", "status") == "Data and pipelines are up to date.\n"
     assert "everything is up to date" in project.run("pipeline", "--on", str(project.on()))
     targets = project.root / "outputs/targets"
-    assert all(path.is_symlink() for path in targets.iterdir())  # memory-mapped from the shared cache
+    assert all(path.is_symlink() and path.resolve().is_relative_to(cache) for path in targets.iterdir())
+    assert all(isinstance(stored, np.memmap) for stored in open_answers(targets, Manifest.read(targets)).values())
+    assert all(path.stat().st_mode & 0o2070 == 0o2070 for path in cache.rglob("*") if path.is_dir())  # the group's
     (project.root / "rows.yaml").write_text(
         "name: digits\nrows:\n  attndistill: {label: AttnDistill, set: {distill.lambda: 0.3}}\n"
     )
     printed = project.run("pipeline", "--on", str(project.on()))
     assert "6 of 6 tasks finished, 8 were up to date" in printed.splitlines()[-1]  # the row, its seeds; not the teacher
+
+
+def test_without_on_neither_parsl_nor_the_engine_is_imported(plain):
+    assert {"torch", "attndistill.pipeline"} <= plain.imported
+    assert [name for name in plain.imported if name.startswith(("parsl", "attndistill.engine"))] == []
 
 
 def test_a_task_that_cannot_end_well_is_not_tried_again_and_the_command_says_why(toy):
@@ -135,6 +166,32 @@ def test_a_task_that_cannot_end_well_is_not_tried_again_and_the_command_says_why
     assert status.returncode == 1
     assert "1 of 12 tasks finished, 9 waiting, 2 failed" in told
     assert "attempt" not in told
+    assert project.processes() == []
+
+
+@pytest.mark.parametrize(
+    ("number", "of", "code", "said"),
+    [
+        (signal.SIGINT, "everything", 130, "attndistill: interrupted"),
+        (signal.SIGKILL, "interchange", 1, "attndistill: the engine's interchange was killed: start this again"),
+    ],
+)
+def test_a_driver_that_is_interrupted_or_loses_its_interchange_ends_and_leaves_no_process(toy, number, of, code, said):
+    project = toy(seeds=[0])
+    process = project.start("pipeline", "--on", str(project.on()))
+    begun = project.root / ".work/engine/pipeline/tasks/prepare.json"
+    while not begun.exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
+    if of == "everything":  # as Ctrl-C in a terminal does
+        os.killpg(process.pid, number)
+    else:
+        [interchange] = [pid for pid in children(process.pid) if "HTEX" in Path(f"/proc/{pid}/cmdline").read_text()]
+        os.kill(interchange, number)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == code, printed
+    assert said in printed
+    time.sleep(2)  # a local worker looks for its driver once a second
     assert project.processes() == []
 
 
@@ -159,9 +216,9 @@ def test_a_seed_trained_alone_by_two_ranks_from_a_copy_of_the_data_is_stored_by_
     for stage, item in (("prepare", ""), ("pretrain", "teacher"), ("targets", "")):
         run_stage(experiment, STAGES[stage], Item(item), {})
     given = {"folder": str(project.root), "stage": "distill", "item": ["attndistill", ""], "overrides": {}}
-    over_ranks(2, {**given, "seed": 0, "scratch": str(tmp_path), "board": str(tmp_path)})
+    over_ranks(2, {**given, "seed": 0, "scratch": str(tmp_path)})
     assert len(list((tmp_path / "attndistill").glob("*-*"))) == 2  # data and targets
-    assert do_seed(**given, before={}, seed=1, scratch=str(tmp_path), ranks=1, board=str(tmp_path)) == "done"
+    assert do_seed(**given, before={}, seed=1, scratch=str(tmp_path), ranks=1) == "done"
     checkpoints = list((project.root / ".work").glob("distill-attndistill/*/checkpoint.pt"))
     assert len(checkpoints) == 2
     monkeypatch.setattr(loop, "update", None)  # what trains

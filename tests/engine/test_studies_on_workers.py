@@ -73,11 +73,11 @@ def test_a_study_on_postgresql_with_two_workers_of_an_engine_loses_no_trial_when
 
 
 def test_several_machines_are_refused_a_sqlite_study(taught, monkeypatch):
-    from attndistill.engine import on as on_file
+    from attndistill.engine import machines
     from attndistill.study.commands import run_studies
 
-    monkeypatch.setattr(on_file, "_asked", lambda *words: "toy\n")
-    monkeypatch.setattr(on_file, "_own_file_system", lambda folder: None)
+    monkeypatch.setattr(machines, "asked", lambda *words: "toy\n")
+    monkeypatch.setattr(machines, "own_file_system", lambda folder: None)
     path, on = taught.write(), taught.on(executor="slurm", partition="toy", time="00:10:00")
     with pytest.raises(ValueError, match="--on: several machines do not share sqlite; allowed: --storage with"):
         run_studies([str(path)], taught.experiment(), {}, storage=None, artifacts=None, workers=None, on=str(on))

@@ -13,7 +13,7 @@ from attndistill.config import read_yaml, resolve
 from attndistill.config.transfer import with_transfer_presets
 from attndistill.evaluations import evaluations
 from attndistill.experiments import DEFAULTS
-from attndistill.study.definition import directions
+from attndistill.outcomes import directions
 
 ROOT = Path(__file__).parents[2]
 COUNTS = "--images 126689 --test-images 5000 --classes 100"

@@ -72,6 +72,7 @@ YAML_TEXTS = {
     "ten thousand keys": "\n".join(f"k{number}: 1" for number in range(9_000)),
     "many values": "row: [" + "1," * 20_000 + "]",
     "five megabytes": "row: " + "x" * 5_000_000,
+    "two megabytes of words": "row: " + "x " * 1_000_000,
 }
 JSON_TEXTS = {
     "null": "null",

@@ -36,7 +36,7 @@ from attndistill.experiments import open_experiment
 from attndistill.models.storage import load_model, save_model
 from attndistill.models.teachers.loading import Wanted, load_teacher
 from attndistill.models.vit import build_vit
-from attndistill.report.search import Found
+from attndistill.outcomes import read_outcome
 from attndistill.reproduction.cache import Cache
 from attndistill.reproduction.comparison import _numbers
 from attndistill.reproduction.locks import lock_in
@@ -53,7 +53,6 @@ from attndistill.results import (
 from attndistill.stages import STAGES
 from attndistill.stages.context import check_regular
 from attndistill.stages.soundness import _check_teacher_maps, check_weights, whole_data, whole_targets
-from attndistill.study.outcome import read_outcome
 from attndistill.study.search import read_search
 from attndistill.study.storage import Place
 from attndistill.targets import LiveTeacher, write_targets
@@ -387,8 +386,6 @@ def kinds(goods: Goods) -> list[Kind]:
              lambda path: stale_lock(replace(known, folder=path.parent), STAGES["probe"], "x"),
              "yaml", fine=("nothing",)),
         Kind("study outcome", copied("default.json", "search/found/default.json"), read_outcome, "json"),
-        Kind("study outcome, of the report", copied("default.json", "search/found/default.json"), Found.read, "json",
-             turns=6),
         result(ProbeFile, "results/probes/attndistill.json"),
         result(AttentionFile, "results/attention/attndistill.json"),
         result(TrainingFile, "results/training/attndistill.json"),

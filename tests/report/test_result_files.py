@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from written_experiment import Experiment, attention_arrays, outcome, probe_file, training_file
 
-from attndistill.report.search import Found, StudyFile
+from attndistill.outcomes import Outcome, read_outcome
 from attndistill.results import (
     AttentionFile,
     Measurement,
@@ -53,11 +53,11 @@ GOOD = {
         "claims": {"m beats n": {"k-NN top-1": DIFFERENCE | {"judge": "every"}}},
     },
     MetricsFile: {"m": {"knn_top1": 80.0, "knn_top1_n": 3}},
-    StudyFile: outcome(),
+    Outcome: outcome(),
 }
 OPTIONAL = {
     TableFile: {"parameters", "sd", "mean", "interval", "p", "p_holm", "judge", "claims"},
-    StudyFile: {"scale", "epochs", "seed", "startup_trials", "warmup_epochs", "surface", "importances"},
+    Outcome: {"epochs", "surface", "importances", "values"},
 }
 JSON_KINDS = list(GOOD)
 
@@ -235,7 +235,7 @@ def test_maps_that_are_cut_flipped_or_claim_to_be_endless_are_refused(tmp_path):
 def test_a_study_that_does_not_fit_together_or_names_a_path_is_refused(change, tmp_path):
     path = tmp_path / "default.json"
     path.write_text(json.dumps(outcome(**change)))
-    said = refusal(Found.read, path)
+    said = refusal(read_outcome, path)
     assert said
     assert any(key in said for key in [*change, "trials", "importances"])
 
@@ -289,10 +289,10 @@ def test_the_curves_in_git_are_written_again_byte_for_byte(tmp_path):
 
 
 def test_the_outcomes_of_studies_in_git_are_read():
-    found = [Found.read(path) for path in REPOSITORY.rglob("search/found/*.json")]
+    found = [read_outcome(path) for path in REPOSITORY.rglob("search/found/*.json")]
     assert found
     for study in found:
-        assert study.plain["trials"][0]["settings"] == study.file.trials[0].settings
+        assert study.plain()["trials"][0]["settings"] == study.trials[0].settings
 
 
 def test_training_is_told_by_its_histories(tmp_path):

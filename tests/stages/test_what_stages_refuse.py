@@ -31,6 +31,25 @@ def test_a_device_that_torch_does_not_see_is_refused_with_those_it_sees(stage, m
         stage("probe", "teacher", **{"runtime.device": "mps"})
 
 
+@pytest.mark.parametrize(
+    ("name", "item", "setting", "value"),
+    [
+        ("pretrain", "scratch", "student.embed_dim", 4_000_000 * 3),
+        ("pretrain", "scratch", "student.depth", 10**9),
+        ("pretrain", "teacher", "teacher.embed_dim", 4_000_000),
+        ("pretrain", "scratch", "pretrain.decoder.embed_dim", 4_000_000),
+        ("distill", "attndistill", "student.depth", 10**9),
+        ("distill", "attndistill", "distill.projector_depth", 10**9),
+    ],
+)
+def test_a_model_that_no_memory_holds_is_refused_before_it_is_built(stage, name, item, setting, value):
+    section = setting.removesuffix(".embed_dim").removesuffix(".depth")
+    with pytest.raises(
+        ValueError, match=rf"^{section}: [\d,]+ parameters and their gradients take [\d,]+ GB, this machine has "
+    ):
+        stage(name, item, **{setting: value})
+
+
 def flip(path, at):
     """Another bit, and the same size."""
     with path.open("r+b") as file:
@@ -63,6 +82,18 @@ def test_one_flipped_bit_of_an_image_is_found_before_anything_is_computed(taught
 def test_one_flipped_bit_of_the_teachers_weights_is_found_before_anything_is_computed(taught, stage, name, item):
     flip(taught / "experiments/smoke/outputs/pretrained/teacher/seed-0/model.safetensors", -1)
     with pytest.raises(ValueError, match=r"model\.safetensors"):
+        stage(name, item)
+
+
+@pytest.mark.parametrize(("name", "item"), [("targets", ""), ("probe", "teacher"), ("attention", "teacher")])
+def test_another_number_of_heads_than_the_model_was_made_with_is_found_though_no_tensor_shows_it(
+    taught, stage, name, item
+):
+    path = taught / "experiments/smoke/outputs/pretrained/teacher/seed-0/model.json"
+    model = json.loads(path.read_text())
+    model["vit"]["num_heads"] *= 2
+    path.write_text(json.dumps(model))
+    with pytest.raises(ValueError, match=r"model\.json: num_heads is 4, of the teacher of the settings 2: run "):
         stage(name, item)
 
 

@@ -15,7 +15,7 @@ from toy_project import STUDY
 
 from attndistill.core.artifacts import read_json
 from attndistill.experiments import open_experiment
-from attndistill.study.outcome import Outcome, read_outcome, read_outcomes
+from attndistill.outcomes import Outcome, read_outcome, read_outcomes
 from attndistill.study.search import read_search
 from attndistill.study.storage import Place
 
@@ -106,8 +106,8 @@ def test_an_outcome_with_a_damaged_value_is_taken_only_where_the_value_is_allowe
         (("directions",), ["maximize", "minimize"], "directions: 2 of them for 1 objectives"),
         (("surface",), ["distill.lambda", "distill.none"], "distill.none is not searched"),
         (("importances", "logistic_top1", "data.set"), 0.5, "data.set is not searched"),
-        (("trials", 0, "values"), None, "trials: 0 is complete and has no value for each objective"),
-        (("trials", 0, "values"), [1.0, 2.0], "trials: 0 is complete and has no value for each objective"),
+        (("trials", 0, "values"), None, "trials: 0 has no value for each objective"),
+        (("trials", 0, "values"), [1.0, 2.0], "trials: 0 has no value for each objective"),
         (("trials", 1, "number"), 0, "trials: two have the same number"),
         (("trials", 0, "settings", "data.set.root"), "/", "trials: 0 has other settings than were searched"),
         (("trials", 0, "settings", "distill.lambda"), 1e9, "trials: 0: distill.lambda 1000000000.0 was not searched"),

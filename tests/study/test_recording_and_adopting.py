@@ -12,9 +12,9 @@ from toy_project import ROOT
 
 from attndistill.config import read_yaml
 from attndistill.experiments import open_experiment
+from attndistill.outcomes import read_outcome
 from attndistill.study.adopt import adopting, show_best
 from attndistill.study.commands import run_studies
-from attndistill.study.outcome import read_outcome
 from attndistill.study.search import read_search
 
 

@@ -15,6 +15,7 @@ from attndistill.core.artifacts import read_json
 from attndistill.data.store import validation_indices
 from attndistill.experiments import open_experiment
 from attndistill.models.storage import load_model
+from attndistill.outcomes import read_outcome
 from attndistill.pipeline import run_stage
 from attndistill.stages import STAGES, Item
 from attndistill.stages.context import Context
@@ -22,7 +23,7 @@ from attndistill.stages.layout import Layout
 from attndistill.study import studies, validation, worker
 from attndistill.study.commands import run_studies
 from attndistill.study.lost import RETRIES, give_back
-from attndistill.study.outcome import importances, outcome_of, read_outcome
+from attndistill.study.outcome import importances, outcome_of
 from attndistill.study.search import Search, read_search
 from attndistill.study.storage import Place
 from attndistill.study.studies import load_study

@@ -21,6 +21,13 @@ from attndistill.core.secrets import hidden, hidden_in, says_secret
         ("host=h password=pw dbname=d", "host=h password=*** dbname=d"),
         ('{"api_key": "abc", "n": 1}', '{"api_key": "***", "n": 1}'),
         ("Authorization: Bearer abcdefghijkl", "Authorization: Bearer ***"),
+        ("Authorization: token abcdefghijkl", "Authorization: token ***"),
+        ("AWS_SECRET_ACCESS_KEY=abc PGPASSWORD='pw' psql", "AWS_SECRET_ACCESS_KEY=*** PGPASSWORD='***' psql"),
+        ("db_password = pw, n = 1", "db_password = ***, n = 1"),
+        ("psql --db-password=pw --token abc -n 1", "psql --db-password=*** --token *** -n 1"),
+        ("refused for the password 'pw'", "refused for the password '***'"),
+        ("https://h/f?jwt=a&sas=b&pw=c&n=1", "https://h/f?jwt=***&sas=***&pw=***&n=1"),
+        ("of hf_0123456789abcdefXYZ, it said", "of hf_***, it said"),
     ],
 )
 def test_passwords_and_tokens_are_hidden(text, shown):
@@ -38,6 +45,8 @@ def test_passwords_and_tokens_are_hidden(text, shown):
         "feature: cls_token before the projector",
         "distill --row attndistill --distill.lambda 0.3",
         "a@b.c wrote at 12:30",
+        "the password is asked for; token counts: 196",
+        "cls_token=0.5 patch_tokens: 3 --probe.feature cls_token",
     ],
 )
 def test_what_is_no_secret_is_shown(text):
@@ -45,8 +54,8 @@ def test_what_is_no_secret_is_shown(text):
 
 
 def test_secrets_deep_in_a_configuration_and_after_their_words_are_hidden():
-    given = {"downloads": {"dino": {"url": "https://h/f?token=abc"}}, "argv": ["x", "--password", "pw"], "n": 1}
-    shown = {"downloads": {"dino": {"url": "https://h/f?token=***"}}, "argv": ["x", "--password", "***"], "n": 1}
+    given = {"dino": {"url": "https://h/f?token=abc", "api_key": "abc", "n": 1}, "argv": ["x", "--password", "pw"]}
+    shown = {"dino": {"url": "https://h/f?token=***", "api_key": "***", "n": 1}, "argv": ["x", "--password", "***"]}
     assert hidden_in(given) == shown
 
 
@@ -57,7 +66,8 @@ def test_a_long_line_is_read_quickly():
 @pytest.mark.parametrize(
     "name",
     [".env", "a/.env.local", "prod.env", "id_rsa", "keys/my_id_ed25519", "server.PEM", "a.key", ".netrc", "token.txt",
-     "aws_credentials.json", "client_secret.json", ".ssh/config", ".aws/config", "hf_token", "kaggle.json"],
+     "aws_credentials.json", "client_secret.json", ".ssh/config", ".aws/config", "hf_token", "kaggle.json",
+     "secrets/prod.yaml", ".env/prod", "my_private_key", "deploy_key", "kubeconfig", "vault.yml", "terraform.tfstate"],
 )  # fmt: skip
 def test_names_that_say_secret(name):
     assert says_secret(name)
