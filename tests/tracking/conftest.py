@@ -1,8 +1,12 @@
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from recorded_project import Project
+
+from attndistill.tracking.address import sqlite_file
 
 
 @pytest.fixture
@@ -35,7 +39,9 @@ def runs(monkeypatch: pytest.MonkeyPatch):
     from mlflow import MlflowClient
 
     def of(store: str, experiment: str = "digits") -> list:
-        client = MlflowClient(tracking_uri=store)
+        file = sqlite_file(store)
+        with FileLock(f"{file}.lock") if file else nullcontext():  # the client makes the tables, as the companion does
+            client = MlflowClient(tracking_uri=store)
         found = client.get_experiment_by_name(experiment)
         return client.search_runs([found.experiment_id]) if found else []
 
