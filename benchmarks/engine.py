@@ -11,6 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from attndistill.config import overlay, read_yaml
 from attndistill.core.artifacts import read_json
 from benchmarks.search import ROOT, timed
 from benchmarks.timing import spread
@@ -18,11 +19,12 @@ from benchmarks.timing import spread
 _SEEDS = "[0]"
 
 
-def measure(*, rows: int, repeats: int) -> dict[str, Any]:
+def measure(*, rows: int, epochs: int, repeats: int) -> dict[str, Any]:
     """Seconds of the pipeline both ways, the share, and how long the engine took before its first task began.
 
     Args:
         rows: of the table, one seed each.
+        epochs: of a row's student; the share is of rows only as far as they outlast teacher, targets and report.
         repeats: of both; every second one begins with the workers.
     """
     ways = {
@@ -33,24 +35,30 @@ def measure(*, rows: int, repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
         for number in range(repeats):
             for way in list(ways)[:: -1 if number % 2 else 1]:
-                folder, began = _experiment(Path(home) / f"{way.replace(' ', '-')}-{number}", rows), time.time()
+                folder, began = _experiment(Path(home) / f"{way.replace(' ', '-')}-{number}", rows, epochs), time.time()
                 found[way].append(timed(ROOT, str(folder), ways[way]))
                 if way == "two workers":
                     first = read_json(folder / ".work/engine/pipeline/tasks/prepare.json")
                     found["before the first task"].append(first["since"] - began)
     shares = [two / one for one, two in zip(found["one after another"], found["two workers"], strict=True)]
     measured = {name: spread(seconds) for name, seconds in found.items()}
-    return {"rows": rows, "share of the time of one after another": f"{spread(shares)['median']:.3f}", **measured}
+    return {
+        "rows": rows,
+        "epochs": epochs,
+        "share of the time of one after another": f"{spread(shares)['median']:.3f}",
+        **measured,
+    }
 
 
-def _experiment(folder: Path, rows: int) -> Path:
+def _experiment(folder: Path, rows: int, epochs: int) -> Path:
     """The smoke experiment with that many rows."""
     folder.mkdir()
-    (folder / "params.yaml").write_text((ROOT / "experiments/smoke/params.yaml").read_text())
+    longer = {"distill": {"recipe": {"epochs": epochs}}}
+    YAML().dump(overlay(read_yaml(ROOT / "experiments/smoke/params.yaml"), longer), folder / "params.yaml")
     table = {f"row_{n}": {"label": f"Row {n}", "set": {"distill.lambda": 0.01 * (n + 1)}} for n in range(rows)}
     YAML().dump({"name": "toy", "rows": table}, folder / "rows.yaml")
     return folder
 
 
 if __name__ == "__main__":
-    print(measure(rows=int(sys.argv[1]), repeats=1))
+    print(measure(rows=int(sys.argv[1]), epochs=int(sys.argv[2]), repeats=1))

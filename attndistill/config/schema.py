@@ -37,7 +37,7 @@ class Download(Section):
 class Export(Section):
     """A model that a stage of its own hands on."""
 
-    formats: Annotated[tuple[Literal["timm", "pt2", "onnx"], ...], Field(min_length=1)] = ("timm", "pt2")
+    formats: list[Literal["timm", "pt2", "onnx"]] = Field(default=["timm", "pt2"], min_length=1)
     licence: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+ -]{0,80}$")] = "unknown"
     head: Literal["logistic", "finetune"] | None = None
 

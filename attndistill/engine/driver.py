@@ -15,7 +15,7 @@ from attndistill.core.progress import say
 from attndistill.core.ranks import ranks_of_environment
 from attndistill.core.words import shown
 from attndistill.engine.board import Board, Plan, whereabouts
-from attndistill.engine.on import read_on
+from attndistill.engine.on import Executor, read_on
 from attndistill.engine.work import Job
 from attndistill.evaluations import evaluations
 from attndistill.experiments import Experiment, open_experiment
@@ -53,7 +53,9 @@ def run_pipeline_on(experiment: Experiment, overrides: Mapping[str, Any], file: 
             drive(jobs, on, board, recorder)
 
 
-def drive(jobs: list[Job], on: Any, board: Board, recorder: Recorder, look: Callable[[], None] = lambda: None) -> None:
+def drive(
+    jobs: list[Job], on: Executor, board: Board, recorder: Recorder, look: Callable[[], None] = lambda: None
+) -> None:
     """Run tasks, their recordings sent by this process's companion as children of `recorder`'s."""
     from attndistill.engine.pool import run_jobs
 
@@ -139,7 +141,7 @@ class Graph:
                 left[name] = must
         return left
 
-    def jobs(self, changed: Mapping[str, bool], on: Any) -> list[Job]:
+    def jobs(self, changed: Mapping[str, bool], on: Executor) -> list[Job]:
         """Tasks in the order of the pipeline: an item of a stage; before it, its seeds, where it trains several."""
         jobs: list[Job] = []
         for name, must in changed.items():

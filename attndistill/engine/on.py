@@ -12,7 +12,7 @@ import os
 import shlex
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -239,17 +239,11 @@ class Kubernetes(Workers):
         machines.check_cluster()
 
 
-_KINDS: dict[str, type[Workers]] = {
-    "local": Local,
-    "slurm": Slurm,
-    "pbs": Pbs,
-    "lsf": Lsf,
-    "kubernetes": Kubernetes,
-}
-On = Annotated[Local | Slurm | Pbs | Lsf | Kubernetes, Field(discriminator="executor")]
+Executor = Local | Slurm | Pbs | Lsf | Kubernetes
+_KINDS = {get_args(kind.model_fields["executor"].annotation)[0]: kind for kind in get_args(Executor)}
 
 
-def read_on(file: str, folder: Path) -> Local | Slurm | Pbs | Lsf | Kubernetes:
+def read_on(file: str, folder: Path) -> Executor:
     """The checked file of `--on`, for a project's folder.
 
     Raises:
@@ -261,7 +255,8 @@ def read_on(file: str, folder: Path) -> Local | Slurm | Pbs | Lsf | Kubernetes:
     if not path.exists():
         raise ValueError(f"--on {shown(file)}: no such file; allowed: a file that names an executor (docs/scaling.md)")
     try:
-        on: Local | Slurm | Pbs | Lsf | Kubernetes = TypeAdapter(On).validate_python(read_plain_yaml(path))
+        checked = TypeAdapter(Annotated[Executor, Field(discriminator="executor")])
+        on: Executor = checked.validate_python(read_plain_yaml(path))
         on.check(folder)
     except ValidationError as error:
         raise ValueError(f"{shown(path)}: {_explained(error.errors(include_url=False)[0])}") from None

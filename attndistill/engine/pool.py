@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,18 @@ import attndistill
 from attndistill.core.progress import say
 from attndistill.core.words import shown
 from attndistill.engine.board import BEAT, Board, Entry
-from attndistill.engine.on import Batch, Kubernetes, Local, Lsf, Pbs, Slurm
+from attndistill.engine.on import Executor, Kubernetes, Local, Lsf, Pbs, Slurm
 from attndistill.engine.work import Job, perform
 
+_ANSWER = 120  # seconds that an interchange may take for an answer
 _LOOK = 0.5  # seconds between looks at the tasks
 _LINE_EVERY = 15.0  # seconds between summaries where there is no terminal
 _CARRIED = ("ATTNDISTILL_", "MLFLOW_", "OMP_", "MKL_", "OPENBLAS_", "CUBLAS_", "PYTHONHASHSEED")  # of the environment
 _NEVER = ("MLFLOW_RUN_ID",)  # the driver's own
-# a driver that is killed takes its parts along: the interchange by Linux's death signal, local workers by this loop
+# a driver that is killed takes its parts along: the interchange by Linux's death signal, local workers by this loop;
+# Ctrl-C in a terminal is for the driver alone, which ends the interchange last
 _INTERCHANGE = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {driver} or sys.exit(1); "
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {driver} or sys.exit(1); os.setsid(); "
     "os.execvp('interchange.py', ['interchange.py'])"
 )
 _BLAUNCH = 'blaunch -z "$(sort -u "$LSB_DJOB_HOSTFILE" | xargs)"'  # LSF's own way to every node of a job
@@ -35,7 +38,7 @@ _WATCH = "( while kill -0 {driver}; do sleep 1; done; kill -KILL 0 ) 2>/dev/null
 
 def run_jobs(
     jobs: Sequence[Job],
-    on: Local | Batch | Kubernetes,
+    on: Executor,
     board: Board,
     look: Callable[[], None],
     more: Mapping[str, str],
@@ -145,7 +148,7 @@ class _Retries:
 
 
 @contextmanager
-def _engine(on: Local | Batch | Kubernetes, board: Board) -> Iterator[tuple[Callable[..., Any], Callable[[], bool]]]:
+def _engine(on: Executor, board: Board) -> Iterator[tuple[Callable[..., Any], Callable[[], bool]]]:
     """A running engine; yields what submits a job, and whether it lives. Its logs are kept where it ended badly."""
     programs = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])  # Parsl starts its parts by name
@@ -175,12 +178,32 @@ def _engine(on: Local | Batch | Kubernetes, board: Board) -> Iterator[tuple[Call
     shutil.rmtree(board.folder / "locks", ignore_errors=True)
 
 
-def _executor(on: Local | Batch | Kubernetes) -> Any:
+def _executor(on: Executor) -> Any:
     from parsl import HighThroughputExecutor
+    from parsl.executors.high_throughput.errors import CommandClientBadError, CommandClientTimeoutError
     from parsl.jobs.error_handlers import windowed_error_handler
 
+    class Asking(HighThroughputExecutor):  # type: ignore[misc]  # Parsl has no types
+        """Asks its interchange only as long as that lives: Parsl would wait for ever."""
+
+        def start(self) -> None:
+            super().start()
+            self.command_client.run = partial(self.command_client.run, timeout_s=_ANSWER)
+
+        def connected_managers(self) -> Any:
+            return self._answer(super().connected_managers)
+
+        def connected_blocks(self) -> Any:
+            return self._answer(super().connected_blocks)
+
+        def _answer(self, ask: Callable[[], Any]) -> Any:
+            try:
+                return ask() if self.interchange_proc.poll() is None else []
+            except (CommandClientBadError, CommandClientTimeoutError):
+                return []
+
     place = {"address": "127.0.0.1", "loopback_address": "127.0.0.1"} if isinstance(on, Local) else {}
-    return HighThroughputExecutor(
+    return Asking(
         label="attndistill",
         provider=provider_of(on),
         max_workers_per_node=len(on.devices),
@@ -193,7 +216,7 @@ def _executor(on: Local | Batch | Kubernetes) -> Any:
     )
 
 
-def provider_of(on: Local | Batch | Kubernetes) -> Any:
+def provider_of(on: Executor) -> Any:
     """What starts workers: processes here, jobs of a batch system, pods."""
     from parsl import launchers, providers
 
@@ -229,7 +252,7 @@ def provider_of(on: Local | Batch | Kubernetes) -> Any:
     return asked(**given)
 
 
-def _batch(on: Batch) -> tuple[type, dict[str, Any], str, list[str], Any]:
+def _batch(on: Slurm | Pbs | Lsf) -> tuple[type, dict[str, Any], str, list[str], Any]:
     """Of a batch system: Parsl's provider and its settings; lines of the script; what starts workers on every node."""
     from parsl import launchers, providers
 
@@ -238,7 +261,6 @@ def _batch(on: Batch) -> tuple[type, dict[str, Any], str, list[str], Any]:
     if isinstance(on, Pbs):
         more = {"queue": on.queue, "account": on.account, "cpus_per_node": on.cores, "select_options": on.select or ""}
         return providers.PBSProProvider, more, "#PBS", on.options, launchers.MpiExecLauncher()
-    assert isinstance(on, Lsf)
     more = {"queue": on.queue, "project": on.project, "bsub_redirection": True}  # else bsub does not read the script
     if on.cores is None:  # IBM's machines count nodes
         return providers.LSFProvider, more, "#BSUB", on.options, launchers.JsrunLauncher()

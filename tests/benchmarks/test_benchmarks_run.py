@@ -97,7 +97,7 @@ def test_two_workers_are_measured_beside_one_row_after_another(monkeypatch):
         return 5.0 if "--on" in words else 10.0
 
     monkeypatch.setattr(engine, "timed", timed)  # the real thing takes minutes
-    measured = engine.measure(rows=48, repeats=1)
+    measured = engine.measure(rows=48, epochs=12, repeats=1)
     check_page("engine", {"toy rows": measured})
     assert measured["share of the time of one after another"] == "0.500"
     assert measured["before the first task"]["median"] == pytest.approx(3, abs=1)

@@ -22,10 +22,11 @@ def toy(tmp_path_factory) -> Callable[..., EngineProject]:
 
 @dataclass(frozen=True)
 class Plain:
-    """What one process makes of the toy project: digests of files, and how long it took."""
+    """What one process makes of the toy project: digests of files, how long it took, and every module it imported."""
 
     made: dict[str, str]
     seconds: float
+    imported: set[str]
 
 
 @pytest.fixture(scope="session")
@@ -33,5 +34,8 @@ def plain(tmp_path_factory) -> Plain:
     project = EngineProject(tmp_path_factory.mktemp("plain"))
     write(project.root, {})
     start = time.monotonic()
-    project.run("pipeline")
-    return Plain(project.made(), time.monotonic() - start)
+    process = project.start("pipeline", PYTHONPROFILEIMPORTTIME="1")
+    printed, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, printed[-2000:]
+    lines = [line for line in printed.splitlines() if line.startswith("import time:")]
+    return Plain(project.made(), time.monotonic() - start, {line.rpartition("|")[2].strip() for line in lines})

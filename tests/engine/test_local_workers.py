@@ -147,6 +147,11 @@ def test_dvc_stores_in_a_groups_shared_cache_what_workers_made_and_trains_nothin
     assert "6 of 6 tasks finished, 8 were up to date" in printed.splitlines()[-1]  # the row, its seeds; not the teacher
 
 
+def test_without_on_neither_parsl_nor_the_engine_is_imported(plain):
+    assert {"torch", "attndistill.pipeline"} <= plain.imported
+    assert [name for name in plain.imported if name.startswith(("parsl", "attndistill.engine"))] == []
+
+
 def test_a_task_that_cannot_end_well_is_not_tried_again_and_the_command_says_why(toy):
     project = toy(seeds=[0], pretrain={"recipe": {"base_learning_rate": 1e30}})
     process = project.start("pipeline", "--on", str(project.on()))
@@ -161,6 +166,32 @@ def test_a_task_that_cannot_end_well_is_not_tried_again_and_the_command_says_why
     assert status.returncode == 1
     assert "1 of 12 tasks finished, 9 waiting, 2 failed" in told
     assert "attempt" not in told
+    assert project.processes() == []
+
+
+@pytest.mark.parametrize(
+    ("number", "of", "code", "said"),
+    [
+        (signal.SIGINT, "everything", 130, "attndistill: interrupted"),
+        (signal.SIGKILL, "interchange", 1, "attndistill: the engine's interchange was killed: start this again"),
+    ],
+)
+def test_a_driver_that_is_interrupted_or_loses_its_interchange_ends_and_leaves_no_process(toy, number, of, code, said):
+    project = toy(seeds=[0])
+    process = project.start("pipeline", "--on", str(project.on()))
+    begun = project.root / ".work/engine/pipeline/tasks/prepare.json"
+    while not begun.exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
+    if of == "everything":  # as Ctrl-C in a terminal does
+        os.killpg(process.pid, number)
+    else:
+        [interchange] = [pid for pid in children(process.pid) if "HTEX" in Path(f"/proc/{pid}/cmdline").read_text()]
+        os.kill(interchange, number)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == code, printed
+    assert said in printed
+    time.sleep(2)  # a local worker looks for its driver once a second
     assert project.processes() == []
 
 

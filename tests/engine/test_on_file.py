@@ -2,7 +2,6 @@
 
 import importlib.util
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -185,15 +184,6 @@ def test_a_second_driver_on_an_experiment_is_refused(toy, capsys):
     with owned(boards(project.root) / "pipeline", "driving this experiment"):
         assert main(["pipeline", "--experiment", str(project.root), "--on", str(project.on())]) == 2
     assert "is already driving this experiment since" in capsys.readouterr().err
-
-
-def test_without_on_neither_parsl_nor_the_engine_is_imported(toy):
-    program = "import sys; from attndistill.cli import main; main(['pipeline', '--dry-run']); print([m for m in sys.modules if m == 'parsl' or m.startswith('attndistill.engine')])"  # noqa: E501
-    project = toy()
-    done = subprocess.run(
-        ["python", "-c", program], cwd=project.root, env=project.environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(
