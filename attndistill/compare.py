@@ -1,7 +1,7 @@
 """`attndistill compare`: what DVC's experiments change and what came out, on one screen.
 
-`dvc exp show` has a column for every setting and every file that a stage reads, and no setting of DVC takes any away.
-Here a line is a setting or a figure that differs, and a column is an experiment.
+`dvc exp show` has a column for every setting and every file that a stage reads; its `--only-changed` leaves those that
+differ, digests of outputs among them. Here a line is a setting or a figure that differs, a column is an experiment.
 """
 
 import json

@@ -86,6 +86,10 @@ def test_experiments_in_temporary_copies_and_from_a_queue_are_kept_and_shared(co
     found = dict(zip(head.split(), line.split()[1:], strict=True))
     assert line.startswith("data.validation_fraction ")
     assert (found["workspace"], found["apart"], found["queued"]) == ("0.2", "0.4", "0.5")
+    shown = run(colleague, "dvc", "exp", "show", "--no-pager", "--only-changed", COLUMNS="160").stdout
+    assert "data.validation_fraction" in shown
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 160
     assert "validation_fraction: 0.2" in (colleague / "params.yaml").read_text()
     run(colleague, "dvc", "exp", "push", "-q", "origin", "apart")
     run(tmp_path, "git", "clone", "-q", str(author), "third")
