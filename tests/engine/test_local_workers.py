@@ -174,9 +174,10 @@ def test_a_task_that_cannot_end_well_is_not_tried_again_and_the_command_says_why
     [
         (signal.SIGINT, "everything", 130, "attndistill: interrupted"),
         (signal.SIGKILL, "interchange", 1, "attndistill: the engine's interchange was killed: start this again"),
+        (signal.SIGKILL, "driver", -signal.SIGKILL, ""),
     ],
 )
-def test_a_driver_that_is_interrupted_or_loses_its_interchange_ends_and_leaves_no_process(toy, number, of, code, said):
+def test_a_driver_that_is_interrupted_or_killed_or_loses_its_interchange_leaves_no_process(toy, number, of, code, said):
     project = toy(seeds=[0])
     process = project.start("pipeline", "--on", str(project.on()))
     begun = project.root / ".work/engine/pipeline/tasks/prepare.json"
@@ -186,8 +187,8 @@ def test_a_driver_that_is_interrupted_or_loses_its_interchange_ends_and_leaves_n
     if of == "everything":  # as Ctrl-C in a terminal does
         os.killpg(process.pid, number)
     else:
-        [interchange] = [pid for pid in children(process.pid) if "HTEX" in Path(f"/proc/{pid}/cmdline").read_text()]
-        os.kill(interchange, number)
+        within = [pid for pid in children(process.pid) if "HTEX" in Path(f"/proc/{pid}/cmdline").read_text()]
+        os.kill(within[0] if of == "interchange" else process.pid, number)
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == code, printed
     assert said in printed
