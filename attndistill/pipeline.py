@@ -16,6 +16,7 @@ from attndistill.relock import in_declared_order
 from attndistill.stages import STAGES, Item, Stage
 from attndistill.stages.code import code_digest
 from attndistill.stages.finished import Finished
+from attndistill.stages.sufficiency import check_sufficient
 from attndistill.tracking import Recorder
 from attndistill.tracking.call import call_of_dvc
 
@@ -48,7 +49,7 @@ def run_stage(
     config = check_item(experiment, stage, item, overrides)
     inputs = stage.inputs(experiment.layout, item)
     _check_inputs(experiment, stage, inputs, config)
-    _check_pictured(experiment, config)
+    check_sufficient(config, experiment.layout, experiment.folder, trains=stage.name == "pretrain")
     if os.environ.get("DVC_STAGE") and _taken(experiment, stage, item, config):
         in_declared_order(experiment.folder, list(experiment.rows))
         return
@@ -143,18 +144,6 @@ def missing_input(experiment: Experiment, path: Path) -> str:
     """What is missing and how to make it, as a sentence."""
     command = maker_of(experiment, path)
     return f"{path.relative_to(experiment.folder)} does not exist" + (f": run `{command}`" if command else "")
-
-
-def _check_pictured(experiment: Experiment, config: Config) -> None:
-    """Before anything is trained: the test split has the images that are to be pictured."""
-    from attndistill.data.manifest import Manifest
-
-    if config.attention.images is None or not (experiment.layout.data / "manifest.json").exists():
-        return
-    count = Manifest.read(experiment.layout.data).splits["test"].count
-    beyond = [index for index in config.attention.images if index >= count]
-    if beyond:
-        raise ValueError(f"attention.images {beyond[0]}: the test split has {count} images; allowed: 0 to {count - 1}")
 
 
 def _check_inputs(experiment: Experiment, stage: Stage, inputs: Sequence[Path], config: Config) -> None:

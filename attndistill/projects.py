@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from attndistill.core.artifacts import check_empty, replacing_directory, write_text
-from attndistill.core.reading import read_bounded
+from attndistill.core.reading import read_bounded, read_text
 from attndistill.core.words import shown
 from attndistill.drivers import write_drivers
 from attndistill.experiments import Experiment, open_experiment
@@ -127,6 +127,11 @@ def _look_at(place: Path) -> Photos:
 
     if not place.exists():
         raise ValueError(f"{shown(place)} does not exist; allowed: a folder of photos, or a list of files")
+    if not place.is_dir():
+        try:
+            read_text(place)
+        except ValueError as error:
+            raise ValueError(f"{error}; allowed: a folder of photos, or a list of files, a line each") from None
     files = unlabelled_photos(place, None) if place.is_dir() else unlabelled_photos(None, place)
     named, others = [], []
     for name in files.names:
@@ -174,6 +179,8 @@ def _teacher(given: str | None, photos: Photos) -> dict[str, Any]:
     from attndistill.models.teachers.loading import load_teacher
 
     path = Path(given)
+    if not given.strip():
+        raise ValueError(f"teacher {shown(given)!r}; allowed: a checkpoint file, or a timm name")
     if path.exists():
         report = load_teacher(path, Wanted()).report
         names = ("image_size", "patch_size", "embed_dim", "num_heads")

@@ -17,6 +17,8 @@ from attndistill.training.recipe import Recipe
 
 DataSet: Any = variant(DATASETS)
 TeacherSource: Any = variant(TEACHER_SOURCES)
+Seed = Annotated[int, Field(ge=0, lt=10**16)]  # results name curves by it
+_MOST_THREADS = 1024  # torch does not survive millions
 
 
 def _check_heads(embed_dim: int, num_heads: int) -> None:
@@ -35,7 +37,7 @@ class Download(Section):
 class Export(Section):
     """A model that a stage of its own hands on."""
 
-    formats: Annotated[tuple[Literal["timm", "pt2", "onnx"], ...], Field(min_length=1)] = ("timm", "pt2")
+    formats: list[Literal["timm", "pt2", "onnx"]] = Field(default=["timm", "pt2"], min_length=1)
     licence: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+ -]{0,80}$")] = "unknown"
     head: Literal["logistic", "finetune"] | None = None
 
@@ -199,7 +201,7 @@ class Runtime(Section):
     """How a stage runs; nothing here belongs to what is computed."""
 
     device: Literal["auto", "cpu", "cuda", "mps"]
-    threads: Positive | None
+    threads: Annotated[int, Field(gt=0, le=_MOST_THREADS)] | None
     processes: Positive
     workers: Count
     micro_batch_size: Positive | None
@@ -224,8 +226,8 @@ class JudgedOn(Section):
 class Config(Section):
     """Everything."""
 
-    seeds: tuple[Count, ...]
-    teacher_seed: Count
+    seeds: tuple[Seed, ...]
+    teacher_seed: Seed
     downloads: dict[str, Download]
     data: Data
     views: Views

@@ -17,6 +17,7 @@ from attndistill.models.readout import read_fields
 from attndistill.models.vit import build_vit
 
 _SECONDS = 0.5  # of each of the two measurements
+_FEWEST = 3  # calls that are timed: one alone may be the first, or was interrupted
 _LEAST = 0.02  # a shorter step says more of Python than of the machine
 _START = 8.0  # seconds of the processor at most that a start is said to take; a test that has run for an hour is none
 
@@ -90,7 +91,7 @@ def _product_rate() -> float:
 def _timed(what: Callable[[], object]) -> float:
     """The seconds of one call, the least of those in half a second: what others do here is left out."""
     found, begun = list[float](), time.perf_counter()
-    while not found or time.perf_counter() - begun < _SECONDS / 4:
+    while len(found) < _FEWEST or time.perf_counter() - begun < _SECONDS / 4:
         before = time.perf_counter()
         what()
         found.append(time.perf_counter() - before)

@@ -1,5 +1,6 @@
 """Export: a finished model for programs that have no code of ours, each form held against this package's features."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from attndistill.models.projector import Student
 
 FORMATS = ("timm", "pt2", "onnx")
 DEFAULT = ("timm", "pt2")
+_LICENCE = "[A-Za-z0-9][A-Za-z0-9.+ -]{0,80}"  # it becomes a line of YAML
 
 
 def export(
@@ -44,13 +46,17 @@ def export(
         with some test photos, where the attention stage has stored the model's maps.
 
     Raises:
-        ValueError: a target that is not empty, an unknown format or model, a model that timm cannot build by name, a
-            form whose features or k-NN figure are not this package's, or a missing extra. Nothing is then written.
+        ValueError: a target that is not empty, an unknown format, licence or model, a model that timm cannot build by
+            name, a form whose features or k-NN figure are not this package's, or a missing extra. Nothing is then
+            written.
     """
     to = Path(to)
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise ValueError(f"format {shown(unknown[0])!r}; allowed: {', '.join(FORMATS)}")
+    if not re.fullmatch(_LICENCE, licence):
+        allowed = "letters, digits, blanks and . + -, such as cc-by-nc-4.0"
+        raise ValueError(f"licence {shown(licence, 100)!r}; allowed: {allowed}")
     check_empty(to)
     if "onnx" in formats:
         check_onnx()

@@ -4,6 +4,7 @@ Weights are held against their digest where they are loaded. Opening looks at si
 byte is read, once for a process while files have the same sizes and times. No stage imports this: it only refuses.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from attndistill.config import Config
     from attndistill.core.features import Features
     from attndistill.stages.context import Context
 
 _TOLERANCE = 5e-3  # more than `write_targets` allows itself: another device may have computed the cache
 _AT_ONCE = 64
+_BYTES = 8  # of a weight and its gradient
 _PART = 256
 _SUM_TOLERANCE = 1e-3
 _MOST_TABLE, _ENDS = 10**8, re.compile(rb'"data_offsets":\s*\[\s*\d+\s*,\s*(\d+)\s*\]')  # of safetensors
@@ -38,6 +41,7 @@ def check_inputs(context: "Context", stage: Stage, inputs: Sequence[Path]) -> No
         ValueError: in one line, for a file that is another than its stage wrote.
     """
     layout = context.layout
+    _check_memory(context, stage)
     for path in inputs:
         check_files(path)
     if layout.prepared(context.item.data) in inputs:
@@ -50,6 +54,29 @@ def check_inputs(context: "Context", stage: Stage, inputs: Sequence[Path]) -> No
             _check_sizes(context, path)
     if (maps := layout.attention("teacher")) in inputs:
         _once(maps, lambda: _check_teacher_maps(maps, layout.data))
+
+
+def _check_memory(context: "Context", stage: Stage) -> None:
+    """Raise ValueError for a model that is to be trained and whose weights are more than this machine's memory."""
+    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for name, count in _parameters(context.config, stage.name, context.item.name).items():
+        if _BYTES * count > have:
+            size = f"{count:,} parameters and their gradients take {_BYTES * count / 1e9:,.0f} GB"
+            raise ValueError(f"{name}: {size}, this machine has {have / 1e9:,.0f}; allowed: a smaller width or depth")
+
+
+def _parameters(config: "Config", stage: str, item: str) -> dict[str, int]:
+    """Of what a stage trains, nearly."""
+    from attndistill.models.sizes import count_parameters
+
+    student = {"student": count_parameters(config.views.image_size, **config.student.plain())}
+    if stage == "distill":
+        return student | {"distill.projector_depth": 2 * config.distill.projector_depth * config.student.embed_dim**2}
+    if stage != "pretrain" or (item == "teacher" and config.teacher.source is not None):
+        return {}
+    decoder = {"pretrain.decoder": 12 * config.pretrain.decoder.depth * config.pretrain.decoder.embed_dim**2}
+    teacher = {"teacher": count_parameters(config.views.image_size, **config.teacher.sizes())}
+    return decoder | (teacher if item == "teacher" else student)
 
 
 def _check_data(context: "Context", stage: Stage, directory: Path) -> None:

@@ -29,6 +29,8 @@ BASE = replace(DIGITS, layers=LAYERS)
 NAN, INFINITY = float("nan"), float("inf")
 VIT = "allowed: embed_dim, depth, num_heads, patch_size, mlp_ratio, position"
 REFUSED = [
+    ({"seeds": [10**16]}, "seeds.0: 10000000000000000; input should be less than 10000000000000000"),
+    ({"runtime.threads": 10**8}, "runtime.threads: 100000000; input should be less than or equal to 1024"),
     (
         {"sed.x": 1},
         "sed: unknown key (given {'x': 1}); allowed: seeds, teacher_seed, downloads, data, views, datasets, teacher",

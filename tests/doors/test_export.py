@@ -137,6 +137,9 @@ def test_what_cannot_be_exported_is_refused_in_one_line_and_nothing_is_written(s
         attndistill.export(student, tmp_path / "full")
     with pytest.raises(ValueError, match="format 'gguf'; allowed: timm, pt2, onnx"):
         attndistill.export(student, tmp_path / "new", formats=["gguf"])
+    for licence in ("mit\nlibrary_name: other", "", "#", "x" * 100):
+        with pytest.raises(ValueError, match=r"^licence .*; allowed: [^\n]*$"):
+            attndistill.export(student, tmp_path / "new", licence=licence)
     with pytest.raises(ValueError, match="no such file or folder"):
         attndistill.export(tmp_path / "nowhere", tmp_path / "new")
     odd = VisionTransformer(
@@ -208,7 +211,7 @@ def test_a_model_that_the_settings_hand_on_is_exported_by_a_stage_with_the_same_
     ("settings", "words", "said"),
     [
         ({"exports": {"nobody": {}}}, ["drivers"], "exports: unknown model 'nobody'; allowed: teacher, scratch"),
-        ({"exports": {"teacher": {"formats": ["gguf"]}}}, ["drivers"], "exports.teacher.formats.0: 'gguf' given"),
+        ({"exports": {"teacher": {"formats": ["gguf"]}}}, ["drivers"], "exports.teacher.formats.0: 'gguf'; allowed: "),
         ({"exports": {"teacher": {"formats": []}}}, ["drivers"], "exports.teacher.formats"),
         ({"exports": {"teacher": {"to": "/"}}}, ["drivers"], "exports.teacher.to: unknown key"),
         ({}, ["export", "--model", "attndistill"], "unknown model 'attndistill'; allowed: none here"),

@@ -31,6 +31,25 @@ def test_a_device_that_torch_does_not_see_is_refused_with_those_it_sees(stage, m
         stage("probe", "teacher", **{"runtime.device": "mps"})
 
 
+@pytest.mark.parametrize(
+    ("name", "item", "setting", "value"),
+    [
+        ("pretrain", "scratch", "student.embed_dim", 4_000_000 * 3),
+        ("pretrain", "scratch", "student.depth", 10**9),
+        ("pretrain", "teacher", "teacher.embed_dim", 4_000_000),
+        ("pretrain", "scratch", "pretrain.decoder.embed_dim", 4_000_000),
+        ("distill", "attndistill", "student.depth", 10**9),
+        ("distill", "attndistill", "distill.projector_depth", 10**9),
+    ],
+)
+def test_a_model_that_no_memory_holds_is_refused_before_it_is_built(stage, name, item, setting, value):
+    section = setting.removesuffix(".embed_dim").removesuffix(".depth")
+    with pytest.raises(
+        ValueError, match=rf"^{section}: [\d,]+ parameters and their gradients take [\d,]+ GB, this machine has "
+    ):
+        stage(name, item, **{setting: value})
+
+
 def flip(path, at):
     """Another bit, and the same size."""
     with path.open("r+b") as file:
@@ -121,3 +140,26 @@ def test_checking_inputs_changes_no_byte_of_a_student(taught, stage, monkeypatch
     checked = trained()
     monkeypatch.setattr("attndistill.stages.soundness.check_inputs", lambda *given: None)
     assert trained() == checked
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_labels_too_few_to_choose_by_are_refused_before_a_teacher_is_trained(taught, stage, listed):
+    folder = taught / "experiments/smoke"
+    labels = np.load(folder / "outputs/data/train-labels.npy")
+    first = np.unique(labels, return_index=True)[1]
+    names = (folder / "outputs/data/train-names.txt").read_text().splitlines()
+    (folder / "few.txt").write_text("\n".join(names[place] for place in first))
+    given = {"probe.labels.list_file": "few.txt"} if listed else {"probe.labels.fraction": 0.0001}
+    said = r"^probe\.labels keeps 10 images, one a class: none is left to choose k and C on; allowed: two or more"
+    with pytest.raises(ValueError, match=said):
+        stage("pretrain", "teacher", **given)
+    assert not (folder / "results/training/teacher.json").exists()
+
+
+def test_pictures_beyond_the_test_split_are_refused_before_a_teacher_is_trained(taught, stage):
+    folder = taught / "experiments/smoke"
+    count = len(np.load(folder / "outputs/data/test-labels.npy"))
+    said = rf"^attention\.images {count}: the test split has {count} images; allowed: 0 to {count - 1}$"
+    with pytest.raises(ValueError, match=said):
+        stage("pretrain", "teacher", **{"attention.images": [0, count]})
+    assert not (folder / "results/training/teacher.json").exists()

@@ -193,7 +193,7 @@ def on_two_ranks(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(200)
+        process.join(600)
         assert process.exitcode == 0
     texts: dict[str, list[str]] = {}
     for name, _, text in sorted(said.get() for _ in range(2 * len(CASES))):
