@@ -53,7 +53,7 @@ def run_and_kill(project, chance: random.Random, most: int, pace: float) -> int:
     `pace`: of this machine, so that a slow one gets as far between two kills as a fast one; at most two seconds, as one
     that was busy a moment ago would be over before the first.
     """
-    done, begun = 0, project.root / ".work/engine/pipeline/tasks/prepare.json"
+    done, tasks = 0, project.root / ".work/engine/pipeline/tasks"
     while True:
         process = project.start("pipeline", "--on", str(project.on()))
         while process.poll() is None:
@@ -62,7 +62,7 @@ def run_and_kill(project, chance: random.Random, most: int, pace: float) -> int:
                 process.wait(600)
                 break
             victims = [process.pid] if chance.random() < 0.1 else workers(process)
-            if not (victims and begun.exists()):
+            if not (victims and any(tasks.glob("*.json"))):
                 continue
             how = chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2])
             try:
