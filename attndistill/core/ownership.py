@@ -71,6 +71,7 @@ def owned(directory: Path, doing: str) -> Iterator[None]:
         ) from None
     with lock:
         since = datetime.now().isoformat(" ", "seconds")
+        owner.unlink(missing_ok=True)  # a pipe in its place would keep us waiting for a reader
         owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
         yield
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from attndistill.core.reading import machine_fault, read_bounded
 from attndistill.core.words import shown
@@ -66,7 +66,8 @@ class FileImages(EncodedImages):
         except (ValueError, OSError, SyntaxError) as error:  # Pillow raises all three for broken headers
             if machine_fault(error):
                 raise
-            why = str(error).removeprefix(str(path)).lstrip(" :")
+            unknown = isinstance(error, UnidentifiedImageError)  # whose own words name an object of ours
+            why = "no image format is recognised in it" if unknown else str(error).removeprefix(str(path)).lstrip(" :")
             advice = "--data.on_bad_image skip leaves such files out"
             raise ValueError(f"{shown(path)}: {shown(why)}; {advice}") from None
 

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import re
 import signal
@@ -78,6 +79,12 @@ def test_an_owner_that_cannot_be_read_is_another_process(tmp_path, record):
     finally:
         holder.kill()
         holder.communicate()
+
+
+def test_a_pipe_in_the_place_of_an_owners_record_keeps_nobody_waiting(tmp_path):
+    os.mkfifo(tmp_path / "owner")
+    with owned(tmp_path, "training this run"):
+        assert json.loads((tmp_path / "owner").read_text())["pid"] == os.getpid()
 
 
 def test_a_lock_is_held_once_and_free_again(tmp_path, flock):

@@ -98,6 +98,10 @@ def test_the_nearest_photos_are_drawn_and_the_photo_itself_is_left_out(photos, s
             "on_bad_image skip leaves such files out",
         ),
         (
+            ["embed", "{fake}", "--model", "{model}", "--to", "{here}/a.npz"],
+            "a.jpg: no image format is recognised in it; --data.on_bad_image skip",
+        ),
+        (
             ["neighbours", "{photos}", "--model", "{model}", "--among", "{photos}", "--to", "{here}/a.png"],
             "is a folder",
         ),
@@ -108,6 +112,8 @@ def test_what_cannot_be_asked_is_refused_in_one_line_and_nothing_is_written(
     words, said, photos, stored, tmp_path, capsys
 ):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake/a.jpg").write_text("no picture")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/a.png").write_bytes((photos / "photo-001.png").read_bytes()[:200])
     before = sorted(tmp_path.rglob("*"))
@@ -117,6 +123,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line_and_nothing_is_written(
         "photos": photos,
         "model": stored,
         "broken": tmp_path / "broken",
+        "fake": tmp_path / "fake",
     }
     assert main([word.format(**names) for word in words]) == 2
     complaint = capsys.readouterr().err
