@@ -82,7 +82,7 @@ def probe_curve(curves: Mapping[str, Curve], *, ylabel: str, teacher: str | None
         axis = figure.subplots()
         for label, (epochs, values) in curves.items():
             line(axis, epochs, values, colours[label], f"{label} (n = {len(values)})", marker="o")
-        axis.set_xlabel("epoch of pre-training")
+        axis.set_xlabel("epoch")
         axis.set_ylabel(ylabel)
         legend(axis, loc="lower right")
         plain(axis, grid="y")

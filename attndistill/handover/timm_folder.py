@@ -9,7 +9,7 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
 
 from attndistill.core.artifacts import write_json
@@ -81,7 +81,8 @@ def write_timm_folder(
             },
         },
     )
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, directory / "model.safetensors")
+    weights = save({name: tensor.contiguous() for name, tensor in state.items()})
+    (directory / "model.safetensors").write_bytes(weights)  # `save_file` makes a file that its owner alone reads
     try:
         model = timm.create_model(f"local-dir:{directory}", pretrained=True)
     except (RuntimeError, TypeError, ValueError) as error:

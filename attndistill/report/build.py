@@ -135,6 +135,7 @@ def build_report(
             description=description,
             searches=_write_searches(beside, found),
             gallery=shown,
+            followed=[entry.label for entry in entries if entry.is_distilled and entry.pretraining],
             files=_files(beside, sheets, {entry.label: model_folder(entry.name) for entry in entries}, destination),
         )
         (beside / "index.html").write_text(page, encoding="utf-8")
@@ -200,7 +201,8 @@ def _write_searches(directory: Path, found: Sequence["Outcome"]) -> list[dict[st
 def curve_columns(rows: "RowsFile", pretrained: Sequence[str]) -> dict[str, list[str]]:
     """The columns of each file of curves beside `epoch`: what a plot of DVC names."""
     pictured = [name for name in rows.rows if rows.pictures is None or name in rows.pictures]
-    return {LOSSES: [*pretrained, *pictured], ACCURACIES: list(pretrained)}
+    followed = [name for name, row in rows.rows.items() if row.follow]
+    return {LOSSES: [*pretrained, *pictured], ACCURACIES: [*pretrained, *followed]}
 
 
 def _curves(entries: Sequence["Entry"], pretrained: Sequence[str]) -> dict[str, str]:
@@ -211,7 +213,7 @@ def _curves(entries: Sequence["Entry"], pretrained: Sequence[str]) -> dict[str, 
 
     shown = [entry for entry in entries if entry.pictured]
     losses = {entry.name: loss_terms(entry).get("loss") for entry in shown}
-    accuracies = {entry.name: entry.pretraining for entry in entries if entry.name in pretrained}
+    accuracies = {entry.name: entry.pretraining for entry in entries if entry.name in pretrained or entry.pretraining}
     written = {}
     for file, curves in ((LOSSES, losses), (ACCURACIES, accuracies)):
         means = {n: dict(zip(c[0], np.nanmean(c[1], axis=0), strict=True)) if c else {} for n, c in curves.items()}

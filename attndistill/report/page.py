@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from attndistill.core.words import shown
 from attndistill.report.evaluated import TITLES
@@ -34,6 +35,7 @@ def render_page(
     searches: Sequence[Mapping[str, Any]] = (),
     gallery: Mapping[str, Any] | None = None,
     files: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+    followed: Sequence[str] = (),
 ) -> str:
     """HTML with every picture inlined; every label is escaped.
 
@@ -46,6 +48,7 @@ def render_page(
         searches: as `search.section_of` gives them.
         gallery: "overlays", "neighbours" and "confusion", as `gallery` gives them.
         files: what lies beside the page, name -> (text, place) of links.
+        followed: labels of the rows whose accuracy over the epochs of distillation is among the charts.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -55,6 +58,7 @@ def render_page(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["with_code"] = _with_code
     page = environment.get_template("page.html.j2").render(
         title=shown(title),
         sheets=dict(sheets),
@@ -68,11 +72,17 @@ def render_page(
             for (name, kind), picture in pictures.panels.items()
         ],
         panel_count=pictures.panel_count,
+        followed=followed,
         searches=[{**search, "charts": _inlined(search["charts"])} for search in searches],
         files={shown(name): links for name, links in (files or {}).items()},
         **{"overlays": None, "neighbours": None, "confusion": None, **(gallery or {})},
     )
     return page.replace("<!-- contents -->", _contents(page), 1)
+
+
+def _with_code(text: str) -> Markup:
+    """Escaped, with `commands` as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _contents(page: str) -> str:

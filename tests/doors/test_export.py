@@ -70,6 +70,7 @@ def test_an_exported_student_gives_the_same_features_where_this_package_is_not(s
         "model.pt2",
         "model.safetensors",
     ]
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}  # others may read it
     for batch in (1, 2, 5):
         images = torch.randn(batch, 3, 32, 32)
         found = opened_alone(folder, images)

@@ -8,6 +8,7 @@ import pytest
 from written_experiment import KL, LABELS, exhibits_file, photos, write_json
 
 from attndistill.figures.attention import overlay
+from attndistill.results import ProbeCurve
 
 
 def section(page: str, place: str) -> str:
@@ -103,3 +104,23 @@ def test_pictures_that_are_no_pictures_are_refused(experiment):
     np.savez(experiment.outputs / "exhibits/scratch/pictures.npz", images=photos(8)[..., 0])
     with pytest.raises(ValueError, match="images: shape"):
         experiment.build()
+
+
+def test_rows_that_are_followed_have_their_accuracy_over_epochs_beside_pre_training(experiment):
+    experiment.write_curves()
+    experiment.build()
+    assert '<h2 id="pretraining">Pre-training</h2>' in experiment.page
+    row = next(iter(experiment.rows_file.rows))
+    ProbeCurve({0: [(5, 40.0), (10, 60.0)]}).write(experiment.results / "pretrain_probe" / f"{row}.csv")
+    built = experiment.build()
+    page = experiment.page
+    assert '<h2 id="pretraining">Accuracy over epochs</h2>' in page
+    assert f"during distillation ({experiment.rows_file.rows[row].label}: the first student)" in page
+    lines = built.curves["curves/pretraining.csv"].splitlines()
+    assert lines[0].endswith(f",{row}")
+    assert any(line.startswith("10,") and line.endswith(",60") for line in lines)
+
+
+def test_commands_in_a_note_are_code(experiment):
+    experiment.build()
+    assert "<code>attndistill export</code>" in experiment.page
