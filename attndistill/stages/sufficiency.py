@@ -43,6 +43,9 @@ def _check_pictured(config: "Config", directory: Path) -> None:
 
 def _check_labelled(section: str, probe: Any, data: Any, directory: Path, folder: Path) -> None:
     """Of the images that keep their label, some of a class can be held out."""
+    few = probe.labels
+    if (few.fraction is None and few.list_file is None) or not (directory / "manifest.json").exists():
+        return
     import numpy as np
 
     from attndistill.data.label_subsets import LeftOut, label_subset
@@ -50,9 +53,6 @@ def _check_labelled(section: str, probe: Any, data: Any, directory: Path, folder
     from attndistill.data.splits import stratified_subset
     from attndistill.data.store import open_split
 
-    few = probe.labels
-    if (few.fraction is None and few.list_file is None) or not (directory / "manifest.json").exists():
-        return
     manifest = read_manifest(directory)
     if manifest.get("labelled") is False:
         return
