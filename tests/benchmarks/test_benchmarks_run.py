@@ -82,6 +82,7 @@ def test_the_start_of_a_command_is_measured():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.drivers
 def test_a_study_is_measured_beside_the_two_commands_of_a_student():
     measured = search.measure(experiment="experiments/smoke", trials=1, separate=1, pipelines=0)

@@ -51,7 +51,7 @@ class EngineProject(Project):
 
 def write(root: Path, settings: dict) -> None:
     small = overlay(read_yaml(ROOT / "params.yaml"), read_yaml(ROOT / "experiments/smoke/params.yaml"))
-    longer = {"seeds": [0, 1], "distill": {"recipe": {"epochs": 6}}, "runtime": {"checkpoint_seconds": 0}}
+    longer = {"seeds": [0, 1], "distill": {"recipe": {"epochs": 20}}, "runtime": {"checkpoint_seconds": 0}}
     YAML().dump(overlay(overlay(overlay(small, SETTINGS), longer), settings), root / "params.yaml")
     (root / "rows.yaml").write_text("name: digits\nrows:\n  attndistill: {label: AttnDistill, set: {}}\n")
     (root / ".gitignore").write_text("outputs/\n.work/\n/mlflow.db\n")

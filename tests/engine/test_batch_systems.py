@@ -56,7 +56,7 @@ def test_pbs_is_given_a_script_of_what_the_file_says_whose_workers_do_the_tasks(
     assert "-q gpu -A lab" in (tmp_path / "words").read_text()
 
 
-@pytest.mark.parametrize(("nodes", "hosts"), [(1, None), (2, "node1 node2\n")])
+@pytest.mark.parametrize(("nodes", "hosts"), [pytest.param(1, None, marks=pytest.mark.slow), (2, "node1 node2\n")])
 def test_lsf_reads_a_script_of_what_the_file_says_whose_workers_do_the_tasks_on_each_node(
     tmp_path, monkeypatch, nodes, hosts
 ):

@@ -31,7 +31,8 @@ RUNS = [
     ("probe", "teacher"), ("probe", "scratch"), ("probe", "attndistill"), ("attention", "teacher"),
     ("attention", "scratch"), ("attention", "attndistill"), ("report", ""), ("export", "attndistill"),
 ]  # fmt: skip
-MADE_ALIKE = ("probe", "attention")  # by the same code for every model: one of them is killed
+# the other models are pre-trained, probed and pictured by the code that these two and the row show
+ALIKE, SHOWN = ("teacher", "scratch"), [("pretrain", "teacher"), ("attention", "teacher")]
 
 
 def run(project: Path, name: str, item: str) -> None:
@@ -77,9 +78,7 @@ def outputs(project: Path, name: str, item: str) -> list[Path]:
     return STAGES[name].outputs(open_experiment(folder).layout, Item(item))
 
 
-@pytest.mark.parametrize(
-    ("name", "item"), [one for one in RUNS if one[0] not in MADE_ALIKE or one[1] in ("teacher", "attndistill")]
-)
+@pytest.mark.parametrize(("name", "item"), [one for one in RUNS if one[1] not in ALIKE or one in SHOWN])
 def test_a_stage_killed_at_each_of_its_renames_ends_with_the_same_bytes_and_leaves_nothing(
     whole, tmp_path, record_property, name, item
 ):

@@ -109,6 +109,7 @@ def kill_a_worker_of_two(project, address: str | None) -> None:
     assert "its worker was lost; it waits again" in note_of(study, failed[0])
 
 
+@pytest.mark.slow  # the next one is the same on a server
 def test_one_of_two_workers_is_killed_and_no_trial_is_lost(project):
     kill_a_worker_of_two(project, None)
 
