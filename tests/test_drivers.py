@@ -15,7 +15,8 @@ from attndistill.stages.layout import Layout
 ROOT = Path(__file__).parents[1]
 ROWS = tuple(read_yaml(ROOT / "rows.yaml")["rows"])
 LAYOUT = Layout(ROOT, "digits")
-CASES = [(stage.name, item) for stage in STAGES.values() for item in stage.items(ROWS)]
+DEFAULT = open_experiment(ROOT)
+CASES = [(stage.name, item) for stage in STAGES.values() for item in DEFAULT.items(stage, DEFAULT.config("", {}))]
 FOLDERS = [ROOT, *sorted(path.parent for path in ROOT.glob("experiments/*/dvc.yaml"))]
 
 
@@ -69,7 +70,8 @@ def test_dvc_reads_a_stage_as_it_is_declared(dvc_stages, name, item):
     outs = {out.def_path for out in dvc_stage.outs}
     assert outs == {path.relative_to(ROOT).as_posix() for path in stage.outputs(LAYOUT, item)}
     assert params.pop("params.yaml") == set(stage.sections(item))
-    row = {"rows.yaml": {f"rows.{item.name}.set"}} if item.name in ROWS else {}
+    own = ["set", *(["follow"] if stage.over == "follow" else [])]
+    row = {"rows.yaml": {f"rows.{item.name}.{part}" for part in own}} if item.name in ROWS else {}
     assert params == ({"rows.yaml": set()} if stage.report else row)
 
 
