@@ -3,6 +3,7 @@
 The page holds counts alone, so the same code gives the same page on any machine.
 """
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,7 @@ PROMISES = (
 
 def main() -> int:
     """Run every test of the table and write the page; 1 where one fails, and the page stays."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored by what it starts with &
     rows = []
     for promise in PROMISES:
         print(promise.text, file=sys.stderr, flush=True)
