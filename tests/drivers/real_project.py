@@ -10,7 +10,6 @@ from ruamel.yaml import YAML
 from shipped import with_shipped_rows
 
 from attndistill.config import overlay, read_yaml
-from attndistill.drivers import write_drivers
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +43,7 @@ def clone(destination: Path, settings: dict | None = None) -> Path:
     small = overlay(small, settings or {})
     YAML().dump(small, destination / "params.yaml")
     with_shipped_rows(destination)
-    write_drivers(destination)  # of these rows, without what the default's ask for
+    run(destination, "python", "-m", "attndistill", "drivers", "--experiment", ".")  # of these rows, by the copy's code
     shutil.rmtree(destination / "results", ignore_errors=True)
     (destination / "dvc.lock").unlink(missing_ok=True)
     git = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
