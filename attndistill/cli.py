@@ -410,14 +410,10 @@ def _export(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
         raise ValueError("export takes a MODEL and --to FOLDER; or --model NAME alone, which is the stage")
     from attndistill.handover.exporting import export
 
+    asked: dict[str, Any] = {"formats": options.formats.split(",")} if options.formats else {}
+    asked |= {"licence": options.licence} if options.licence else {}
     to = export(
-        options.which,
-        options.to,
-        formats=(options.formats or "timm,pt2").split(","),
-        settings=overrides,
-        licence=options.licence or "unknown",
-        experiment=options.experiment,
-        head=options.head,
+        options.which, options.to, settings=overrides, experiment=options.experiment, head=options.head, **asked
     )
     names = ", ".join(sorted(path.name for path in to.iterdir()))
     say(f"{to}: {names}; timm.create_model('local-dir:{to}', pretrained=True) opens it")

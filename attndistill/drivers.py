@@ -78,18 +78,25 @@ def dvc_file(experiment: Experiment) -> str:
     stages: dict[str, Any] = {}
     for stage in STAGES.values():
         for item in experiment.items(stage, config, rows=()):
-            name = "_".join(filter(None, (stage.name, item.name, item.data)))
-            stages[name] = _dvc_stage(experiment, stage, item, config)
+            stages[dvc_name(stage, item)] = _dvc_stage(experiment, stage, item, config)
         if stage.over in ("row", "model"):
             for data in ("", *config.datasets) if stage.judges else ("",):
-                template = _dvc_stage(experiment, stage, Item("${key}", data), config)
-                stages["_".join(filter(None, (stage.name, data)))] = {"foreach": "${rows}", "do": template}
+                each = Item("${key}", data)
+                template = _dvc_stage(experiment, stage, each, config)
+                stages[dvc_name(stage, each).partition("@")[0]] = {"foreach": "${rows}", "do": template}
     plots = [
         {title: {"x": "epoch", "y": {f"results/{file}": columns}, "title": title, "x_label": "epoch", "y_label": unit}}
         for (file, columns), (title, unit) in zip(curve_columns(experiment.file, MODELS).items(), _PLOTS, strict=True)
     ]
     whole = {"vars": [ROWS], "stages": stages, "metrics": ["results/metrics.json"], "plots": plots}
     return _HEADER + _yaml(whole)
+
+
+def dvc_name(stage: Stage, item: Item) -> str:
+    """What DVC calls the stage of an item: one of a template over rows, or one of its own."""
+    if stage.over in ("row", "model") and item.name not in MODELS:
+        return f"{'_'.join(filter(None, (stage.name, item.data)))}@{item.name}"
+    return "_".join(filter(None, (stage.name, item.name, item.data)))
 
 
 def _dvc_stage(experiment: Experiment, stage: Stage, item: Item, config: Any) -> dict[str, Any]:
@@ -136,7 +143,7 @@ def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
         watched.append({ROWS: None})
     elif item.name == "${key}":
         watched.append({ROWS: ["rows.${key}.set"]})
-    elif stage.over in ASKED and item.name in experiment.rows:
+    elif stage.over != "download" and item.name in experiment.rows:
         keys = ("set", "follow") if stage.over == "follow" else ("set",)
         watched.append({ROWS: [f"rows.{item.name}.{key}" for key in keys]})
     return watched

@@ -86,12 +86,12 @@ class Experiment:
     def items(self, stage: Stage, config: Config, rows: Sequence[str] | None = None) -> tuple[Item, ...]:
         """Everything that a stage works on here: of these rows, or of all."""
         names = tuple(self.rows) if rows is None else rows
-        found = stage.items(names, tuple(config.downloads), tuple(config.datasets), self.asked(config))
+        found = stage.items(names, tuple(config.datasets), self.asked(config))
         own = self.layout.shared if stage.over == "nothing" else frozenset()  # prepared with the experiment's own data
         return tuple(item for item in found if item.data not in own)
 
     def asked(self, config: Config) -> dict[str, tuple[str, ...]]:
-        """What is asked for by name: models to export, rows to follow. Raises ValueError for a model that is none."""
+        """What is asked for by name: downloads, exports, rows to follow. Raises ValueError for a model that is none."""
         models = (*MODELS, *self.rows)
         for name in config.exports:
             if name not in models:
@@ -99,7 +99,7 @@ class Experiment:
                     f"exports: unknown model {shown(name, 80)!r}; allowed: {shown(', '.join(models), 500)}"
                 )
         followed = tuple(name for name, row in self.rows.items() if row.follow)
-        return {"export": tuple(config.exports), "follow": followed}
+        return {"download": tuple(config.downloads), "export": tuple(config.exports), "follow": followed}
 
     def changes(self, item: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """What differs from the defaults, dotted key -> value: by the experiment, the item's row, the command line."""

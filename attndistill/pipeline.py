@@ -110,7 +110,7 @@ def check_item(experiment: Experiment, stage: Stage, item: Item, overrides: Mapp
     """
     config = experiment.config(item.name, overrides)
     experiment.check_rows(overrides)
-    allowed = stage.names(tuple(experiment.rows), tuple(config.downloads), experiment.asked(config))
+    allowed = stage.names(tuple(experiment.rows), experiment.asked(config))
     if item.name not in allowed:
         kind = "download" if stage.over == "download" else stage.option
         raise ValueError(f"{stage.name}: unknown {kind} {item.name!r}; allowed: {', '.join(allowed) or 'none here'}")

@@ -34,11 +34,15 @@ class Download(Section):
     unpack: bool
 
 
+ExportFormat = Literal["timm", "pt2", "onnx"]
+LICENCE = "[A-Za-z0-9][A-Za-z0-9.+ -]{0,80}"  # it becomes a line of YAML
+
+
 class Export(Section):
     """A model that a stage of its own hands on."""
 
-    formats: list[Literal["timm", "pt2", "onnx"]] = Field(default=["timm", "pt2"], min_length=1)
-    licence: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+ -]{0,80}$")] = "unknown"
+    formats: list[ExportFormat] = Field(default=["timm", "pt2"], min_length=1)
+    licence: Annotated[str, Field(pattern=f"^{LICENCE}$")] = "unknown"
     head: Literal["logistic", "finetune"] | None = None
 
 

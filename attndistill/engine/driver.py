@@ -14,6 +14,7 @@ from attndistill.core.places import state_folder
 from attndistill.core.progress import say
 from attndistill.core.ranks import ranks_of_environment
 from attndistill.core.words import shown
+from attndistill.drivers import dvc_name
 from attndistill.engine.board import Board, Plan, whereabouts
 from attndistill.engine.on import Executor, read_on
 from attndistill.engine.work import Job
@@ -22,7 +23,6 @@ from attndistill.experiments import Experiment, open_experiment
 from attndistill.pipeline import every_stage, recorded_pipeline, run_stage
 from attndistill.stages import STAGES, Item, Stage
 from attndistill.stages.finished import Finished, identity
-from attndistill.stages.layout import MODELS
 from attndistill.tracking import Recorder
 from attndistill.tracking.companion import Companion
 from attndistill.tracking.recorder import DRIVER
@@ -125,7 +125,7 @@ class Graph:
             return dict.fromkeys(self.pieces, True)
         stale, changed = _asked_dvc(folder), dict[str, bool]()
         for name, piece in self.pieces.items():
-            if _dvc_name(*piece) in stale:
+            if dvc_name(*piece) in stale:
                 changed[name] = True
             elif any(need in changed for need in self.needs[name]):
                 changed[name] = False
@@ -190,13 +190,6 @@ def _dvc(folder: Path, *words: str) -> str:
     if done.returncode:
         raise ValueError(f"dvc {words[0]}: {shown(' '.join((done.stderr or done.stdout).split()), 400)}")
     return done.stdout.strip()
-
-
-def _dvc_name(stage: Stage, item: Item) -> str:
-    """As dvc.yaml has it."""
-    if stage.over in ("row", "model") and item.name not in MODELS:
-        return f"{'_'.join(filter(None, (stage.name, item.data)))}@{item.name}"
-    return "_".join(filter(None, (stage.name, item.name, item.data)))
 
 
 def _name(stage: Stage, item: Item) -> str:

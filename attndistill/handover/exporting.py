@@ -3,8 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from attndistill.config.schema import LICENCE, Export, ExportFormat
 from attndistill.core.artifacts import check_empty, replacing_directory, write_text
 from attndistill.core.words import shown
 from attndistill.handover.card import Checked, model_card
@@ -15,18 +16,16 @@ from attndistill.library import configure, fitting
 from attndistill.models.families import Backbone
 from attndistill.models.projector import Student
 
-FORMATS = ("timm", "pt2", "onnx")
-DEFAULT = ("timm", "pt2")
-_LICENCE = "[A-Za-z0-9][A-Za-z0-9.+ -]{0,80}"  # it becomes a line of YAML
+FORMATS, _DEFAULT = get_args(ExportFormat), Export()
 
 
 def export(
     model: str | Path | Student | Backbone,
     to: str | Path,
     *,
-    formats: Sequence[str] = DEFAULT,
+    formats: Sequence[str] = tuple(_DEFAULT.formats),
     settings: Mapping[str, Any] | None = None,
-    licence: str = "unknown",
+    licence: str = _DEFAULT.licence,
     experiment: str | Path = ".",
     head: str = "",
 ) -> Path:
@@ -54,7 +53,7 @@ def export(
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise ValueError(f"format {shown(unknown[0])!r}; allowed: {', '.join(FORMATS)}")
-    if not re.fullmatch(_LICENCE, licence):
+    if not re.fullmatch(LICENCE, licence):
         allowed = "letters, digits, blanks and . + -, such as cc-by-nc-4.0"
         raise ValueError(f"licence {shown(licence, 100)!r}; allowed: {allowed}")
     check_empty(to)

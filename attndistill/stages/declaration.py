@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from attndistill.stages.layout import MODELS, Layout
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from attndistill.stages.context import Context
 
 Over = Literal["nothing", "pretrained", "row", "model", "download", "export", "follow"]
-ASKED: tuple[Over, ...] = ("export", "follow")  # over models that settings or rows name for it
+ASKED: tuple[Over, ...] = ("download", "export", "follow")  # over what settings or rows name for it
 OPTIONS: dict[Over, str] = {
     "pretrained": "model",
     "model": "model",
@@ -81,29 +82,25 @@ class Stage:
         """The word by which its item is named on the command line; empty for a stage without one."""
         return OPTIONS.get(self.over, "")
 
-    def names(
-        self, rows: Sequence[str], downloads: Sequence[str] = (), asked: Mapping[str, Sequence[str]] | None = None
-    ) -> tuple[str, ...]:
-        """The items' names in an experiment with these rows and downloads; `asked`: of the stages over `ASKED`."""
+    def names(self, rows: Sequence[str], asked: Mapping[str, Sequence[str]] = MappingProxyType({})) -> tuple[str, ...]:
+        """The items' names in an experiment with these rows; `asked`: of the stages over `ASKED`."""
         kinds: dict[Over, Sequence[str]] = {
             "nothing": ("",),
             "pretrained": MODELS,
             "row": rows,
             "model": (*MODELS, *rows),
-            "download": downloads,
-            **{kind: (asked or {}).get(kind, ()) for kind in ASKED},
+            **{kind: asked.get(kind, ()) for kind in ASKED},
         }
         return tuple(kinds[self.over])
 
     def items(
         self,
         rows: Sequence[str],
-        downloads: Sequence[str] = (),
         datasets: Sequence[str] = (),
-        asked: Mapping[str, Sequence[str]] | None = None,
+        asked: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> tuple[Item, ...]:
         """Everything it works on in such an experiment, the experiment's own data first."""
-        names = self.names(rows, downloads, asked)
+        names = self.names(rows, asked)
         return tuple(Item(name, data) for data in ("", *datasets) if not data or self.judges for name in names)
 
     def estimated(self, item: Item, config: "Config", plan: Any) -> Any:

@@ -108,7 +108,7 @@ def test_a_labelled_second_set_is_judged_by_the_probes(project):
 
     experiment = open_experiment(project(**{"datasets.digits": nested(further)}))
     for stage in ("prepare", "pretrain", "targets", "distill"):
-        for one in STAGES[stage].items(("attndistill",), (), ("digits",)):
+        for one in STAGES[stage].items(("attndistill",), ("digits",)):
             if one.name != "scratch":
                 run_stage(experiment, STAGES[stage], one, {})
     run_stage(experiment, STAGES["probe"], Item("attndistill", "digits"), {})
