@@ -139,7 +139,7 @@ def page(rows: Sequence[tuple[Promise, int, Counts]]) -> str:
             "",
             "| | |",
             "|---|---|",
-            *(f"| {key} | {value} |" for key, value in counts.items()),
+            *(f"| {key} | {value} |" for key, value in sorted(counts.items())),  # test processes end in any order
         ]
     return "\n".join([*lines, ""])
 
