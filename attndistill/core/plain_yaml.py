@@ -1,6 +1,8 @@
 """The one reader of YAML: plain values, bounded in size and depth, whatever the text says."""
 
 import re
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,28 +55,35 @@ def read_plain_yaml(path: Path, most: Bounds = BY_HAND) -> Any:
 
 def plain_yaml(text: str, place: str, most: Bounds = BY_HAND) -> Any:
     """The same of a text; `place` says whose it is."""
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    yaml = YAML(typ="safe", pure=True)
     try:
-        if len(text) > most.size:
-            raise ValueError(f"{len(text)} letters; allowed: {most.size}")
-        if (longest := max(map(len, text.split("\n")))) > most.line:
-            raise ValueError(f"a line of {longest} letters; allowed: {most.line}")
-        if len(re.findall(r"[\[{,:\n]", text)) > 2 * most.values:  # a mark or two make a value
-            raise ValueError(_too_many(most))
-        root = yaml.compose(text)
-        if root is None:
-            return None
-        _measure(root, {}, 0, most)
-        return yaml.constructor.construct_document(root)
+        return deepcopy(_parsed(text, most))
     except YAMLError as error:
         raise ValueError(f"{shown(place)} is not valid YAML: {shown(_fault(error))}") from None
     except RecursionError:
         raise ValueError(f"{shown(place)}: {_TOO_DEEP}") from None
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:  # of a date, a number, a tag
         raise ValueError(f"{shown(place)} cannot be read: {shown(error)}") from None
+
+
+@lru_cache(maxsize=32)
+def _parsed(text: str, most: Bounds) -> Any:
+    """The values of a text. One command asks for a dvc.lock several times; a megabyte of it takes four seconds."""
+    from ruamel.yaml import YAML
+
+    if len(text) > most.size:
+        raise ValueError(f"{len(text)} letters; allowed: {most.size}")
+    if (longest := max(map(len, text.split("\n")))) > most.line:
+        raise ValueError(f"a line of {longest} letters; allowed: {most.line}")
+    if len(re.findall(r"[\[{,:\n]", text)) > 2 * most.values:  # a mark or two make a value
+        raise ValueError(_too_many(most))
+    yaml = YAML(typ="safe", pure=True)
+    root = yaml.compose(text)
+    if root is None:
+        return None
+    _measure(root, {}, 0, most)
+    return yaml.constructor.construct_document(root)
 
 
 def _fault(error: Any) -> str:
