@@ -86,8 +86,8 @@ def _private_store(top: Path, scratch: Path) -> dict[str, str]:
     """Variables that make git use an index and an object store of ours, beginning as copies of the user's."""
     index = top / _line(top, "rev-parse", "--git-path", "index")
     objects = top / _line(top, "rev-parse", "--git-path", "objects")
-    if index.exists():  # its file times spare git from reading every file again
-        shutil.copyfile(index, scratch / "index")
+    if index.exists():  # the times in it spare git from reading every file; by its own git sees what changed since
+        shutil.copy2(index, scratch / "index")
     (scratch / "objects").mkdir()
     return {
         "GIT_INDEX_FILE": str(scratch / "index"),

@@ -1,4 +1,5 @@
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,17 @@ def test_the_commit_is_known_whatever_the_folder_is_called(tmp_path, name):
     state, patch = code_state(root)
     assert len(state["commit"]) == 40
     assert b"+two" in patch
+
+
+def test_a_change_in_the_very_moment_of_the_commit_is_seen(project, git):
+    git("config", "core.trustctime", "false")
+    git("config", "core.checkStat", "minimal")
+    code, moment = project.root / "code.py", 1_700_000_000
+    code.write_text("one\n")
+    os.utime(code, (moment, moment))
+    git("add", "code.py")
+    git("commit", "-qm", "c")
+    os.utime(project.root / ".git" / "index", (moment, moment))
+    code.write_text("two\n")
+    os.utime(code, (moment, moment))
+    assert b"+two" in code_state(project.root)[1]
