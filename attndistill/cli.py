@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from attndistill import __version__
+from attndistill.core.memory import memory_ran_out
 from attndistill.core.progress import say
 from attndistill.core.secrets import hidden
 from attndistill.core.words import shown
@@ -37,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `attndistill config | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not memory_ran_out(error):
+            raise
         return _complain("memory is exhausted: fewer images at once (runtime.micro_batch_size), smaller models", 1)
     except OSError as error:  # a full disk, a folder that is a file, a child that was killed
         return _complain(f"{error.filename}: {error.strerror}" if error.filename else error, 1)

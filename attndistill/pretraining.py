@@ -1,6 +1,6 @@
 """Masked autoencoding of one encoder, from images and options: the embedded teacher, and the from-scratch baseline."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from attndistill.core.randomness import derived_seed
@@ -8,7 +8,7 @@ from attndistill.data.store import ImageSet
 from attndistill.data.views import ViewRecipe
 from attndistill.models.mae import MaskedAutoencoder
 from attndistill.models.vit import build_vit
-from attndistill.runs import Evaluate, Execution, Trained, train
+from attndistill.runs import Execution, Trained, train
 from attndistill.tasks.masked_autoencoding import MaskedAutoencoding
 from attndistill.training.checkpoint import Checkpoint
 
@@ -46,19 +46,19 @@ def pretrain_encoder(
     encoder = build_vit(views.image_size, seed, **sizes)
     model = MaskedAutoencoder(encoder, seed, **options.decoder.plain())
     task = MaskedAutoencoding(model, derived_seed(seed, "mask"), mask_ratio=options.mask_ratio)
-    curve = _probe_curve(options, lambda: evaluate(encoder)) if evaluate else lambda epoch: None
+    every, epochs = options.probe_every, options.recipe.epochs
+
+    def curve(epoch: int) -> dict[str, float] | None:
+        return probe_point(epoch, every, epochs, lambda: evaluate(encoder)) if evaluate else None
+
     history = train(task, options.recipe, images, views, checkpoint, execution, seed=seed, evaluate=curve)
     return Trained(encoder, history, checkpoint)
 
 
-def _probe_curve(options: "Pretrain", features: Any) -> Evaluate:
-    """Top-1 on test of a logistic probe, every so many epochs and at the end."""
+def probe_point(epoch: int, every: int, epochs: int, features: "Callable[[], ProbeData]") -> dict[str, float] | None:
+    """Top-1 on test of a logistic probe, where the epoch is one of every so many or the last one; else None."""
     from attndistill.evaluations.classifiers import logistic
 
-    def evaluate(epoch: int) -> dict[str, float] | None:
-        if epoch % options.probe_every and epoch != options.recipe.epochs:
-            return None
-        data: ProbeData = features()
-        return {"probe_top1": logistic(data, **PROBE).top1}
-
-    return evaluate
+    if epoch % every and epoch != epochs:
+        return None
+    return {"probe_top1": logistic(features(), **PROBE).top1}

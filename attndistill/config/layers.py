@@ -1,22 +1,7 @@
 """Layers of settings: YAML files and dotted keys, laid over one another."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from attndistill.core.words import shown
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML 1.2 mapping, as DVC reads it. Raises ValueError naming the file and line."""
-    from attndistill.core.plain_yaml import read_plain_yaml
-
-    value = read_plain_yaml(path)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ValueError(f"{shown(path)} must hold a mapping, not {type(value).__name__}")
-    return value
 
 
 def overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any
 
+from attndistill.core.memory import memory_ran_out
 from attndistill.core.progress import progress
 
 Told = Callable[[int], None]  # steps done
 _POLL = 0.2  # seconds between looks at the children's progress
 # what one line explains; anything else is a mistake of ours: it is named, and the child prints its traceback
-_ERRORS = (ValueError, FloatingPointError, OSError, KeyboardInterrupt)
+_ERRORS = (ValueError, FloatingPointError, OSError, KeyboardInterrupt, MemoryError)
 
 
 def side_by_side(
@@ -37,7 +38,7 @@ def side_by_side(
         unit: of the steps, plural.
 
     Raises:
-        ValueError, FloatingPointError, OSError: what a child raised; the other children are ended.
+        ValueError, FloatingPointError, OSError, MemoryError: what a child raised; the other children are ended.
         ChildProcessError: a child ended by something else, which is named, or died without a word.
     """
     if processes == 1:
@@ -83,7 +84,8 @@ def _child(work: Callable[[int, Told], object], item: int, done: Any, place: int
     try:
         work(item, told)
     except BaseException as error:
-        known = [number for number, kind in enumerate(_ERRORS) if isinstance(error, kind)]
+        kinds = (MemoryError,) if memory_ran_out(error) else type(error).__mro__
+        known = [number for number, kind in enumerate(_ERRORS) if kind in kinds]
         sender.send((known[0], str(error)) if known else (None, f"{type(error).__name__}: {error}"))
         if not known:
             raise

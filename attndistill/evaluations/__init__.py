@@ -68,11 +68,6 @@ class Evaluation:
     trains: Literal["head", "backbone"] = "head"
 
     @property
-    def objective(self) -> bool:
-        """Whether a study may aim at it: it is cheap enough to be measured on the validation part of train."""
-        return self.on in ("features", "maps")
-
-    @property
     def labels(self) -> bool:
         """Whether it asks for labels; what compares a student with its teacher asks for none."""
         return self.on in ("features", "model")

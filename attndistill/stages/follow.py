@@ -4,6 +4,7 @@ Students are stored at their end alone, and to judge them on the way costs time 
 a stage of its own, for the rows that ask for it (`follow` in rows.yaml). The curve is shown; nothing is chosen by it.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from attndistill.stages.declaration import Stage
@@ -24,10 +25,9 @@ def run(context: "Context") -> None:
     from attndistill.data.manifest import read_manifest
     from attndistill.data.store import validation_indices
     from attndistill.distillation import distil_student, open_teaching
-    from attndistill.evaluations.classifiers import logistic
     from attndistill.evaluations.embedding import probe_data
     from attndistill.models.storage import load_model
-    from attndistill.pretraining import PROBE
+    from attndistill.pretraining import probe_point
     from attndistill.results import ProbeCurve
 
     config, name, layout = context.config, context.item.name, context.layout
@@ -40,9 +40,8 @@ def run(context: "Context") -> None:
     validation, epochs = validation_indices(layout.data), config.distill.recipe.epochs
 
     def look(seed: int, backbone: "torch.nn.Module", epoch: int) -> dict[str, float] | None:
-        if epoch % every and epoch != epochs:
-            return None
-        data = probe_data(
+        features = partial(
+            probe_data,
             backbone,
             images,
             test,
@@ -53,7 +52,7 @@ def run(context: "Context") -> None:
             batch_size=execution.evaluation_batch_size,
             device=execution.device,
         )
-        return {"probe_top1": logistic(data, **PROBE).top1}
+        return probe_point(epoch, every, epochs, features)
 
     trained = distil_student(
         teacher,

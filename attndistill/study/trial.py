@@ -4,17 +4,16 @@ Everything a trial makes lies in one folder named by its settings, checkpoints t
 is resumed by whoever runs those settings next, and two trials of equal settings are never trained twice.
 """
 
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 import optuna
-import torch
 from optuna.trial import TrialState
 
 from attndistill.config import Config
+from attndistill.core.memory import memory_ran_out
 from attndistill.core.secrets import hidden_in
 from attndistill.core.words import shown
 from attndistill.outcomes import Choices, Distribution, FloatRange, Value
@@ -24,8 +23,6 @@ from attndistill.study.recording import tag_inputs, write_failed_note, write_not
 from attndistill.study.search import Search
 from attndistill.study.validation import TrialLayout, TrialStudent
 from attndistill.tracking import Recorder
-
-_TOO_LARGE = re.compile("allocate memory|out of memory|ALLOC_FAILED|without overflow", re.IGNORECASE)
 
 
 class TrialFailedError(Exception):
@@ -141,9 +138,8 @@ def _recorded(search: Search, trial: optuna.Trial, point: Mapping[str, Value], c
 
 
 def _is_the_trials(error: Exception) -> bool:
-    """Whether the settings are at fault: they overflow, or ask for too much memory (torch says so in words)."""
-    known = isinstance(error, ArithmeticError | MemoryError | torch.OutOfMemoryError)
-    return known or _TOO_LARGE.search(str(error)) is not None
+    """Whether the settings are at fault: they overflow, or ask for too much memory."""
+    return isinstance(error, ArithmeticError) or memory_ran_out(error)
 
 
 def _objectives(

@@ -37,6 +37,20 @@ def test_what_a_user_can_read_reaches_the_parent_with_its_words(error, kind):
         run(fail(error))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    ],
+)
+def test_a_child_that_lacks_memory_says_so_without_a_traceback(capfd, error):
+    with pytest.raises(MemoryError):
+        run(fail(error))
+    assert capfd.readouterr().err == ""
+
+
 def test_a_child_that_was_killed_is_named_with_the_signal():
     def work(item: int) -> None:
         if item == 7:
@@ -53,7 +67,6 @@ def test_a_child_that_was_killed_is_named_with_the_signal():
     [
         (KeyError("layer"), "KeyError: 'layer'"),
         (AssertionError("2 of 3 views"), "AssertionError: 2 of 3 views"),
-        (MemoryError(), "MemoryError: "),
         (RuntimeError("shape '[4, 3]' is invalid"), "RuntimeError: shape '[4, 3]' is invalid"),
     ],
     ids=lambda value: type(value).__name__,
