@@ -16,9 +16,13 @@ TITLE = "Attention distillation"
 
 
 def run(context: "Context") -> None:
-    """Write outputs/report (page, tables, figures); below results/ the table, DVC's metrics and the curves it plots."""
+    """Write outputs/report (page, tables, figures); below results/ the table, DVC's metrics and the curves it plots.
+
+    Beside the page, and an output of nothing, lie the speeds of its models on this machine.
+    """
     from attndistill.data.manifest import read_manifest
     from attndistill.report.build import build_report
+    from attndistill.report.speeds import update
 
     layout, config = context.layout, context.config
     judged = [name for name in config.datasets if layout.prepared(name).exists()]  # a set may never be prepared
@@ -46,6 +50,8 @@ def run(context: "Context") -> None:
         context.journal.artifact(path, folder="results")
     context.record_data("test", "evaluation")
     print(built.words, end="")
+    if config.runtime.speeds:
+        print(update(layout.speeds, built.sized, layout.weights))
 
 
 def _description(context: "Context") -> dict[str, str]:
