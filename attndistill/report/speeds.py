@@ -185,6 +185,8 @@ def _measured(folders: Mapping[Sized, Path], weights: Mapping[Sized, str]) -> tu
         told = Machine.model_validate_json((done.stdout.splitlines() or [""])[-1])
     except ValidationError as error:
         raise ValueError(f"measuring told no speeds: {first_problem(error)}") from None
+    if len(told.models) != len(folders):
+        raise ValueError(f"measuring told {len(told.models)} speeds of {len(folders)} models")
     speeds = {}
     for (one, folder), found in zip(folders.items(), told.models, strict=True):
         if (found.parameters, found.flops) != (one.parameters, one.flops):
