@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BATCH = 16
 _ROUNDS, _SECONDS = 5, 0.2  # that a model is run
+_ENOUGH = 20.0  # seconds after which no further round begins: of large models, one batch takes longer than a round
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,14 @@ def place() -> str:
 
 def measure_together(models: Sequence[tuple[Any, int]]) -> list[Speed]:
     """Each model, with the side of its images, for a second in all: in turns, so that other work slows all alike."""
-    rates: list[list[float]] = [[] for _ in models]
+    start, rounds = time.perf_counter(), list[list[float]]()
     with torch.no_grad():
-        for turn in range(_ROUNDS + 1):
-            for (model, side), found in zip(models, rates, strict=True):
-                rate = _rate(model, torch.zeros(BATCH, 3, side, side), _SECONDS if turn else 0.0)
-                if turn:  # the first call is slower
-                    found.append(rate)
-    return [
-        Speed(count_parameters(model), flops_of(model), statistics.median(found))
-        for (model, _), found in zip(models, rates, strict=True)
-    ]
+        while len(rounds) <= _ROUNDS and (len(rounds) < 2 or time.perf_counter() - start < _ENOUGH):
+            seconds = _SECONDS if rounds else 0.0  # the first call is slower, and does not count
+            rounds.append([_rate(model, torch.zeros(BATCH, 3, side, side), seconds) for model, side in models])
+    rates = [statistics.median(found) for found in zip(*rounds[1:], strict=True)]
+    counted = [(count_parameters(model), flops_of(model)) for model, _ in models]
+    return [Speed(*size, rate) for size, rate in zip(counted, rates, strict=True)]
 
 
 def _rate(model: Any, images: torch.Tensor, seconds: float) -> float:
