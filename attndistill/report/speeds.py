@@ -30,9 +30,11 @@ MOST = 4  # models whose speed is measured: a second and a half each
 _BEGINNING, _END = "attndistill_speed = ", ";\n"
 _LARGEST = 2**16  # bytes of the file
 _PATIENCE = 120.0  # seconds
-# not imported: it computes with torch, and nothing of it is in any output
+# Not imported here: it computes with torch, and nothing of it is in any output. The package's folder is on the path
+# while the package is found, as for the companion of tracking.
 _START = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from attndistill.handover.speed import main; main(sys.argv[1:])"
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); import attndistill; sys.path.pop(0); "
+    "from attndistill.handover.speed import main; main(sys.argv[1:])"
 )
 
 

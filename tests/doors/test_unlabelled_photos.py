@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,11 @@ def test_the_pipeline_runs_without_labels_and_reports_agreement_with_the_teacher
     told = SpeedFile.read(experiment.layout.speeds)
     assert {one.model for one in told.models.values()} >= {"teacher", "attndistill"}
     assert f"speeds: attndistill {told.sentence.text[2:]}; {experiment.layout.speeds}" in said
+    shutil.rmtree(experiment.layout.model("attndistill"))
+    run_stage(experiment, STAGES["report"], Item(), {})  # of a project whose students are gone
+    note = f"note: no speeds beside the page: {experiment.layout.weights('attndistill', 0)} is not here"
+    assert note in capsys.readouterr().out.splitlines()
+    assert (experiment.layout.report / "index.html").read_text() == page
 
 
 def test_a_labelled_second_set_is_judged_by_the_probes(project):
