@@ -1,5 +1,6 @@
 """Real `dvc repro` on the real dvc.yaml, at toy size."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -47,11 +48,15 @@ def test_another_clean_clone_ends_with_the_same_lock_and_the_same_results(reprod
         assert (other / path.relative_to(reproduced)).read_bytes() == path.read_bytes(), path
 
 
-def test_speeds_beside_the_page_are_known_to_neither_git_nor_dvc_nor_verify(reproduced):
+def test_speeds_beside_the_page_are_known_to_neither_git_dvc_verify_nor_rebuild(reproduced):
     assert "times as fast" in (reproduced / "outputs/speed.js").read_text()
     assert "speed.js" not in run(reproduced, "git", "status", "--porcelain", "-uall").stdout
     assert "speed.js" not in run(reproduced, "dvc", "data", "status", "--granular").stdout
-    run(reproduced, "python", "-m", "attndistill", "verify")
+    run(reproduced, "python", "-m", "attndistill", "verify", "--experiment", ".")
+    run(reproduced, "git", "add", "-A")
+    run(reproduced, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "results")
+    said = run(reproduced, "python", "-m", "attndistill", "rebuild", "results/report/table.json").stdout
+    assert re.search(r"^outputs/report +same bytes", said, re.MULTILINE)  # no student and no speed is laid out there
 
 
 def test_a_lock_made_anew_from_dvcs_cache_of_runs_is_the_same_bytes(reproduced):
