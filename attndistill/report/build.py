@@ -84,7 +84,7 @@ def build_report(
         model_folder: where a model's weights lie.
         searches: holds the outcome of each study, a JSON file; None where nothing was searched.
         data: class_list_sha256 and data_digest of the experiment's data, where figures of others are to be refused.
-        datasets: the same of every further data set that the models are judged on, by name.
+        datasets: the same of every further data set that the models are judged on, by name; empty where not known.
         settings: model -> dotted key -> value of what it was trained with.
 
     Raises:
