@@ -212,6 +212,7 @@ class Runtime(Section):
     evaluation_batch_size: Positive
     checkpoint_seconds: Weight
     tracking: bool
+    speeds: bool
 
 
 class JudgedOn(Section):

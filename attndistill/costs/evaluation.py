@@ -172,7 +172,7 @@ def attention(item: Item, config: Config, plan: Plan) -> Estimate:
 
 
 def report(item: Item, config: Config, plan: Plan) -> Estimate:
-    """Of tables, charts and the page: files alone are read, no model runs."""
+    """Of tables, charts and the page: files alone are read. The seconds of `runtime.speeds` are not counted."""
     lines = {"reads": f"results of {plan.models} models, maps of {len(plan.pictured)}; no FLOPs, no device"}
     sizes = []
     for name, config in plan.pictured.items():

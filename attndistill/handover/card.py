@@ -21,6 +21,7 @@ from attndistill.handover.picture import NAME as PICTURE
 from attndistill.handover.speed import Speeds
 from attndistill.models.storage import weights_digest
 from attndistill.models.vit import count_parameters
+from attndistill.report.sentence import pace, share
 from attndistill.results import AttentionFile, Measurement, ProbeFile, TrainingFile
 
 
@@ -105,24 +106,15 @@ def _first(finished: Finished, speeds: Speeds | None) -> str:
     """'96 % of the teacher's k-NN top-1 at 32 % of its parameters, 4.1 times as fast on ...', as far as it is known."""
     if speeds is None or speeds.teacher is None or finished.experiment is None:
         return ""
-    own, teacher, experiment = speeds.own, speeds.teacher, finished.experiment
-    files = [
-        ProbeFile.read_if_any(experiment.layout.result("probes", f"{name}.json")) for name in (finished.name, "teacher")
-    ]
-    share = ""
-    for evaluation in evaluations().values():
-        found = [
-            file.probes[evaluation.name].figures.get("top1")
-            for file in files
-            if file and evaluation.name in file.probes
-        ]
-        if len(found) == 2 and found[0] and found[1] and found[1].mean and not share:
-            share = f"{100 * found[0].mean / found[1].mean:.0f} % of the teacher's {evaluation.title} top-1 at "
-    return (
-        f"{share}{100 * own.parameters / teacher.parameters:.0f} % of the teacher's parameters and "
-        f"{100 * own.flops / teacher.flops:.0f} % of its FLOPs, {own.images_a_second / teacher.images_a_second:.1f} "
-        f"times as fast (on {speeds.place})."
-    ).replace("top-1 at", "top-1, at")
+    own, teacher, layout = speeds.own, speeds.teacher, finished.experiment.layout
+    files = [ProbeFile.read_if_any(layout.result("probes", f"{name}.json")) for name in (finished.name, "teacher")]
+    accuracy = None
+    for name, evaluation in evaluations().items():
+        found = [file.probes[name].figures.get("top1") for file in files if file and name in file.probes]
+        if accuracy is None and len(found) == 2 and found[0] and found[1] and found[0].mean and found[1].mean:
+            accuracy = (f"{evaluation.title} top-1", (found[0].mean, found[1].mean))
+    known = share((own.parameters, teacher.parameters), (own.flops, teacher.flops), accuracy)
+    return f"{known}{pace((own.images_a_second, teacher.images_a_second), speeds.place)}."
 
 
 def _head(head: Head) -> str:

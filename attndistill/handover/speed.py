@@ -1,19 +1,31 @@
-"""How fast a finished model is on this machine, beside its teacher."""
+"""How fast finished models are on this machine: for the card of one, beside its teacher, and for the report's page.
 
+As a program (`main`) it tells the report, which does without torch, the speeds of stored models as one line of JSON.
+"""
+
+import json
+import statistics
 import time
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from attndistill.core.words import shown
 from attndistill.exhibits.making import flops_of
-from attndistill.handover.models import Finished, open_finished
+from attndistill.models.storage import load_model
 from attndistill.models.vit import count_parameters
 from attndistill.stages.layout import MODELS
 from attndistill.tracking.lineage import processor
 
+if TYPE_CHECKING:
+    from attndistill.handover.models import Finished
+
 BATCH = 16
-_SECONDS = 1.0  # that a model is run
+_ROUNDS, _SECONDS = 5, 0.2  # that a model is run
+_ENOUGH = 20.0  # seconds after which no further round begins: of large models, one batch takes longer than a round
 
 
 @dataclass(frozen=True)
@@ -34,25 +46,47 @@ class Speeds:
     place: str
 
 
-def measure_speeds(finished: Finished, opened: Any) -> Speeds:
-    """Run both for a second. `opened` is the model as timm has it."""
-    teacher = None
-    experiment = finished.experiment
+def measure_speeds(finished: "Finished", opened: Any) -> Speeds:
+    """Of a model, which timm has opened, and of its teacher."""
+    from attndistill.handover.models import open_finished
+
+    models, experiment = [(opened, finished.image_size)], finished.experiment
     if experiment is not None and finished.name not in MODELS and experiment.layout.model("teacher").is_dir():
         stored = open_finished("teacher", experiment.folder, {})
-        teacher = _measured(stored.backbone.cpu().float().eval(), stored.image_size)
+        models.append((stored.backbone.cpu().float().eval(), stored.image_size))
+    own, *teacher = measure_together(models)
+    own = replace(own, parameters=count_parameters(finished.backbone))  # no head's
+    return Speeds(own, teacher[0] if teacher else None, place())
+
+
+def place() -> str:
+    """This machine, as far as a speed depends on it."""
     threads = torch.get_num_threads()
-    place = f"{processor()}, {threads} thread{'s' if threads > 1 else ''}, batches of {BATCH}"
-    own = replace(_measured(opened, finished.image_size), parameters=count_parameters(finished.backbone))  # no head's
-    return Speeds(own, teacher, place)
+    return f"{shown(processor(), 100)}, {threads} thread{'s' if threads > 1 else ''}, batches of {BATCH}"
 
 
-def _measured(model: Any, side: int) -> Speed:
-    images = torch.zeros(BATCH, 3, side, side)
+def measure_together(models: Sequence[tuple[Any, int]]) -> list[Speed]:
+    """Each model, with the side of its images, for a second in all: in turns, so that other work slows all alike."""
+    start, rounds = time.perf_counter(), list[list[float]]()
     with torch.no_grad():
-        model.forward_features(images)  # the first call is slower
-        count, start = 0, time.perf_counter()
-        while (taken := time.perf_counter() - start) < _SECONDS or not count:
-            model.forward_features(images)
-            count += BATCH
-    return Speed(count_parameters(model), flops_of(model), count / taken)
+        while len(rounds) <= _ROUNDS and (len(rounds) < 2 or time.perf_counter() - start < _ENOUGH):
+            seconds = _SECONDS if rounds else 0.0  # the first call is slower, and does not count
+            rounds.append([_rate(model, torch.zeros(BATCH, 3, side, side), seconds) for model, side in models])
+    rates = [statistics.median(found) for found in zip(*rounds[1:], strict=True)]
+    counted = [(count_parameters(model), flops_of(model)) for model, _ in models]
+    return [Speed(*size, rate) for size, rate in zip(counted, rates, strict=True)]
+
+
+def _rate(model: Any, images: torch.Tensor, seconds: float) -> float:
+    count, start = 0, time.perf_counter()
+    while (taken := time.perf_counter() - start) < seconds or not count:
+        model.forward_features(images)
+        count += BATCH
+    return count / taken
+
+
+def main(folders: Sequence[str]) -> None:
+    """Print the speeds of stored models, by their folders."""
+    backbones = [load_model(Path(folder))[0].cpu().float().eval() for folder in folders]
+    speeds = measure_together([(one, int(one.patch_embed.img_size[0])) for one in backbones])
+    print(json.dumps({"place": place(), "models": [asdict(one) for one in speeds]}))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from attndistill.report.page import Pictures
     from attndistill.report.pictures import Looks
     from attndistill.report.sheet import Sheet
+    from attndistill.report.speeds import Sized
     from attndistill.results import TableFile
 
 INLINE_PANELS = 12  # the page stays a few megabytes; figures/attention/ holds them all
@@ -36,11 +37,13 @@ class Built:
         table: every figure of the report.
         curves: file name -> CSV, for `dvc plots`.
         words: the table in a hundred columns, where the report lies, the best student, notes.
+        sized: whose speed belongs beside the page.
     """
 
     table: "TableFile"
     curves: Mapping[str, str]
     words: str
+    sized: Sequence["Sized"] = ()
 
     def write(self, results: Path) -> list[Path]:
         """The files for git, below results/<experiment>; gives their paths."""
@@ -81,7 +84,7 @@ def build_report(
         model_folder: where a model's weights lie.
         searches: holds the outcome of each study, a JSON file; None where nothing was searched.
         data: class_list_sha256 and data_digest of the experiment's data, where figures of others are to be refused.
-        datasets: the same of every further data set that the models are judged on, by name.
+        datasets: the same of every further data set that the models are judged on, by name; empty where not known.
         settings: model -> dotted key -> value of what it was trained with.
 
     Raises:
@@ -94,6 +97,7 @@ def build_report(
     from attndistill.report.entries import on_data_set, read_entries
     from attndistill.report.page import render_page
     from attndistill.report.pictures import read_looks
+    from attndistill.report.speeds import sized
     from attndistill.results import TableFile
 
     _check_destination(destination, (results, outputs))
@@ -119,11 +123,13 @@ def build_report(
         sheets["claims"] = differences.claims_sheet(claims, entries, columns)
     found, looks, best = read_outcomes(searches), read_looks(entries), gallery.best_student(entries, columns)
     student = exhibits.get(best[0].name) if best else None
+    timed, size = sized(exhibits, best[0].name if best else None), gallery.size_sentence(entries, columns, exhibits)
     shown = {
         "overlays": gallery.overlays(looks),
         "neighbours": gallery.neighbours(exhibits.get("teacher"), student),
         "confusion": gallery.confusion(student),
     }
+    weights = {entry.label: model_folder(entry.name) for entry in entries if entry.training}
     with replacing_directory(destination) as beside:
         sweeps = evaluated.pictures(blocks)
         pictures = _write_figures(beside / "figures", entries, columns, looks, sweeps)
@@ -131,12 +137,13 @@ def build_report(
             {**sheets, **told_how},
             pictures,
             title=title,
-            headlines=gallery.size_sentence(entries, columns, exhibits) + differences.headlines(compared, claims),
+            headlines=size + differences.headlines(compared, claims),
+            timed=[one.account for one in timed[:2]] if size else [],
             description=description,
             searches=_write_searches(beside, found),
             gallery=shown,
             followed=[entry.label for entry in entries if entry.is_distilled and entry.pretraining],
-            files=_files(beside, sheets, {entry.label: model_folder(entry.name) for entry in entries}, destination),
+            files=_files(beside, sheets, weights, destination),
         )
         (beside / "index.html").write_text(page, encoding="utf-8")
         for name, sheet in sheets.items():
@@ -146,15 +153,15 @@ def build_report(
     if further:
         told["datasets"] = {name: table.models_table(one, columns_of(one)) for name, one in further.items()}
     words = table.closing_words(entries, columns, destination / "index.html", model_folder)
-    return Built(TableFile(models=models, differences=paired, **told), _curves(entries, list(pretrained)), words)
+    return Built(TableFile(models=models, differences=paired, **told), _curves(entries, list(pretrained)), words, timed)
 
 
 def _files(
     written: Path, sheets: Mapping[str, "Sheet"], models: Mapping[str, Path], destination: Path
 ) -> dict[str, list[tuple[str, str]]]:
-    """Links to what lies beside the page, and to the weights."""
+    """Links to what lies beside the page, and to the weights, whether they are on this machine or not."""
     pictures = [(name, f"{name}/") for name in ("figures", "attn_vis") if (written / name).is_dir()]
-    weights = [(label, os.path.relpath(folder, destination)) for label, folder in models.items() if folder.is_dir()]
+    weights = [(label, os.path.relpath(folder, destination)) for label, folder in models.items()]
     links = {
         **{f"Table {name}": [(f"{name}.{kind}", f"{name}.{kind}") for kind in ("csv", "tex", "md")] for name in sheets},
         "Pictures": pictures,

@@ -93,14 +93,14 @@ def read_entries(
 
 
 def on_data_set(entries: Sequence[Entry], results: Path, name: str, data: Mapping[str, str]) -> list[Entry]:
-    """The same models as they were judged on a further data set of these digests. Raises ValueError as above."""
+    """The same models as they were judged on a further data set, of these digests if any. Raises ValueError."""
     files = [ProbeFile.read_if_any(results / "probes" / f"{entry.name}@{name}.json") for entry in entries]
     judged = [
         replace(one, probe=file, paper=(None, None), attention=None, training=None, pretraining=None, maps=None)
         for one, file in zip(entries, files, strict=True)
     ]
     for what in DIGESTS:
-        _same(judged, what, data[what])
+        _same(judged, what, data.get(what))
     return judged
 
 

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attndistill.core.artifacts import file_digest
 from attndistill.core.words import shown
 from attndistill.exhibits import FILE, PICTURES, Asked, Exhibits, Photo, Pictures
 from attndistill.figures.attention import jpeg_bytes, overlay, png_bytes
 from attndistill.report.columns import Column, place_of
 from attndistill.report.entries import TEACHER, Entry
 from attndistill.report.pictures import MOST_TOGETHER, Looks
+from attndistill.report.sentence import percent, share
 from attndistill.report.sheet import Cell, Heading, Sheet
 
 _CLASSES = 10  # photos with maps over them
@@ -23,7 +25,7 @@ _SMALL = 48  # pixels up to which a picture is kept as it is
 
 @dataclass(frozen=True)
 class Exhibited:
-    """The exhibits of one model with their pictures.
+    """The exhibits of one model with their pictures; `account` is the SHA-256 of the file.
 
     Raises:
         ValueError: a picture that is named and is not there.
@@ -31,6 +33,7 @@ class Exhibited:
 
     label: str
     file: Exhibits
+    account: str
     pictures: NDArray[np.uint8]
 
     @classmethod
@@ -45,7 +48,7 @@ class Exhibited:
         most = max((photo.picture for photo in file.photos), default=-1)
         if most >= len(images):
             raise ValueError(f"{folder / FILE}: picture {most} given; {PICTURES} has {len(images)}")
-        return cls(entry.label, file, images)
+        return cls(entry.label, file, file_digest(folder / FILE), images)
 
     def tile(self, photo: Photo) -> dict[str, str]:
         """What the page needs of a picture."""
@@ -75,21 +78,17 @@ def size_sentence(entries: Sequence[Entry], columns: Sequence[Column], exhibits:
     """'AttnDistill has 96 % of the teacher's k-NN top-1 at 32 % of its parameters and 9 % of its FLOPs.' or nothing."""
     entry, column = best_student(entries, columns) or (None, None)
     place = place_of(entries)
-    if entry is None or column is None or place is None or not column.is_accuracy:
+    if entry is None or column is None or place is None:
         return []
     teacher, ours, theirs = entries[place], column.means[entries.index(entry)], column.means[place]
-    if not ours or not theirs or entry.probe is None or teacher.probe is None:
+    if entry.probe is None or teacher.probe is None:
         return []
-    shares = [f"{_percent(entry.probe.parameters, teacher.probe.parameters)} of its parameters"]
+    parameters, flops, accuracy = (entry.probe.parameters, teacher.probe.parameters), None, None
     if entry.name in exhibits and TEACHER in exhibits:
-        flops = _percent(exhibits[entry.name].file.flops, exhibits[TEACHER].file.flops)
-        shares.append(f"{flops} of its FLOPs")
-    return [f"{entry.label} has {_percent(ours, theirs)} of the teacher's {column.title} at {' and '.join(shares)}."]
-
-
-def _percent(part: float, whole: float) -> str:
-    share = 100 * part / max(whole, 1e-12)
-    return f"{share:.0f} %" if share >= 1 else f"{share:.1g} %"
+        flops = (exhibits[entry.name].file.flops, exhibits[TEACHER].file.flops)
+    if column.is_accuracy and ours and theirs:
+        accuracy = (column.title, (ours, theirs))
+    return [f"{share(parameters, flops, accuracy, entry.label)}."]
 
 
 def sizes_sheet(entries: Sequence[Entry], exhibits: dict[str, Exhibited]) -> Sheet | None:
@@ -109,16 +108,16 @@ def sizes_sheet(entries: Sequence[Entry], exhibits: dict[str, Exhibited]) -> She
         file = exhibits[entry.name].file
         values = [getattr(file, field) for field in fields]
         texts = (f"{file.parameters:,}", _scaled(file.flops), f"{_scaled(file.weight_bytes)}B")
-        line = [Cell(entry.label, values=(entry.name,))]
+        line = [Cell(entry.label, values=(entry.name,), at=f"size-{exhibits[entry.name].account}")]
         line += [Cell(text, values=(value,)) for text, value in zip(texts, values, strict=True)]
         if teacher:
             shares = ((file.parameters, teacher.file.parameters), (file.flops, teacher.file.flops))
-            line += [Cell(_percent(*pair)) for pair in shares]
+            line += [Cell(percent(*pair)) for pair in shares]
         lines.append(line)
     notes = [
         "FLOPs of one image through the whole backbone, two for a multiplication and an addition; weights in fp32, as "
-        "they are exported. Images a second depend on the machine: `attndistill export` measures them and writes them "
-        "on the model card."
+        "they are exported. Images a second depend on the machine, and this page does not: `attndistill report` "
+        "measures them and leaves them in speed.js beside this page's folder, from where they are shown here."
     ]
     return Sheet(headings, [("", lines)], notes)
 

@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def render_page(
     gallery: Mapping[str, Any] | None = None,
     files: Mapping[str, Sequence[tuple[str, str]]] | None = None,
     followed: Sequence[str] = (),
+    timed: Sequence[str] = (),
 ) -> str:
     """HTML with every picture inlined; every label is escaped.
 
@@ -49,6 +51,7 @@ def render_page(
         gallery: "overlays", "neighbours" and "confusion", as `gallery` gives them.
         files: what lies beside the page, name -> (text, place) of links.
         followed: labels of the rows whose accuracy over the epochs of distillation is among the charts.
+        timed: the first headline compares the speed of these accounts, the student's and the teacher's, if it is known.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -59,6 +62,7 @@ def render_page(
         keep_trailing_newline=True,
     )
     environment.filters["with_code"] = _with_code
+    script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     page = environment.get_template("page.html.j2").render(
         title=shown(title),
         sheets=dict(sheets),
@@ -73,6 +77,9 @@ def render_page(
         ],
         panel_count=pictures.panel_count,
         followed=followed,
+        timed=timed,
+        script=Markup(script),
+        script_digest=base64.b64encode(sha256(script.encode()).digest()).decode("ascii"),
         searches=[{**search, "charts": _inlined(search["charts"])} for search in searches],
         files={shown(name): links for name, links in (files or {}).items()},
         **{"overlays": None, "neighbours": None, "confusion": None, **(gallery or {})},

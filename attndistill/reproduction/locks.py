@@ -50,8 +50,14 @@ class Lock:
         return {path: md5 for path, md5 in stage.deps.items() if self.maker(path) is None}
 
     def inputs(self, stage: LockedStage) -> dict[str, str]:
-        """The dependencies that another stage makes."""
-        return {path: md5 for path, md5 in stage.deps.items() if self.maker(path) is not None}
+        """The dependencies that another stage makes; of a folder in which several put theirs, what they put there.
+
+        Of such a folder below results/, git has what was there.
+        """
+        found = {path: md5 for path, md5 in stage.deps.items() if self.maker(path) is not None}
+        shared = [f"{path}/" for path in stage.deps if path not in found and not path.startswith("results/")]
+        made = ((out, md5) for maker in self.stages.values() for out, md5 in maker.outs.items())
+        return found | {out: md5 for out, md5 in made if out.startswith(tuple(shared))}
 
 
 def lock_in(path: Path) -> Lock:

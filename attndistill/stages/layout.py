@@ -46,6 +46,11 @@ class Layout:
     def report(self) -> Path:
         return self.outputs / "report"
 
+    @property
+    def speeds(self) -> Path:
+        """What the report's page shows of this machine, and does without elsewhere: no stage's output."""
+        return self.outputs / "speed.js"
+
     def download(self, name: str) -> Path:
         """A folder with one fetched file, or with what was unpacked from it."""
         return self.outputs / "downloads" / name

@@ -16,17 +16,14 @@ TITLE = "Attention distillation"
 
 
 def run(context: "Context") -> None:
-    """Write outputs/report (page, tables, figures); below results/ the table, DVC's metrics and the curves it plots."""
-    from attndistill.data.manifest import read_manifest
+    """Write outputs/report (page, tables, figures); below results/ the table, DVC's metrics and the curves it plots.
+
+    Beside the page, and an output of nothing, lie the speeds of its models on this machine.
+    """
     from attndistill.report.build import build_report
+    from attndistill.report.speeds import update
 
     layout, config = context.layout, context.config
-    judged = [name for name in config.datasets if layout.prepared(name).exists()]  # a set may never be prepared
-    manifests = {name: read_manifest(layout.prepared(name)) for name in ("", *judged)}
-    digests = {
-        name: {"class_list_sha256": manifest["class_list_sha256"], "data_digest": manifest["digest"]}
-        for name, manifest in manifests.items()
-    }
     built = build_report(
         layout.results,
         layout.outputs,
@@ -34,8 +31,8 @@ def run(context: "Context") -> None:
         title=f"{TITLE}: {layout.experiment}",
         rows=context.rows,
         pretrained={"teacher": f"Teacher ({_origin(config.teacher)})", "scratch": "Student from scratch (MAE)"},
-        data=digests.pop(""),
-        datasets=digests,
+        data=_digests(layout.data),
+        datasets=judged_on(layout, list(config.datasets)),
         settings=_settings(context),
         description=_description(context),
         model_folder=layout.model,
@@ -46,6 +43,22 @@ def run(context: "Context") -> None:
         context.journal.artifact(path, folder="results")
     context.record_data("test", "evaluation")
     print(built.words, end="")
+    if config.runtime.speeds:
+        print(update(layout.speeds, built.sized, layout.weights))
+
+
+def judged_on(layout: Layout, datasets: list[str]) -> dict[str, dict[str, str]]:
+    """Those of which there are results, with their digests where the images are here: the page is the same without."""
+    judged = {path.stem.partition("@")[2] for path in (layout.results / "probes").glob("*@*.json")}
+    places = {name: layout.prepared(name) for name in datasets if name in judged}
+    return {name: _digests(place) if place.exists() else {} for name, place in places.items()}
+
+
+def _digests(prepared: Path) -> dict[str, str]:
+    from attndistill.data.manifest import read_manifest
+
+    manifest = read_manifest(prepared)
+    return {"class_list_sha256": manifest["class_list_sha256"], "data_digest": manifest["digest"]}
 
 
 def _description(context: "Context") -> dict[str, str]:

@@ -19,6 +19,7 @@ SMALL = {
     "distill.recipe.warmup_epochs": 0,
     "runtime.tracking": False,
     "runtime.processes": 1,
+    "runtime.speeds": False,
 }
 
 

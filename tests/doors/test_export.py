@@ -1,6 +1,7 @@
 """An exported model opens where nobody has this package, and gives the same features."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -174,6 +175,10 @@ def test_a_row_is_exported_by_name_with_its_figures_and_digests_on_the_card(proj
         "license: unknown",
     ):
         assert said in card
+    first = (
+        r"\n\d+ % of the teacher's parameters and \d+ % of its FLOPs, \S+ times as fast \(on .*, batches of 16\)\.\n"
+    )
+    assert re.search(first, card)
     assert "| 100.00 |" in card.partition("percent with the same nearest image, 6 test images among 54 of train")[2]
     picture = np.asarray(Image.open(folder / "attention.png"))
     assert "![Where the model looks](attention.png)" in card

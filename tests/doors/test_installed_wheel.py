@@ -58,7 +58,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_defaults_as_a_file(wheel):
     with zipfile.ZipFile(wheel) as archive:
         assert archive.read("attndistill/params.yaml") == (ROOT / "params.yaml").read_bytes()
-        assert {"attndistill/py.typed", "attndistill/report/page.html.j2"} <= set(archive.namelist())
+        beside = {f"attndistill/report/page.{kind}" for kind in ("html.j2", "js")}
+        assert {"attndistill/py.typed", *beside} <= set(archive.namelist())
 
 
 @pytest.mark.drivers

@@ -1,6 +1,8 @@
 """Photos without labels: a data set for everything but what asks for labels."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from attndistill.data.store import open_split, verify_data
 from attndistill.experiments import open_experiment
 from attndistill.pipeline import run_pipeline, run_stage
 from attndistill.report.columns import columns_of
+from attndistill.report.speeds import SpeedFile
 from attndistill.results import ProbeFile, TableFile
 from attndistill.stages import STAGES, Item
 
@@ -85,7 +88,7 @@ def test_lists_that_name_a_photo_twice_or_outside_the_folder_are_refused(photos,
 
 
 def test_the_pipeline_runs_without_labels_and_reports_agreement_with_the_teacher(project, capsys):
-    experiment = open_experiment(project())
+    experiment = open_experiment(project(**{"runtime.speeds": True}))
     run_pipeline(experiment, {})
     said = capsys.readouterr().out
     assert "self-check: left out, these images have no labels" in said
@@ -100,6 +103,16 @@ def test_the_pipeline_runs_without_labels_and_reports_agreement_with_the_teacher
     page = (experiment.layout.report / "index.html").read_text()
     assert "Agreement with teacher" in page
     assert "no labels" in page
+    first = r"AttnDistill has (\d+ % of the teacher&#39;s parameters and \d+ % of its FLOPs)<span"
+    assert re.search(first, page)
+    told = SpeedFile.read(experiment.layout.speeds)
+    assert {one.model for one in told.models.values()} >= {"teacher", "attndistill"}
+    assert f"speeds: attndistill {told.sentence.text[2:]}; {experiment.layout.speeds}" in said
+    shutil.rmtree(experiment.layout.model("attndistill"))
+    run_stage(experiment, STAGES["report"], Item(), {})  # of a project whose students are gone
+    note = f"note: no speeds beside the page: {experiment.layout.weights('attndistill', 0)} is not here"
+    assert note in capsys.readouterr().out.splitlines()
+    assert (experiment.layout.report / "index.html").read_text() == page
 
 
 def test_a_labelled_second_set_is_judged_by_the_probes(project):

@@ -1,5 +1,6 @@
 """Real `dvc repro` on the real dvc.yaml, at toy size."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ TINY = {"seeds": [0], "runtime": {"tracking": False, "threads": 1}}
 
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = clone(tmp_path_factory.mktemp("first"), TINY)
+    directory = clone(tmp_path_factory.mktemp("first"), {**TINY, "runtime": {**TINY["runtime"], "speeds": True}})
     run(directory, "dvc", "repro", "-q", PYTHONHASHSEED="1")
     return directory
 
@@ -42,8 +43,20 @@ def test_another_clean_clone_ends_with_the_same_lock_and_the_same_results(reprod
     other = clone(tmp_path / "second", TINY)
     run(other, "dvc", "repro", "-q", PYTHONHASHSEED="7")  # by which DVC picks the order
     assert (other / "dvc.lock").read_bytes() == (reproduced / "dvc.lock").read_bytes()
+    assert [(clone / "outputs/speed.js").exists() for clone in (reproduced, other)] == [True, False]
     for path in sorted((reproduced / "results").rglob("*.*")):
         assert (other / path.relative_to(reproduced)).read_bytes() == path.read_bytes(), path
+
+
+def test_speeds_beside_the_page_are_known_to_neither_git_dvc_verify_nor_rebuild(reproduced):
+    assert "times as fast" in (reproduced / "outputs/speed.js").read_text()
+    assert "speed.js" not in run(reproduced, "git", "status", "--porcelain", "-uall").stdout
+    assert "speed.js" not in run(reproduced, "dvc", "data", "status", "--granular").stdout
+    run(reproduced, "python", "-m", "attndistill", "verify", "--experiment", ".")
+    run(reproduced, "git", "add", "-A")
+    run(reproduced, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "results")
+    said = run(reproduced, "python", "-m", "attndistill", "rebuild", "results/report/table.json").stdout
+    assert re.search(r"^outputs/report +same bytes", said, re.MULTILINE)  # no student and no speed is laid out there
 
 
 def test_a_lock_made_anew_from_dvcs_cache_of_runs_is_the_same_bytes(reproduced):

@@ -123,4 +123,4 @@ def test_rows_that_are_followed_have_their_accuracy_over_epochs_beside_pre_train
 
 def test_commands_in_a_note_are_code(experiment):
     experiment.build()
-    assert "<code>attndistill export</code>" in experiment.page
+    assert "<code>attndistill report</code>" in experiment.page

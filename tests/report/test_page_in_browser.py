@@ -3,23 +3,11 @@
 import html
 import json
 import re
-import subprocess
 
 import numpy as np
 import pytest
 from PIL import Image
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-]
 pytestmark = pytest.mark.drivers
 
 
@@ -35,15 +23,6 @@ def ablation_address(ablation):
     ablation.write_curves()
     ablation.build()
     return (ablation.destination / "index.html").as_uri()
-
-
-@pytest.fixture
-def browse(browser, tmp_path):
-    def run(*options: str) -> str:
-        command = [browser, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *options]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-
-    return run
 
 
 def test_the_browser_shows_the_tables_figures(browse, address, experiment):

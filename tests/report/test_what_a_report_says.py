@@ -17,6 +17,8 @@ from attndistill.figures.charts import accuracy_bars, loss_curves, probe_curve
 from attndistill.figures.search import Setting, importance_bars, slices, trial_curves
 from attndistill.report.build import ACCURACIES, LOSSES, curve_columns
 from attndistill.results import MetricsFile, TableFile
+from attndistill.stages.layout import Layout
+from attndistill.stages.report import judged_on
 
 HOSTILE = '\x1b[2J$\\frac{$\n=HYPERLINK("x")\u202e<b>'
 DECLARED = '''
@@ -178,7 +180,9 @@ def test_the_page_says_first_what_was_found_with_seeds_and_p(experiment):
         r"<main>\s*<p[^>]*>(.*?)</p>\s*<ul[^>]*>\s*<li>(.*?)</li>", experiment.page, re.DOTALL
     ).groups()
     assert re.fullmatch(
-        r"AttnDistill has 10\d % of the teacher&#39;s k-NN top-1 at 46 % of its parameters and 20 % of its FLOPs.", size
+        r"AttnDistill has 10\d % of the teacher&#39;s k-NN top-1 at 46 % of its parameters and 20 % of its FLOPs"
+        r'<span id="pace" data-models="[0-9a-f ]{129}"></span>\.',
+        size,
     )
     assert first.startswith("AttnDistill − Projector alignment only, k-NN top-1: +")
     assert re.search(r"95 % interval \+.* to \+.*, n = 5 shared seeds, p [=&].*p \(Holm\) ", first)
@@ -240,3 +244,8 @@ def test_models_judged_on_a_further_data_set_have_a_table_of_their_own(experimen
     assert "<h3>Judged on other</h3>" in experiment.page
     with pytest.raises(ValueError, match="data_digest differs"):
         experiment.build(datasets={"other": digests | {"data_digest": "56" * 32}})
+    page = experiment.page
+    layout = Layout(experiment.results.parent, "digits")
+    assert judged_on(layout, ["never", "other"]) == {"other": {}}  # its images are not on this machine
+    experiment.build(datasets=judged_on(layout, ["never", "other"]))
+    assert experiment.page == page

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from attndistill.reproduction.locks import Lock, LockedStage
 from attndistill.reproduction.recipe import Recipe, words_of, words_of_lock
 from attndistill.reproduction.trials import narrowed
 from attndistill.tracking.recorded import RecordedRun
@@ -28,6 +29,14 @@ def recorded(name: str, *argv: str) -> RecordedRun:
 )
 def test_a_run_is_its_own_stage_again_in_its_own_folder_with_its_settings(name, argv, words):
     assert " ".join(words_of(recorded(name, *argv))) == words
+
+
+def test_of_a_folder_in_which_several_stages_put_theirs_each_part_is_an_input_but_gits_own():
+    made = {"outputs/attention/a": "1", "outputs/attention-other": "2", "results/attention/a.json": "3"}
+    maker = LockedStage("attention@a", "python -m attndistill attention --model a", {}, {}, made)
+    read = {"outputs/attention": "4.dir", "results/attention": "5.dir", "attndistill/code.py": "6"}
+    asker = LockedStage("report", "python -m attndistill report", read, {}, {})
+    assert Lock({"attention@a": maker, "report": asker}).inputs(asker) == {"outputs/attention/a": "1"}
 
 
 def test_a_locks_command_is_read_and_not_given_to_a_shell():
