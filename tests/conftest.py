@@ -26,6 +26,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts other programs takes longest and comes first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("drivers") is None)
+
+
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
     """One thread and a fixed seed, for tests that use torch; others do not pay for its import."""
