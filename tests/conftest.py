@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -11,10 +12,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from jaxtyping import install_import_hook
+from mlflow_tables import FOLDER
 
 # Packages with plain protocols (data, targets) and pydantic models (config) cannot be checked this way.
 CHECKED = [f"attndistill.{name}" for name in ("core", "losses", "models", "tasks")]
 install_import_hook(CHECKED, "beartype.beartype")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A folder that all processes of this session share, as they share the environment."""
+    if FOLDER not in os.environ:
+        os.environ[FOLDER] = folder = tempfile.mkdtemp(prefix="attndistill-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts other programs takes longest and comes first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("drivers") is None)
 
 
 @pytest.fixture(autouse=True)

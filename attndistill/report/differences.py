@@ -21,8 +21,8 @@ from attndistill.report.judgement import (
     PAIR_RULE,
     RULES,
     UNMEASURED,
-    Judged,
     Outcome,
+    PairedTest,
     corrected,
     judge_every,
     shown_p,
@@ -50,7 +50,7 @@ class Difference:
     left: Entry
     right: Entry
     column: Column
-    judged: Judged
+    judged: PairedTest
 
     @property
     def label(self) -> str:
@@ -109,7 +109,7 @@ def compare(entries: Sequence[Entry], columns: Sequence[Column]) -> list[Differe
         for column in (column for column in columns if column.is_first):
             differences = tuple(paired_differences(column, places[left], places[right]).values())
             if differences:
-                judged = Judged(differences, claimed=False)
+                judged = PairedTest(differences, claimed=False)
                 found.append(Difference(entries[places[left]], entries[places[right]], column, judged))
     again = corrected([difference.judged for difference in found])
     return [replace(difference, judged=judged) for difference, judged in zip(found, again, strict=True)]
@@ -131,11 +131,11 @@ def judge(claims: Iterable[Claim], entries: Sequence[Entry], columns: Sequence[C
         for column in (column for column in columns if column.is_first and column.is_accuracy):
             each = [paired_differences(column, better, worse) for better, worse in pairs]
             judged = [
-                Difference(entries[pair[0]], entries[pair[1]], column, Judged(tuple(seeds.values()), claim.margin))
+                Difference(entries[pair[0]], entries[pair[1]], column, PairedTest(tuple(seeds.values()), claim.margin))
                 for pair, seeds in zip(pairs, each, strict=True)
             ]
             shared = sorted(set.intersection(*map(set, each)))
-            mean = Judged(tuple(statistics.fmean(seeds[seed] for seeds in each) for seed in shared))
+            mean = PairedTest(tuple(statistics.fmean(seeds[seed] for seeds in each) for seed in shared))
             found.append(JudgedClaim(claim, column, judged, Outcome(UNMEASURED, mean)))
     # Every test whose verdict is printed counts: those of the pairs, and those of means over several.
     again = iter(corrected([test for one in found for test in (*(p.judged for p in one.pairs), *_means(one))]))
@@ -149,7 +149,7 @@ def judge(claims: Iterable[Claim], entries: Sequence[Entry], columns: Sequence[C
     return found
 
 
-def _means(one: JudgedClaim) -> list[Judged]:
+def _means(one: JudgedClaim) -> list[PairedTest]:
     return [one.outcome.evidence] if one.claim.judge == MEAN and len(one.pairs) > 1 else []
 
 
@@ -163,7 +163,7 @@ def paired_differences(column: Column, left: int, right: int) -> dict[int, float
     return {seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())}
 
 
-def summary_of(judged: Judged, **more: Any) -> DifferenceSummary:
+def summary_of(judged: PairedTest, **more: Any) -> DifferenceSummary:
     """What table.json has of a difference; what is unknown is absent."""
     names = ("mean", "sd", "n", "interval", "p", "p_holm", "detectable", "bound", "margin", "verdict")
     found = {name: getattr(judged, name) for name in names} | {"tests": judged.tests if judged.p_holm else None} | more
@@ -261,11 +261,11 @@ def headlines(differences: Sequence[Difference], claims: Sequence[JudgedClaim]) 
     return direct or counted or [one.sentence for one in differences[:3]]
 
 
-def _tests(judged: Sequence[Judged]) -> int:
+def _tests(judged: Sequence[PairedTest]) -> int:
     return max((one.tests for one in judged), default=1)
 
 
-def _numbers(judged: Judged, column: Column, mark: str = "") -> list[Cell]:
+def _numbers(judged: PairedTest, column: Column, mark: str = "") -> list[Cell]:
     """One cell for each of _NUMBERS."""
     mean, bound, power, verdict = judged.mean, judged.bound, judged.detectable, judged.verdict
     remark = ", ".join(filter(None, ["" if bound is None else f"at least {column.difference(bound)}", mark]))
@@ -280,7 +280,7 @@ def _numbers(judged: Judged, column: Column, mark: str = "") -> list[Cell]:
     ]
 
 
-def _interval(judged: Judged, column: Column) -> str:
+def _interval(judged: PairedTest, column: Column) -> str:
     return " to ".join(map(column.difference, judged.interval)) if judged.interval else ""
 
 

@@ -39,7 +39,7 @@ def table_rules(tests: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Judged:
+class PairedTest:
     """left - right in one figure, over the seeds that two rows share.
 
     Attributes:
@@ -114,7 +114,7 @@ class Judged:
         return HOLDS if self.mean > 0 or not self.claimed else FAILS
 
 
-def corrected(judged: Sequence[Judged]) -> list[Judged]:
+def corrected(judged: Sequence[PairedTest]) -> list[PairedTest]:
     """All tests of one table, each with its p as Holm (1979) corrects it for their number."""
     tested = sorted((one.p, place) for place, one in enumerate(judged) if one.p is not None)
     found, largest = list(judged), 0.0
@@ -135,16 +135,16 @@ class Outcome:
     """
 
     verdict: str
-    evidence: Judged
+    evidence: PairedTest
     weakest: int | None = None
 
 
-def judge_every(pairs: Sequence[Judged]) -> Outcome:
+def judge_every(pairs: Sequence[PairedTest]) -> Outcome:
     """All pairs must hold, so the weakest decides; a pair that fails decides though others were not measured."""
     found = {pair.verdict for pair in pairs}
     verdict = next(verdict for verdict in _DECIDING if verdict in found)
     if verdict in (UNMEASURED, FEW):
-        return Outcome(verdict, Judged(()))
+        return Outcome(verdict, PairedTest(()))
     tested = [place for place, pair in enumerate(pairs) if pair.p is not None]
     weakest = max(tested, key=lambda place: pairs[place].doubt)
     return Outcome(verdict, pairs[weakest], weakest)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mlflow_tables import with_tables
 from ruamel.yaml import YAML
 from shipped import with_shipped_rows
 
@@ -50,7 +51,7 @@ def clone(destination: Path, settings: dict | None = None) -> Path:
     run(destination, "git", "init", "-q")
     run(destination, "git", "add", "-A")
     run(destination, *git, "commit", "-qm", "a clone")
-    return destination
+    return with_tables(destination)
 
 
 def attndistill(directory: Path, *arguments: str, code: int = 0, **more: str) -> subprocess.CompletedProcess:

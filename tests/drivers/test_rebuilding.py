@@ -317,5 +317,6 @@ def test_the_run_of_a_whole_call_names_its_stages(toy, untouched):
 
 def test_a_project_without_a_tracking_store_makes_none(tmp_path):
     directory = clone(tmp_path / "bare")
+    (directory / "mlflow.db").unlink()
     assert "no run is recorded here: " in refused(directory, "rebuild", "abcdef")
     assert not (directory / "mlflow.db").exists()

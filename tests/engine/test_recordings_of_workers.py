@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from mlflow import MlflowClient
+from mlflow_tables import with_tables
 
 from attndistill.tracking import Recorder, sync
 from attndistill.tracking.companion import Companion
@@ -43,7 +44,7 @@ def test_a_workers_journal_is_sent_by_its_driver_below_its_run_and_kept_while_th
         companion = Companion._current.process
     companion.wait(60)
     assert told.exists()
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = f"sqlite:///{with_tables(tmp_path) / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert [sent.sent for sent in sync(tmp_path)] == [True, True]
     client = MlflowClient(uri)

@@ -13,6 +13,7 @@ from urllib.request import urlopen
 import numpy as np
 import optuna
 import pytest
+from mlflow_tables import with_tables
 from PIL import Image
 from toy_project import Project
 
@@ -28,6 +29,8 @@ class Pages:
     """A running `attndistill ui`."""
 
     def __init__(self, project: Project, **settings: str) -> None:
+        if not (project.root / "mlflow.db").exists():
+            with_tables(project.root)
         self.process = project.start("ui", **settings)
         self.addresses = {}
         for line in iter(self.process.stdout.readline, ""):
@@ -106,6 +109,7 @@ def test_a_browser_finds_a_trial_in_the_dashboard_and_sees_its_attention(searche
 @pytest.fixture
 def recorded(project):
     """A run in MLflow, before the pages are opened."""
+    with_tables(project.root)
     project.run("prepare", "--runtime.tracking", "true")
 
 

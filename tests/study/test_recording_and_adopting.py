@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow_tables import with_tables
 from ruamel.yaml import YAML
 from toy_project import ROOT
 
@@ -43,6 +44,7 @@ def test_trials_are_children_of_one_study_run_with_lineage_whoever_works_on_them
     git = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "a project")):
         subprocess.run([*git, *words], cwd=project.root, check=True)
+    with_tables(project.root)
     project.run("study", str(path), "-j", "2", "--runtime.tracking", "true")
     path = project.write(trials=4)  # the same study, one trial longer
     project.run("study", str(path), "--runtime.tracking", "true")
@@ -78,7 +80,7 @@ def test_the_study_entry_point_runs_a_study_with_its_trial_below_the_launchers_r
     parameters = {"file": path, "workers": 1, "storage": "mine.journal", "runtime.tracking": "true"}
     words = ["mlflow", "run", ".", "-e", "study", "--env-manager", "local", "--experiment-name", "digits"]
     words += [word for key, value in parameters.items() for word in ("-P", f"{key}={value}")]
-    uri = f"sqlite:///{project.root}/mlflow.db"
+    uri = f"sqlite:///{with_tables(project.root)}/mlflow.db"
     environment = {**project.environment, "PATH": with_this_python()["PATH"], "MLFLOW_TRACKING_URI": uri}
     done = subprocess.run(words, cwd=project.root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

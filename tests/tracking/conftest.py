@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from mlflow_tables import with_tables
 from recorded_project import Project
 
 from attndistill.tracking.address import sqlite_file
@@ -15,7 +16,7 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Project:
     root = tmp_path / getattr(request, "param", "project")
     root.mkdir()
     (root / "params.yaml").write_text("a: 1\n")
-    return Project(root)
+    return Project(with_tables(root))
 
 
 @pytest.fixture

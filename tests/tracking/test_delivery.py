@@ -435,6 +435,7 @@ def test_recordings_inside_a_recording_become_its_children_even_when_sent_later(
 
 
 def test_four_processes_on_a_missing_database_all_survive(project, runs):
+    (project.root / "mlflow.db").unlink()  # one of them has to make the tables
     processes = [project.start(RUN) for _ in range(4)]
     told = [process.communicate(timeout=180)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, told
