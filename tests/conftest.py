@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from jaxtyping import install_import_hook
-from mlflow_tables import FOLDER
+from shared import FOLDER
 
 # Packages with plain protocols (data, targets) and pydantic models (config) cannot be checked this way.
 CHECKED = [f"attndistill.{name}" for name in ("core", "losses", "models", "tasks")]

@@ -36,8 +36,8 @@ def loaded(tmp_path_factory) -> dict[str, set[str]]:
         ["pretrain", "--model", "scratch"],
         ["targets"],
         ["distill", "--row", "attndistill"],
-        *(["probe", "--model", name] for name in ("teacher", "scratch", "attndistill")),
-        *(["attention", "--model", name] for name in ("teacher", "scratch", "attndistill")),
+        *(["probe", "--model", name] for name in ("teacher", "attndistill")),
+        *(["attention", "--model", name] for name in ("teacher", "attndistill")),
         ["report"],
     ]
     small = ["--seeds", "[0]", "--runtime.tracking", "false", "--runtime.processes", "1"]

@@ -4,19 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from real_project import clone, run
+from real_project import reproduced, run
 
 pytestmark = pytest.mark.drivers
 
-SETTINGS = {"seeds": [0], "runtime": {"tracking": False, "threads": 1}}
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
 
 
 @pytest.fixture(scope="module")
 def author(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A group member who has run the default, committed its lock and pushed what DVC keeps to a remote."""
-    directory = clone(tmp_path_factory.mktemp("author"), SETTINGS)
-    run(directory, "dvc", "repro", "-q")
+    directory = reproduced(tmp_path_factory.mktemp("author"))
     run(directory, "dvc", "remote", "add", "-q", "-d", "group", str(tmp_path_factory.mktemp("remote")))
     run(directory, "git", "add", "-A")
     run(directory, *GIT, "commit", "-qm", "results")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from mlflow import MlflowClient
-from mlflow_tables import with_tables
+from shared import with_tables
 
 from attndistill.tracking import Recorder, sync
 from attndistill.tracking.companion import Companion

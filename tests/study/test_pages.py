@@ -13,8 +13,8 @@ from urllib.request import urlopen
 import numpy as np
 import optuna
 import pytest
-from mlflow_tables import with_tables
 from PIL import Image
+from shared import with_tables
 from toy_project import Project
 
 from attndistill.study import ui

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from mlflow_tables import with_tables
 from ruamel.yaml import YAML
+from shared import with_tables
 from toy_project import ROOT
 
 from attndistill.config import read_yaml

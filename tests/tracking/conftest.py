@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from mlflow_tables import with_tables
 from recorded_project import Project
+from shared import with_tables
 
 from attndistill.tracking.address import sqlite_file
 
