@@ -23,9 +23,9 @@ fashion: $(INSTALLED)  ## Fashion-MNIST, a real public set (experiments/fashion_
 table10: $(INSTALLED)  ## the paper's ablation table in miniature (experiments/table10/README.md): 70 minutes on 2 cores
 	dvc --cd experiments/table10 repro
 
-# one process more than the cores: many tests wait for servers, workers and kills; a file's fixtures are made once
+# two processes more than the cores: many tests wait for servers, workers and kills; a file's fixtures are made once
 test: $(INSTALLED)  ## every test but the slow and the GPU ones
-	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
+	python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 check: lint types fast  ## format, lint, types and the tests that start no other program
 

@@ -74,7 +74,7 @@ PROMISES = (
             f"{_STUDY}::test_a_request_from_a_foreign_page_is_refused_and_deletes_nothing"),
     Promise("Clean clones end with the same dvc.lock, whatever order DVC picks, also from its cache of runs",
             "tests/drivers/test_dvc.py::test_another_clean_clone_ends_with_the_same_lock_and_the_same_results "
-            "tests/drivers/test_dvc.py::test_a_lock_made_anew_from_dvcs_cache_of_runs_is_the_same_bytes"),
+            "tests/drivers/test_dvc.py::test_a_lock_made_anew_from_dvcs_cache_of_runs_has_the_same_entries"),
     Promise("A stage that a killed `dvc` left running is named by its process to the next one",
             f"{_OWNED}::test_who_holds_a_directory_is_named_with_its_start_and_what_to_do"),
 )  # fmt: skip

@@ -56,7 +56,7 @@ def test_speeds_beside_the_page_are_known_to_neither_git_dvc_verify_nor_rebuild(
     assert re.search(r"^outputs/report +same bytes", said, re.MULTILINE)  # no student and no speed is laid out there
 
 
-def test_a_lock_made_anew_from_dvcs_cache_of_runs_has_the_same_entries_in_the_same_order(reproduced):
+def test_a_lock_made_anew_from_dvcs_cache_of_runs_has_the_same_entries(reproduced):
     lock = reproduced / "dvc.lock"
     before = lock.read_bytes()
     lock.unlink()
