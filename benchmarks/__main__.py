@@ -36,7 +36,7 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     ),
     "kernels": lambda repeats: kernels.measure(repeats=repeats),
     "startup": lambda repeats: startup.measure(repeats=repeats),
-    "engine": lambda repeats: {"toy rows": engine.measure(rows=48, epochs=12, repeats=min(repeats, 3))},
+    "engine": lambda repeats: {"toy rows": engine.measure(rows=48, epochs=40, repeats=min(repeats, 3))},
     "search": lambda repeats: {
         "toy size": search.measure(
             experiment="experiments/smoke", trials=20, separate=min(repeats, 3), pipelines=min(repeats, 3)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attndistill.config import Config
 from attndistill.core.ownership import owned
@@ -26,6 +26,9 @@ from attndistill.stages.finished import Finished, identity
 from attndistill.tracking import Recorder
 from attndistill.tracking.companion import Companion
 from attndistill.tracking.recorder import DRIVER
+
+if TYPE_CHECKING:
+    from attndistill.engine.seeds import KeepingContext
 
 
 def run_pipeline_on(experiment: Experiment, overrides: Mapping[str, Any], file: str) -> None:
@@ -224,8 +227,6 @@ def _identities(experiment: Experiment, stage: Stage, item: Item) -> dict[str, s
 
 def do_item(folder: str, stage: str, item: list[str], overrides: dict[str, Any], before: dict[str, Any]) -> str:
     """One item of a stage, in a worker; what was done of it before is not done again."""
-    from attndistill.engine.seeds import KeepingContext
-
     experiment, what, its = _opened(folder), STAGES[stage], Item(*item)
     if before and before == _identities(experiment, what, its):
         return "unchanged"
@@ -235,13 +236,16 @@ def do_item(folder: str, stage: str, item: list[str], overrides: dict[str, Any],
         return "kept"
     made: list[KeepingContext] = []
 
-    def context_of(*given: Any) -> KeepingContext:
+    def context_of(*given: Any) -> "KeepingContext":
+        from attndistill.engine.seeds import KeepingContext
+
         made.append(KeepingContext(*given))
         return made[0]
 
-    run_stage(experiment, what, its, overrides, context_of)
+    run_stage(experiment, what, its, overrides, None if what.light else context_of)  # a light one needs no torch
     finished.keep(key)
-    made[0].forget()
+    for one in made:
+        one.forget()
     return "done"
 
 

@@ -19,7 +19,7 @@ from attndistill.core.progress import say
 from attndistill.core.words import shown
 from attndistill.engine.board import BEAT, Board, Entry
 from attndistill.engine.on import Executor, Kubernetes, Local, Lsf, Pbs, Slurm
-from attndistill.engine.work import Job, perform
+from attndistill.engine.work import Job, get_ready, perform
 
 _ANSWER = 120  # seconds that an interchange may take for an answer
 _LOOK = 0.5  # seconds between looks at the tasks
@@ -58,11 +58,14 @@ def run_jobs(
     carried = {k: v for k, v in os.environ.items() if k.startswith(_CARRIED) and k not in _NEVER}
     environment = {**carried, **more}
     devices, argv = tuple(on.devices), tuple(_without_on(sys.argv))
-    with _engine(on, board) as (submit, alive):
+    with _engine(on, board) as (app, alive):
         futures: dict[str, concurrent.futures.Future[Any]] = {}
+        do, warm = app(perform), app(get_ready)
         for job in jobs:
             ready = replace(job, board=board.folder, devices=devices, environment=environment, argv=argv)
-            futures[job.name] = submit(ready, inputs=[futures[need] for need in job.needs if need in futures])
+            futures[job.name] = do(ready, inputs=[futures[need] for need in job.needs if need in futures])
+        for _ in devices[1:]:
+            warm(ready)
         _wait(futures, board, look, alive)
     failed = {name: future.exception() for name, future in futures.items() if future.exception() is not None}
     _conclude(failed, board, len(futures))
@@ -149,7 +152,7 @@ class _Retries:
 
 @contextmanager
 def _engine(on: Executor, board: Board) -> Iterator[tuple[Callable[..., Any], Callable[[], bool]]]:
-    """A running engine; yields what submits a job, and whether it lives. Its logs are kept where it ended badly."""
+    """A running engine; yields what makes a task of a function, and whether it lives. Logs stay if it ended badly."""
     programs = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])  # Parsl starts its parts by name
     import parsl
@@ -170,7 +173,7 @@ def _engine(on: Executor, board: Board) -> Iterator[tuple[Callable[..., Any], Ca
     )
     loaded = parsl.load(config)
     try:
-        yield parsl.python_app(perform, data_flow_kernel=loaded), lambda: executor.interchange_proc.poll() is None
+        yield partial(parsl.python_app, data_flow_kernel=loaded), lambda: executor.interchange_proc.poll() is None
     finally:
         loaded.cleanup()
         parsl.clear()

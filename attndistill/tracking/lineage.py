@@ -19,6 +19,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +152,13 @@ def _tags(folder: Path) -> dict[str, str]:
     return tags | ({} if ":" in commit else {"mlflow.source.git.commit": commit})  # MLflow's column "Version"
 
 
-def installed_distributions() -> list[str]:
-    """`name==version` of everything importable, sorted, each once."""
+@cache
+def installed_distributions() -> tuple[str, ...]:
+    """`name==version` of everything importable, sorted, each once; a worker of many tasks looks once."""
     import importlib.metadata  # 40 ms, which only the companion pays
 
     found = {(item.metadata["Name"] or "?").lower(): item.version for item in importlib.metadata.distributions()}
-    return sorted(f"{name}=={version}" for name, version in found.items())
+    return tuple(sorted(f"{name}=={version}" for name, version in found.items()))
 
 
 def processor() -> str:
