@@ -84,12 +84,17 @@ class Delivery:
             self._send_lineage(store, run_id)
         events = self.spool.events(self._progress.offset)
         points: list[tuple[str, float, int, int]] = []
+        tags: dict[str, str] = {}
         for event, behind in events:
             if isinstance(event, Metrics):
                 points += [(key, value, event.time, event.step) for key, value in event.values.items()]
                 continue
+            if isinstance(event, Tag):
+                tags[event.key] = event.value
+                continue
             store.log_metrics(run_id, points)
-            points = []
+            store.log_tags(run_id, tags)
+            points, tags = [], {}
             if isinstance(event, Close):
                 if not self._progress.lineage:
                     return False  # the inputs are still being read
@@ -100,6 +105,7 @@ class Delivery:
             self._send(store, run_id, event)
             self._reached(offset=behind)
         store.log_metrics(run_id, points)
+        store.log_tags(run_id, tags)
         if events:
             self._reached(offset=events[-1][1])
         if recorder_is_gone:
@@ -139,8 +145,6 @@ class Delivery:
 
     def _send(self, store: Store, run_id: str, event: Event | None) -> None:
         match event:
-            case Tag():
-                store.log_tags(run_id, {event.key: event.value})
             case Dataset():
                 store.log_dataset(run_id, event)
             case Figures():
