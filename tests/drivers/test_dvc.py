@@ -36,13 +36,22 @@ def test_a_second_repro_runs_nothing(reproduced):
     assert stages_run(reproduced) == []
 
 
-def test_another_clean_clone_ends_with_the_same_lock_and_the_same_results(reproduced, tmp_path):
+@pytest.mark.parametrize("asked", ["probe@attndistill", pytest.param("", marks=pytest.mark.slow)])
+def test_another_clean_clone_ends_with_the_same_lock_and_the_same_results(reproduced, tmp_path, asked):
     other = clone(tmp_path / "second", TINY)
-    run(other, "dvc", "repro", "-q", PYTHONHASHSEED="7")  # by which DVC picks the order
-    assert (other / "dvc.lock").read_bytes() == (reproduced / "dvc.lock").read_bytes()
-    assert [(clone / "outputs/speed.js").exists() for clone in (reproduced, other)] == [True, False]
-    for path in sorted((reproduced / "results").rglob("*.*")):
-        assert (other / path.relative_to(reproduced)).read_bytes() == path.read_bytes(), path
+    run(other, "dvc", "repro", "-q", *asked.split(), PYTHONHASHSEED="7")  # by which DVC picks the order
+    ours, theirs = (locked(folder) for folder in (reproduced, other))
+    assert list(theirs) == [name for name in ours if name in theirs]
+    assert theirs == {name: ours[name] for name in theirs}
+    assert asked in theirs or (other / "dvc.lock").read_bytes() == (reproduced / "dvc.lock").read_bytes()
+    assert not (other / "outputs/speed.js").exists()
+    for path in sorted((other / "results").rglob("*.*")):
+        assert (reproduced / path.relative_to(other)).read_bytes() == path.read_bytes(), path
+
+
+def locked(folder: Path) -> dict:
+    """The stages of a lock, in its order."""
+    return YAML(typ="safe").load((folder / "dvc.lock").read_bytes())["stages"]
 
 
 def test_speeds_beside_the_page_are_known_to_neither_git_dvc_verify_nor_rebuild(reproduced):
@@ -62,10 +71,11 @@ def test_a_lock_made_anew_from_dvcs_cache_of_runs_has_the_same_entries(reproduce
     lock.unlink()
     done = run(reproduced, "dvc", "repro", "targets", PYTHONHASHSEED="5")
     assert "Stage 'targets' is cached - skipping run" in done.stdout
-    anew, whole = (YAML(typ="safe").load(text)["stages"] for text in (lock.read_bytes(), before))
+    anew = locked(reproduced)
+    lock.write_bytes(before)
+    whole = locked(reproduced)
     assert list(anew) == [name for name in whole if name in ("prepare", "pretrain_teacher", "targets")]
     assert anew == {name: whole[name] for name in anew}
-    lock.write_bytes(before)
 
 
 def test_a_changed_label_makes_the_report_and_trains_nothing(reproduced):
@@ -81,9 +91,11 @@ def test_an_added_row_runs_alone_and_an_edited_one_too(reproduced):
     first, *between, last = stages_run(reproduced)
     assert (first, set(between), last) == ("distill@mse", {"probe@mse", "attention@mse"}, "report")
     edit(rows, "rows", "mse", "set", value={"distill.attention_loss.name": "mse", "distill.lambda": 1.0})
-    ran = stages_run(reproduced)
-    assert ran[0] == "distill@mse"
-    assert all(name == "report" or name.endswith("@mse") for name in ran)
+    changed = stale(reproduced)
+    assert "distill@mse" in changed
+    assert all(name == "report" or name.endswith("@mse") for name in changed)
+    edit(rows, "rows", "mse", "set", value={"distill.attention_loss.name": "mse"})
+    assert stale(reproduced) == set()
 
 
 def test_changed_runtime_settings_run_nothing(reproduced):
