@@ -26,8 +26,9 @@ def once(name: str, make: Callable[[Path], object]) -> Path:
 
 
 def with_tables(project: Path) -> Path:
-    """Put MLflow's empty tables, which take seconds to make, where a project has its runs; gives the project."""
-    shutil.copyfile(once("tables", _make_tables) / "mlflow.db", project / "mlflow.db")
+    """Put MLflow's empty tables, which take seconds to make, where a project has its runs, unless it has some."""
+    if not (project / "mlflow.db").exists():
+        shutil.copyfile(once("tables", _make_tables) / "mlflow.db", project / "mlflow.db")
     return project
 
 

@@ -86,7 +86,7 @@ def _private_store(top: Path, scratch: Path) -> dict[str, str]:
     """Variables that make git use an index and an object store of ours, beginning as copies of the user's."""
     index = top / _line(top, "rev-parse", "--git-path", "index")
     objects = top / _line(top, "rev-parse", "--git-path", "objects")
-    if index.exists():  # the times in it spare git from reading every file; by its own git sees what changed since
+    if index.exists():  # with its time: git looks into files that are no older than that
         shutil.copy2(index, scratch / "index")
     (scratch / "objects").mkdir()
     return {

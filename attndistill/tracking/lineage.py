@@ -155,7 +155,7 @@ def _tags(folder: Path) -> dict[str, str]:
 @cache
 def installed_distributions() -> tuple[str, ...]:
     """`name==version` of everything importable, sorted, each once; a worker of many tasks looks once."""
-    import importlib.metadata  # 40 ms, which only the companion pays
+    import importlib.metadata  # 40 ms and more, which the companion and workers pay
 
     found = {(item.metadata["Name"] or "?").lower(): item.version for item in importlib.metadata.distributions()}
     return tuple(sorted(f"{name}=={version}" for name, version in found.items()))

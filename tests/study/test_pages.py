@@ -29,8 +29,7 @@ class Pages:
     """A running `attndistill ui`."""
 
     def __init__(self, project: Project, **settings: str) -> None:
-        if not (project.root / "mlflow.db").exists():
-            with_tables(project.root)
+        with_tables(project.root)
         self.process = project.start("ui", **settings)
         self.addresses = {}
         for line in iter(self.process.stdout.readline, ""):
