@@ -9,7 +9,7 @@ from killing import killed_at_rename
 
 from attndistill.cli import main
 from attndistill.experiments import open_experiment
-from attndistill.handover import speed
+from attndistill.handover import exporting, speed
 from attndistill.pipeline import run_stage
 from attndistill.stages import STAGES, Item
 
@@ -40,7 +40,7 @@ def run(project: Path, name: str, item: str) -> None:
     if name == "export":
         words = [name, item, "--experiment", str(folder), "--to", str(folder / "exported"), "--formats", "timm"]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(speed, "measure_speeds", lambda *_: speed.Speeds(speed.Speed(1, 1, 1.0), None, "here"))
+            patch.setattr(exporting, "measure_speeds", lambda *_: speed.Speeds(speed.Speed(1, 1, 1.0), None, "here"))
             assert main(words) == 0  # the card of two exports differs by the measured speed alone
     else:
         run_stage(open_experiment(folder), STAGES[name], Item(item), SETTINGS)
