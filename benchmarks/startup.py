@@ -1,6 +1,7 @@
 """What a command costs before it does anything: imports, the recorder of a run, lineage (`make bench`).
 
-Each command is a process of its own, in a clone of this repository at toy size.
+Each command is a process of its own, in a clone of this repository at toy size; in this order, since a stage reads what
+those before it made.
 """
 
 import os
@@ -16,6 +17,7 @@ from benchmarks.timing import spread
 ROOT = Path(__file__).parents[1]
 _CLI = [sys.executable, "-m", "attndistill"]
 _TOY = ["--experiment", "experiments/smoke"]
+_UNTRACKED = ["--runtime.tracking", "false"]
 COMMANDS = {
     "python, nothing": [sys.executable, "-c", ""],
     "attndistill --help": [*_CLI, "--help"],
@@ -24,9 +26,13 @@ COMMANDS = {
     "import torch": [sys.executable, "-c", "import torch"],
     "import timm (and torch, torchvision)": [sys.executable, "-c", "import timm"],
     "import mlflow": [sys.executable, "-c", "import mlflow"],
-    "prepare, not tracked": [*_CLI, "prepare", *_TOY, "--runtime.tracking", "false"],
+    "prepare, not tracked": [*_CLI, "prepare", *_TOY, *_UNTRACKED],
     "prepare, tracked": [*_CLI, "prepare", *_TOY],
+    "pretrain, 18 steps": [*_CLI, "pretrain", "--model", "teacher", *_TOY, *_UNTRACKED],
+    "targets, two views": [*_CLI, "targets", *_TOY, *_UNTRACKED],
+    "distill, 18 steps": [*_CLI, "distill", "--row", "attndistill", "--seeds", "[0]", *_TOY, *_UNTRACKED],
     "make smoke (the whole pipeline, not the environment)": [*_CLI, "pipeline", *_TOY],
+    "report": [*_CLI, "report", *_TOY, *_UNTRACKED],
 }
 
 

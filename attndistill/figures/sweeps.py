@@ -1,4 +1,4 @@
-"""Accuracy over epochs of fine-tuning and over swept learning rates: a panel an evaluation, a line a model."""
+"""Accuracy over epochs of fine-tuning, over swept learning rates and over a setting of rows: a panel an evaluation."""
 
 from collections.abc import Mapping
 

@@ -12,6 +12,7 @@ from attndistill.figures.attention import AttentionMaps, attention_panel
 from attndistill.figures.charts import accuracy_bars, loss_curves, probe_curve
 from attndistill.figures.export import safe_names
 from attndistill.figures.settings import setting_curves
+from attndistill.figures.sweeps import curves_by_panel
 from attndistill.report.columns import Column
 from attndistill.report.entries import TEACHER, Curve, Entry, aligned
 from attndistill.results import StudentMaps, TeacherMaps
@@ -80,23 +81,53 @@ def _groups(entries: Sequence[Entry]) -> dict[str, list[int]]:
 def _setting_chart(
     name: str, entries: Sequence[Entry], columns: Sequence[Column], members: Sequence[int]
 ) -> dict[str, bytes]:
-    """A curve where the members' settings differ in one number and in nothing else."""
+    """Curves where the members' settings differ in one number, or in a number and one thing more: a line for each."""
     settings = [entries[index].settings for index in members]
-    keys = set().union(*settings)
-    varied = [key for key in keys if len({repr(found.get(key)) for found in settings}) > 1]
-    if len(members) < _FEWEST_VALUES or len(varied) != 1:
+    values = {
+        key: [found.get(key) for found in settings] for key in dict.fromkeys(key for one in settings for key in one)
+    }
+    varied = sorted((key for key in values if _distinct(values[key]) > 1), key=lambda key: -_distinct(values[key]))
+    if len(varied) not in (1, 2) or _distinct(values[varied[0]]) < _FEWEST_VALUES:
         return {}
-    values = [found.get(varied[0]) for found in settings]
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    along, *other = varied
+    if other and 2 * _distinct(values[other[0]]) > len(members):
+        return {}  # a line is two points or more
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values[along]):
         return {}
-    order = sorted(members, key=lambda index: float(entries[index].settings[varied[0]]))
+    order = sorted(members, key=lambda index: float(entries[index].settings[along]))
+    places = [float(entries[index].settings[along]) for index in order]
     measured = {
-        column.title: [np.array(cell.values if (cell := column.cells[index]) else ()) for index in order]
+        column.title: {index: np.array(cell.values if (cell := column.cells[index]) else ()) for index in order}
         for column in columns
         if column.is_first and column.is_accuracy
     }
-    ordered = [float(entries[index].settings[varied[0]]) for index in order]
-    return {name: setting_curves(varied[0], ordered, measured, [entries[index].paper[0] for index in order])}
+    if not other:
+        found = {title: list(cells.values()) for title, cells in measured.items()}
+        return {name: setting_curves(along, places, found, [entries[index].paper[0] for index in order])}
+    panels = {}
+    for title, cells in measured.items():
+        lines: dict[str, list[int]] = {}
+        for index in order:
+            if len(cells[index]):
+                lines.setdefault(f"{other[0]} {shown(entries[index].settings.get(other[0]))}", []).append(index)
+        panels[title] = {
+            label: _line([float(entries[index].settings[along]) for index in line], [cells[index] for index in line])
+            for label, line in lines.items()
+        }
+    panels = {title: lines for title, lines in panels.items() if lines}
+    return {name: curves_by_panel(panels, xlabel=along, logarithmic=True)} if panels else {}
+
+
+def _distinct(values: Sequence[object]) -> int:
+    return len(set(map(repr, values)))
+
+
+def _line(places: Sequence[float], measured: Sequence[NDArray[np.float64]]) -> Curve:
+    """The seeds of each place, NaN where a place has fewer than another."""
+    values = np.full((max(map(len, measured)), len(places)), np.nan)
+    for place, found in enumerate(measured):
+        values[: len(found), place] = found
+    return np.array(places), values
 
 
 def loss_terms(entry: Entry) -> dict[str, Curve]:

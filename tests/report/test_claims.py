@@ -7,6 +7,7 @@ import pytest
 
 from attndistill.config.rows import Claim
 from attndistill.evaluations import evaluations
+from attndistill.report import pictures
 from attndistill.report.columns import Column
 from attndistill.report.differences import claims_sheet, claims_table, judge
 from attndistill.report.entries import Entry
@@ -169,3 +170,36 @@ def test_more_models_than_one_chart_can_show_get_charts_by_group_and_the_chosen_
     charts = sorted(path.name for path in (experiment.destination / "figures/groups").iterdir())
     assert charts == ["_e_lambda-setting.png", "_e_lambda.png"]
     assert "<h3>(e) lambda</h3>" in experiment.page
+
+
+def test_a_group_that_varies_a_number_and_one_thing_more_gets_a_line_for_each(experiment, monkeypatch):
+    asked = []
+
+    def drawn(panels, **named):
+        asked.append((panels, named))
+        return b""
+
+    monkeypatch.setattr(pictures, "curves_by_panel", drawn)
+    names = [*experiment.rows, *(f"r{n}" for n in range(6))][:8]
+    widths = [48, 12, 24, 6]
+    experiment.rows = {
+        name: {"label": name, "group": "Width", "set": {"student.embed_dim": widths[n // 2], "a.on": n % 2 == 1}}
+        for n, name in enumerate(names)
+    }
+    experiment.build()
+    assert (experiment.destination / "figures/groups/Width-setting.png").exists()
+    ((panels, named),) = asked
+    assert named["xlabel"] == "student.embed_dim"
+    table = {line["model"]: line for line in csv.DictReader((experiment.destination / "table.csv").open())}
+    measured = 0
+    for title, key in (("k-NN", "knn_top1"), ("Logistic", "logistic_top1")):
+        (lines,) = [lines for heading, lines in panels.items() if title in heading]
+        for on in (0, 1):
+            told = {widths[n // 2]: table[name][f"{key}_mean"] for n, name in enumerate(names) if n % 2 == on}
+            told = {width: float(figure) for width, figure in told.items() if figure}
+            if told:
+                places, values = lines[f"a.on {on == 1}"]
+                assert dict(zip(places, values.mean(axis=0), strict=True)) == pytest.approx(told)
+                assert list(places) == sorted(told)
+                measured += len(told)
+    assert measured >= 4
