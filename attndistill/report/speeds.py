@@ -9,7 +9,6 @@ page read of it, and whose size the measured model must have.
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from attndistill.core.artifacts import first_problem, read_json, write_text
+from attndistill.core.programs import program
 from attndistill.core.progress import say
 from attndistill.core.reading import read_text
 from attndistill.core.words import shown
@@ -30,12 +30,6 @@ MOST = 4  # models whose speed is measured: a second and a half each
 _BEGINNING, _END = "attndistill_speed = ", ";\n"
 _LARGEST = 2**16  # bytes of the file
 _PATIENCE = 120.0  # seconds
-# Not imported here: it computes with torch, and nothing of it is in any output. The package's folder is on the path
-# while the package is found, as for the companion of tracking.
-_START = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); import attndistill; sys.path.pop(0); "
-    "from attndistill.handover.speed import main; main(sys.argv[1:])"
-)
 
 
 @dataclass(frozen=True)
@@ -170,10 +164,9 @@ def _weights(folder: Path) -> str:
 
 def _measured(folders: Mapping[Sized, Path], weights: Mapping[Sized, str]) -> tuple[str, dict[str, Speed]]:
     """Where, and each by its account. Raises ValueError: a model that cannot be run, or is another than the page's."""
-    package = Path(__file__).parents[2]
-    words = [sys.executable, "-P", "-c", _START, str(package), *(str(folder.absolute()) for folder in folders.values())]
+    # not imported here: it computes with torch, and nothing of it is in any output
     done = subprocess.run(
-        words,
+        program("attndistill.handover.speed", "main", *(str(folder.absolute()) for folder in folders.values())),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

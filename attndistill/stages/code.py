@@ -30,6 +30,7 @@ CARRIERS = {
     "attndistill.core.ownership",
     "attndistill.core.places",
     "attndistill.core.plain_yaml",  # refuses; DVC reads the same files by itself and watches their values
+    "attndistill.core.programs",
     "attndistill.core.progress",
     "attndistill.core.ranks",
     "attndistill.core.secrets",

@@ -13,16 +13,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import attndistill
+from attndistill.core.programs import program
 from attndistill.tracking.spool import Spool
 
 DEADLINE = 30.0  # seconds that a companion may outlive its task; longer where the end of a run waits longer
-# The package's folder is on the path while the package is found, and not while mlflow is: a folder named mlflow beside
-# it is not the library. As a word, not in PYTHONPATH: a path may hold a colon.
-_START = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from attndistill.tracking.__main__ import leave; "
-    "sys.path.pop(0); leave(sys.argv[1:])"
-)
 
 
 class Companion:
@@ -39,8 +33,7 @@ class Companion:
 
     @staticmethod
     def _started(first: Path) -> "subprocess.Popen[bytes]":
-        package = str(Path(attndistill.__file__).parent.parent)
-        words = [sys.executable, "-P", "-c", _START, package, "follow", str(first), "--parent", str(os.getpid())]
+        words = program("attndistill.tracking.__main__", "leave", "follow", str(first), "--parent", str(os.getpid()))
         with (first / "companion.log").open("ab") as log:
             # never our stderr: who reads that to its end would wait for us
             return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
