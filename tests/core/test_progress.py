@@ -30,7 +30,7 @@ def shell(tmp_path, redirections: str, then: str = "", total: int = 2000) -> sub
     script = tmp_path / "work.py"
     script.write_text(WORK.format(path=str(tmp_path / "result"), then=then, total=total))
     command = f"{sys.executable} {script} {redirections}"
-    return subprocess.run(["bash", "-c", command], timeout=60, check=False, capture_output=True, text=True)
+    return subprocess.run(["bash", "-c", command], timeout=300, check=False, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def start(directory: Path) -> subprocess.Popen:
 def test_sigterm_ends_a_run_as_an_interrupt_does_and_it_can_be_resumed(taught, student_of):
     expected, process = student_of(), start(taught)
     process.terminate()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 143
     assert [line for line in said.splitlines() if line.startswith("attndistill:")] == ["attndistill: interrupted"]
     assert "Traceback" not in said

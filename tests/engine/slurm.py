@@ -101,7 +101,7 @@ def ask(environment: dict[str, str], *words: str) -> str:
 
 
 def _wait_for_idle(environment: dict[str, str], home: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while True:
         asked = {**os.environ, **environment}
         done = subprocess.run(["sinfo", "-h", "-o", "%T"], env=asked, capture_output=True, text=True, check=False)

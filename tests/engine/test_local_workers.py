@@ -163,7 +163,7 @@ def test_a_task_that_cannot_end_well_is_not_tried_again_and_the_command_says_why
     assert "image indices [" in last
     assert last.endswith("(2 of 12 tasks failed, 9 waited for them)")
     status = project.start("status")
-    told, _ = status.communicate(timeout=60)
+    told, _ = status.communicate(timeout=300)
     assert status.returncode == 1
     assert "1 of 12 tasks finished, 9 waiting, 2 failed" in told
     assert "attempt" not in told

@@ -67,7 +67,7 @@ def test_a_partition_that_does_not_exist_is_refused_before_anything_is_submitted
     project = toy()
     before = slurm.ask(cluster, "scontrol", "-o", "show", "job")
     process = project.start("pipeline", "--on", str(project.on(**{**SLURM, "partition": "gpu"})), **cluster)
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=300)
     assert process.returncode == 2
     assert printed.splitlines()[-1].endswith("on.yaml: partition: gpu does not exist; allowed: toy")
     assert len(printed.splitlines()) == 1

@@ -161,7 +161,7 @@ def test_workers_that_reach_for_a_waiting_trial_at_once_never_both_get_it(tmp_pa
     workers = [fork.Process(target=_take_all, args=(place, ready, taken)) for _ in range(4)]
     for worker in workers:
         worker.start()
-    found = sorted(trial for _ in workers for trial in taken.get(timeout=60))
+    found = sorted(trial for _ in workers for trial in taken.get(timeout=300))
     for worker in workers:
         worker.join()
     assert found == sorted(trial._trial_id for trial in study.trials)
