@@ -34,8 +34,6 @@ assert not {"torch._inductor", "torch._dynamo.config", "torch.distributed.tensor
     "use",
     [
         "torch.compile(model, backend='eager')(torch.ones(3, 2))",
-        "torch.export.export(model, (torch.ones(3, 2),))",
-        "from torch._dynamo.decorators import disable",
         "import torch._dynamo.config",
     ],
 )
