@@ -34,6 +34,13 @@ def test_committed_drivers_are_what_the_stages_declare(folder):
     assert (folder / "MLproject").read_text() == mlproject(experiment)
 
 
+@pytest.mark.parametrize("folder", FOLDERS[1:], ids=lambda folder: folder.name)
+def test_a_shipped_experiment_is_a_dvc_project_of_its_own(folder):
+    """Else `dvc status` at the top would speak of it."""
+    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore"):
+        assert (folder / name).read_text() == (ROOT / "experiments/fashion_mnist" / name).read_text()
+
+
 def test_the_readme_has_the_stages_that_there_are():
     text = (ROOT / "README.md").read_text()
     assert with_table(text) == text
