@@ -4,6 +4,7 @@ Figure objects on the Agg canvas with Matplotlib's own defaults: no pyplot state
 software or time, so equal input gives equal bytes.
 """
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -30,6 +31,7 @@ _DPI = 200
 _BARS_FROM = 0.3  # bars from zero once the values span this share of the largest; dots on a cut axis below
 _MOST_POINTS = 160
 _BESIDE = (10, 74)  # columns of figures right of an axis, in points
+_LETTERS = 64  # of a line below an axis
 
 
 def palette(labels: Sequence[str], *, teacher: str | None = None) -> dict[str, str]:
@@ -165,7 +167,8 @@ def _accuracy_axis(
         axis.set_xlim(start, float(np.ceil(2 * (pooled.max() + pad)) / 2))
     name, _, protocol = title.partition("\n")
     axis.set_title(name, loc="left", fontsize=9, fontweight="bold", pad=14)  # above the columns' headings
-    axis.set_xlabel(" · ".join(filter(None, ["accuracy (%)", f"axis starts at {start:g}", protocol])), color=_MUTED)
+    told = " · ".join(filter(None, ["accuracy (%)", f"axis starts at {start:g}", protocol]))
+    axis.set_xlabel(textwrap.fill(told, _LETTERS, break_on_hyphens=False), color=_MUTED)
     plain(axis, grid="x")
     axis.tick_params(axis="y", length=0)
 

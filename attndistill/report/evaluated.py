@@ -140,7 +140,10 @@ def _published(entry: Entry, column: Column, key: str) -> float | None:
 
 
 def pictures(blocks: Sequence[Block]) -> dict[str, bytes]:
-    """File name -> PNG: tuning.png (accuracy over epochs), rates.png (the sweeps), as far as there is any."""
+    """File name -> PNG: tuning.png (accuracy over epochs), rates.png (the sweeps), as far as there is any.
+
+    One epoch or one rate is no curve.
+    """
     epochs: dict[str, Panel] = {}
     rates: dict[str, Panel] = {}
     for block in blocks:
@@ -154,14 +157,19 @@ def pictures(blocks: Sequence[Block]) -> dict[str, bytes]:
                 for head, swept in _over_rates(found).items() if found else ():
                     rates.setdefault(", ".join(filter(None, (title, head))), {})[entry.label] = swept
     teacher = next((entry.label for entry in blocks[0].entries if entry.name == TEACHER), None)
+    for panels in (epochs, rates):
+        for title in [
+            title for title, curves in panels.items() if all(len(places) < 2 for places, _ in curves.values())
+        ]:
+            del panels[title]
     drawn = {
         "tuning.png": (epochs, "epoch of fine-tuning", False),
         "rates.png": (rates, "rate, times the recipe's", True),
     }
     return {
-        name: curves_by_panel(panels, xlabel=xlabel, logarithmic=logarithmic, teacher=teacher)
+        name: curves_by_panel(curves, xlabel=xlabel, logarithmic=logarithmic, teacher=teacher)
         for name, (panels, xlabel, logarithmic) in drawn.items()
-        if panels
+        if (curves := {title: panel for title, panel in panels.items() if any(len(x) > 1 for x, _ in panel.values())})
     }
 
 
