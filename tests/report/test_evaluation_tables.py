@@ -92,6 +92,15 @@ def test_k_nn_and_fine_tuning_stand_side_by_side_with_their_gaps_to_the_teacher(
         assert f'id="{name}"' in experiment.page
 
 
+@pytest.mark.parametrize(("name", "left", "few"), [("tuning", "rates", "EPOCHS"), ("rates", "tuning", "RATES")])
+def test_one_epoch_or_one_rate_is_no_curve(experiment, tuned, monkeypatch, name, left, few):
+    monkeypatch.setitem(globals(), few, globals()[few][-2:-1] if few == "RATES" else globals()[few][:1])
+    tuned()
+    experiment.build()
+    assert not (experiment.destination / f"figures/{name}.png").exists()
+    assert (experiment.destination / f"figures/{left}.png").exists()
+
+
 def test_few_labels_and_other_images_have_a_table_each_and_say_which(experiment, tuned):
     tuned("one", ", 1 % of labels (seed 0)", without="scratch")
     tuned("ten", ", 10 % of labels (seed 0)")
