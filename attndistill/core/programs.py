@@ -6,8 +6,8 @@ from pathlib import Path
 # The package's folder is on the path while the package is found, and not while what it needs is: a folder named mlflow
 # beside it is not the library. As a word, not in PYTHONPATH: a path may hold a colon.
 _START = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from {module} import {function}; sys.path.pop(0); "
-    "{function}(sys.argv[1:])"
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); import attndistill; sys.path.pop(0); "
+    "from {module} import {function}; {function}(sys.argv[1:])"
 )
 
 

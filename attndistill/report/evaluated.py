@@ -157,11 +157,6 @@ def pictures(blocks: Sequence[Block]) -> dict[str, bytes]:
                 for head, swept in _over_rates(found).items() if found else ():
                     rates.setdefault(", ".join(filter(None, (title, head))), {})[entry.label] = swept
     teacher = next((entry.label for entry in blocks[0].entries if entry.name == TEACHER), None)
-    for panels in (epochs, rates):
-        for title in [
-            title for title, curves in panels.items() if all(len(places) < 2 for places, _ in curves.values())
-        ]:
-            del panels[title]
     drawn = {
         "tuning.png": (epochs, "epoch of fine-tuning", False),
         "rates.png": (rates, "rate, times the recipe's", True),

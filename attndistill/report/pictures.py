@@ -83,9 +83,8 @@ def _setting_chart(
 ) -> dict[str, bytes]:
     """Curves where the members' settings differ in one number, or in a number and one thing more: a line for each."""
     settings = [entries[index].settings for index in members]
-    values = {
-        key: [found.get(key) for found in settings] for key in dict.fromkeys(key for one in settings for key in one)
-    }
+    keys = dict.fromkeys(key for found in settings for key in found)
+    values = {key: [found.get(key) for found in settings] for key in keys}
     varied = sorted((key for key in values if _distinct(values[key]) > 1), key=lambda key: -_distinct(values[key]))
     if len(varied) not in (1, 2) or _distinct(values[varied[0]]) < _FEWEST_VALUES:
         return {}
