@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from attndistill.results import AttentionFile, Name, ProbeCurve, ProbeFile, Resu
 TEACHER, SCRATCH = "teacher", "scratch"  # the pre-trained models' names
 DIGESTS = ("class_list_sha256", "data_digest")  # what figures must share to stand in one table
 
+Place = TypeVar("Place", int, float)
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # places (T,), values (R, T); NaN where a seed has none
 
 
@@ -148,7 +149,7 @@ def _same(entries: Sequence[Entry], what: str, prepared: str | None) -> None:
             raise ValueError(f"{what} differs: {expected} for {first}, {value} for {name}; one table allows one")
 
 
-def aligned(measured: Mapping[int, Mapping[int, float]]) -> Curve | None:
+def aligned(measured: Mapping[int, Mapping[Place, float]]) -> Curve | None:
     """Seeds' curves on one axis: the union of their places, NaN where a seed has no value; None without any."""
     places = sorted({place for curve in measured.values() for place in curve})
     if not places:

@@ -140,10 +140,7 @@ def _published(entry: Entry, column: Column, key: str) -> float | None:
 
 
 def pictures(blocks: Sequence[Block]) -> dict[str, bytes]:
-    """File name -> PNG: tuning.png (accuracy over epochs), rates.png (the sweeps), as far as there is any.
-
-    One epoch or one rate is no curve.
-    """
+    """File name -> PNG: tuning.png (accuracy over epochs), rates.png (the sweeps), as far as there is any."""
     epochs: dict[str, Panel] = {}
     rates: dict[str, Panel] = {}
     for block in blocks:
@@ -162,9 +159,9 @@ def pictures(blocks: Sequence[Block]) -> dict[str, bytes]:
         "rates.png": (rates, "rate, times the recipe's", True),
     }
     return {
-        name: curves_by_panel(curves, xlabel=xlabel, logarithmic=logarithmic, teacher=teacher)
+        name: curves_by_panel(panels, xlabel=xlabel, logarithmic=logarithmic, teacher=teacher)
         for name, (panels, xlabel, logarithmic) in drawn.items()
-        if (curves := {title: panel for title, panel in panels.items() if any(len(x) > 1 for x, _ in panel.values())})
+        if panels
     }
 
 
@@ -181,7 +178,7 @@ def _points(found: Found) -> list[tuple[str, float, int, str, Mapping[int, float
 
 
 def _over_epochs(found: Found) -> Curve | None:
-    """Top-1 on test after each epoch that was judged, of each seed's chosen rate."""
+    """Top-1 on test after each epoch that was judged, of each seed's chosen rate; two epochs or more."""
     curves: dict[int, dict[int, float]] = {}
     seeds = next(iter(found.figures.values())).seeds
     chosen = {seed: float(f"{rate:g}") for seed, rate in zip(seeds, found.selected.get("rate", ()), strict=False)}
@@ -189,7 +186,8 @@ def _over_epochs(found: Found) -> Curve | None:
         for seed, value in values.items():
             if epoch and not of and chosen.get(seed) == rate:
                 curves.setdefault(seed, {})[epoch] = value
-    return aligned(curves)
+    curve = aligned(curves)
+    return curve if curve and len(curve[0]) > 1 else None
 
 
 def _over_rates(found: Found) -> dict[str, Curve]:

@@ -93,40 +93,32 @@ def _setting_chart(
         return {}  # a line is two points or more
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values[along]):
         return {}
-    order = sorted(members, key=lambda index: float(entries[index].settings[along]))
-    places = [float(entries[index].settings[along]) for index in order]
-    measured = {
-        column.title: {index: np.array(cell.values if (cell := column.cells[index]) else ()) for index in order}
-        for column in columns
-        if column.is_first and column.is_accuracy
-    }
+    place = {index: float(entries[index].settings[along]) for index in members}
+    order = sorted(members, key=lambda index: place[index])
+    drawn = [column for column in columns if column.is_first and column.is_accuracy]
     if not other:
-        found = {title: list(cells.values()) for title, cells in measured.items()}
-        return {name: setting_curves(along, places, found, [entries[index].paper[0] for index in order])}
-    panels = {}
-    for title, cells in measured.items():
-        lines: dict[str, list[int]] = {}
-        for index in order:
-            if len(cells[index]):
-                lines.setdefault(f"{other[0]} {shown(entries[index].settings.get(other[0]))}", []).append(index)
-        panels[title] = {
-            label: _line([float(entries[index].settings[along]) for index in line], [cells[index] for index in line])
-            for label, line in lines.items()
+        measured = {
+            column.title: [np.array(cell.values if (cell := column.cells[index]) else ()) for index in order]
+            for column in drawn
         }
-    panels = {title: lines for title, lines in panels.items() if lines}
+        paper = [entries[index].paper[0] for index in order]
+        return {name: setting_curves(along, [place[index] for index in order], measured, paper)}
+    panels: dict[str, dict[str, Curve]] = {}
+    for column in drawn:
+        lines: dict[str, dict[int, dict[float, float]]] = {}
+        for index in order:
+            if cell := column.cells[index]:
+                seeds = lines.setdefault(f"{other[0]} {shown(entries[index].settings.get(other[0]))}", {})
+                for seed, value in zip(cell.seeds, cell.values, strict=True):
+                    seeds.setdefault(seed, {})[place[index]] = value
+        curves = {label: curve for label, seeds in lines.items() if (curve := aligned(seeds))}
+        if curves:
+            panels[column.title] = curves
     return {name: curves_by_panel(panels, xlabel=along, logarithmic=True)} if panels else {}
 
 
 def _distinct(values: Sequence[object]) -> int:
     return len(set(map(repr, values)))
-
-
-def _line(places: Sequence[float], measured: Sequence[NDArray[np.float64]]) -> Curve:
-    """The seeds of each place, NaN where a place has fewer than another."""
-    values = np.full((max(map(len, measured)), len(places)), np.nan)
-    for place, found in enumerate(measured):
-        values[: len(found), place] = found
-    return np.array(places), values
 
 
 def loss_terms(entry: Entry) -> dict[str, Curve]:
