@@ -4,6 +4,7 @@ Every labelled set takes `class_list`, a file with one class name a line that re
 """
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,20 +37,27 @@ def digits(
         class_list: file of class names ("0" to "9").
     """
     from PIL import Image
-    from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    pictures, labels = _scikit_learns_digits()
+    grey = np.rint(pictures * (255 / 16)).astype(np.uint8)
 
     def image(position: int) -> NDArray[np.uint8]:
         enlarged = Image.fromarray(grey[position]).resize((size, size), Image.Resampling.BICUBIC)
         return np.asarray(enlarged.convert("RGB"))
 
-    labels = bunch.target.astype(np.int64)
     everything = ArraySplit(labels, [f"digit-{i:04d}" for i in range(len(labels))], image)
     train, test = train_test_split(labels, test_fraction, split_seed)
     splits = {"train": everything.subset(train), "test": everything.subset(test)}
     return Source(tuple("0123456789"), splits).restricted_to(class_list)
+
+
+def _scikit_learns_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(N, 8, 8) from 0 to 16, and labels: the file behind `load_digits`, without importing scikit-learn (a second)."""
+    found = find_spec("sklearn")
+    assert found is not None
+    assert found.origin is not None
+    table = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
 
 
 @DATASETS.register("image_folder")

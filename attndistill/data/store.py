@@ -8,21 +8,23 @@ of files, never one per image.
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from attndistill.core.reading import read_text
 from attndistill.core.words import shown
 from attndistill.data.arrays import read_array
 from attndistill.data.manifest import Manifest, SplitEntry
-from attndistill.data.resampling import crop_and_resize
 from attndistill.data.shards import ShardImages
 from attndistill.data.splits import stratified_subset
-from attndistill.data.views import Boxes
+
+if TYPE_CHECKING:  # who only looks at what is stored needs no torch
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from attndistill.data.views import Boxes
 
 # B batch, S side of the view
 
@@ -42,7 +44,7 @@ class ImageSet(Protocol):
         """Heights and widths of the stored images, in pixels."""
         ...
 
-    def crops(self, indices: NDArray[np.int64], boxes: Boxes, image_size: int) -> Float[Tensor, "B 3 S S"]:
+    def crops(self, indices: NDArray[np.int64], boxes: "Boxes", image_size: int) -> "Float[Tensor, 'B 3 S S']":
         """One resampled RGB crop per index, float32 in [0, 1]."""
         ...
 
@@ -83,7 +85,9 @@ class ArrayImages:
         height, width = self.images.shape[1:3]
         return np.full(len(indices), height, np.int64), np.full(len(indices), width, np.int64)
 
-    def crops(self, indices: NDArray[np.int64], boxes: Boxes, image_size: int) -> Float[Tensor, "B 3 S S"]:
+    def crops(self, indices: NDArray[np.int64], boxes: "Boxes", image_size: int) -> "Float[Tensor, 'B 3 S S']":
+        from attndistill.data.resampling import crop_and_resize
+
         return crop_and_resize(np.ascontiguousarray(self.images[indices]), boxes, image_size)
 
 
@@ -106,7 +110,7 @@ class ChosenImages:
     def sizes(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.images.sizes(self.chosen[indices])
 
-    def crops(self, indices: NDArray[np.int64], boxes: Boxes, image_size: int) -> Float[Tensor, "B 3 S S"]:
+    def crops(self, indices: NDArray[np.int64], boxes: "Boxes", image_size: int) -> "Float[Tensor, 'B 3 S S']":
         return self.images.crops(self.chosen[indices], boxes, image_size)
 
 

@@ -19,7 +19,7 @@ from attndistill.handover.judging import Verdict
 from attndistill.handover.models import Finished
 from attndistill.handover.picture import NAME as PICTURE
 from attndistill.handover.speed import Speeds
-from attndistill.models.storage import weights_digest
+from attndistill.models.description import weights_digest
 from attndistill.models.vit import count_parameters
 from attndistill.report.sentence import pace, share
 from attndistill.results import AttentionFile, Measurement, ProbeFile, TrainingFile

@@ -18,7 +18,7 @@ from attndistill.evaluations import Figure, evaluations
 from attndistill.experiments import Experiment, open_experiment
 from attndistill.handover.exporting import export
 from attndistill.handover.models import open_finished
-from attndistill.models.storage import weights_digest
+from attndistill.models.description import weights_digest
 from attndistill.results import AttentionFile, ProbeFile
 from attndistill.tracking.registry import Exported, ModelRegistry
 

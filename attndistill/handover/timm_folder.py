@@ -15,10 +15,10 @@ from timm.models.vision_transformer import VisionTransformer
 from attndistill.core.artifacts import write_json
 from attndistill.handover.heads import Head
 from attndistill.handover.models import Finished
+from attndistill.models.description import Named, read_description
 from attndistill.models.projector import state_of
 from attndistill.models.readout import read_features
 from attndistill.models.released import architecture_of
-from attndistill.models.storage import Named, read_description
 
 # any name of timm's plain ViTs takes every size as an argument; this one alone has a gated MLP
 _PLAIN, _GATED = "vit_tiny_patch16_224", "vit_giant_patch14_dinov2"

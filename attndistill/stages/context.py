@@ -135,7 +135,7 @@ class Context:
     def targets_identity(self) -> dict[str, str]:
         """What the teacher's answers depend on: teacher, data and views."""
         from attndistill.data.views import ViewRecipe
-        from attndistill.models.storage import weights_digest
+        from attndistill.models.description import weights_digest
 
         return {
             "teacher": weights_digest(self.teacher_weights),

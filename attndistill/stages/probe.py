@@ -137,7 +137,8 @@ def _judged(
     from attndistill.data.manifest import read_manifest
     from attndistill.data.store import validation_indices
     from attndistill.evaluations.judged import Judged
-    from attndistill.models.storage import fit_image_size, load_model, weights_digest
+    from attndistill.models.description import weights_digest
+    from attndistill.models.storage import fit_image_size, load_model
 
     weights, directory = context.layout.weights(name, seed), context.layout.prepared(context.item.data)
     views = context.config.views_of(context.item.data)

@@ -163,7 +163,7 @@ def _check_sizes(context: "Context", directory: Path) -> None:
     a released teacher those of its account."""
     from dataclasses import asdict
 
-    from attndistill.models.storage import read_description
+    from attndistill.models.description import read_description
 
     config, name = context.config, directory.name
     wanted: Mapping[str, Any] = config.teacher.sizes() if name == "teacher" else config.student.plain()

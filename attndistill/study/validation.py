@@ -27,7 +27,8 @@ from attndistill.evaluations.classifiers import LabelledFeatures, ProbeData
 from attndistill.evaluations.embedding import embed_split
 from attndistill.evaluations.judged import Judged
 from attndistill.experiments import Experiment
-from attndistill.models.storage import load_model, weights_digest
+from attndistill.models.description import weights_digest
+from attndistill.models.storage import load_model
 from attndistill.models.vit import count_parameters
 from attndistill.outcomes import PARAMETERS, judged
 from attndistill.stages import Item, attention, distill

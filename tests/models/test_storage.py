@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from attndistill.core.artifacts import file_digest
+from attndistill.models.description import weights_digest
 from attndistill.models.projector import Projector, Student
-from attndistill.models.storage import load_model, save_model, weights_digest
+from attndistill.models.storage import load_model, save_model
 from attndistill.models.vit import build_vit
 
 VIT = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 4, "mlp_ratio": 2.0, "position": "sincos"}

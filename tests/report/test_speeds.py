@@ -92,7 +92,8 @@ def test_the_browser_shows_the_speeds_of_the_pages_own_models_as_text_and_of_no_
 def stored_models(experiment, *names) -> dict[str, str]:
     """Models of the rows, stored as the stages do, their sizes in the exhibits; gives the weights' digests."""
     from attndistill.exhibits.making import flops_of
-    from attndistill.models.storage import save_model, weights_digest
+    from attndistill.models.description import weights_digest
+    from attndistill.models.storage import save_model
     from attndistill.models.vit import build_vit, count_parameters
 
     digests = {}

@@ -61,7 +61,7 @@ def _of_timm(timm_name: str) -> dict[str, Any]:
 
 
 def _of_stored(path: Path) -> dict[str, Any]:
-    from attndistill.models.storage import Named, Sizes, read_description
+    from attndistill.models.description import Named, Sizes, read_description
 
     vit = read_description(path).vit
     if isinstance(vit, Named):
