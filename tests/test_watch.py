@@ -25,9 +25,16 @@ MODULES = [module_of(path) for path in sorted((ROOT / "attndistill").rglob("*.py
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory) -> dict[str, set[str]]:
+def project(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("project") / "smoke"
+
+
+SMALL = ["--seeds", "[0]", "--runtime.tracking", "false", "--runtime.processes", "1"]
+
+
+@pytest.fixture(scope="module")
+def loaded(project) -> dict[str, set[str]]:
     """Stage -> modules of ours that a process has imported when it has run the stage at toy size."""
-    project = tmp_path_factory.mktemp("project") / "smoke"
     shutil.copytree(ROOT / "experiments/smoke", project, ignore=shutil.ignore_patterns("outputs", "results"))
     found: dict[str, set[str]] = {}
     words = [
@@ -40,7 +47,6 @@ def loaded(tmp_path_factory) -> dict[str, set[str]]:
         *(["attention", "--model", name] for name in ("teacher", "attndistill")),
         ["report"],
     ]
-    small = ["--seeds", "[0]", "--runtime.tracking", "false", "--runtime.processes", "1"]
     rows = project / "rows.yaml"
     rows.write_text("rows:\n  attndistill: {label: AttnDistill, set: {}}\n")
     # what only refuses decides no figure, whatever it imports
@@ -51,7 +57,7 @@ def loaded(tmp_path_factory) -> dict[str, set[str]]:
     )
     for command in words:
         done = subprocess.run(
-            [sys.executable, "-c", program, *command, *small], cwd=project, text=True, capture_output=True, check=False
+            [sys.executable, "-c", program, *command, *SMALL], cwd=project, text=True, capture_output=True, check=False
         )
         assert done.returncode == 0, done.stderr
         found.setdefault(command[0], set()).update(json.loads(done.stdout.splitlines()[-1]))
@@ -69,6 +75,21 @@ def test_no_module_that_a_run_imports_and_computes_with_can_change_unseen(loaded
             if module.split(".")[1] not in AROUND and not _is_registry_of_settings(module)
         ]
         assert unseen == [], f"{name} imports these and does not watch them"
+
+
+@pytest.mark.drivers
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize("stage", ["prepare", "report"])
+def test_preparing_and_reporting_import_no_torch_timm_or_scikit_learn(project, stage):
+    program = (
+        "import sys; from attndistill.cli import main; code = main(sys.argv[1:]);"
+        "print(code, sorted({'torch', 'timm', 'sklearn', 'scipy'} & set(sys.modules)))"
+    )
+    words = [stage, *SMALL, "--runtime.speeds", "false"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=project, text=True, capture_output=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0 []"
 
 
 def _is_registry_of_settings(module: str) -> bool:
