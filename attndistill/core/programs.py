@@ -7,7 +7,7 @@ from pathlib import Path
 # beside it is not the library. As a word, not in PYTHONPATH: a path may hold a colon.
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import attndistill; sys.path.pop(0); "
-    "from attndistill.core.compiler import compile_later; compile_later(); "
+    "from attndistill.core.later import import_later; import_later(); "
     "from {module} import {function}; {function}(sys.argv[1:])"
 )
 

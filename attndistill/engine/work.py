@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attndistill.core.compiler import compile_later
+from attndistill.core.later import import_later
 from attndistill.core.ownership import locked
 from attndistill.core.progress import watched
 from attndistill.engine.board import Board, Entry
@@ -72,7 +72,7 @@ def perform(job: Job, inputs: Sequence[object] = ()) -> str:
 def get_ready(job: Job) -> None:
     """Import what trains, in a worker that has nothing else to do: its first task would take seconds for it."""
     _pin(job.devices)
-    compile_later()
+    import_later()
     importlib.import_module("attndistill.engine.seeds")
 
 

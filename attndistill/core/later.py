@@ -1,9 +1,9 @@
-"""torch's compiler and its distributed tensors, loaded when somebody uses them: here nobody does, but for an export.
+"""torch's compiler and distributed tensors, and timm's hundred models, loaded when somebody uses them: seldom here.
 
 torch's optimizers, accelerate, torchvision and timm import them to ask one question, which takes a third of what a
 stage needs to start. As long as they are not loaded, nothing was compiled and nothing distributed, so the answers are
 known: there is no compiling to switch off, no graph to break, no module is a compiled one. Whoever asks for more, or
-imports a part, gets the package itself.
+imports a part, gets the package itself. timm's packages import all they have; their parts can be had without that.
 """
 
 import importlib
@@ -11,13 +11,14 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
 
 _COMPILER, _TENSORS = "torch._dynamo", "torch.distributed.tensor"
 
 
-def compile_later() -> None:
+def import_later() -> None:
     """In this process, from now on: for programs of our own, since it changes libraries for everybody."""
     if _COMPILER in sys.modules or _TENSORS in sys.modules:
         return
@@ -25,9 +26,41 @@ def compile_later() -> None:
     compiler.part("config")  # timm's Kron sets a limit there
     compiler.part("eval_frame", OptimizedModule=_kind(f"{_COMPILER}.eval_frame", "OptimizedModule"))
     compiler.part("utils", is_compile_supported=_is_compile_supported)
+    for package in ("timm", "timm.models"):
+        _open_later(package)
     for module in (compiler, compiler.utils, _Later(_TENSORS, DTensor=_kind(_TENSORS, "DTensor"))):
         sys.modules[module.__name__] = module
     sys.meta_path.insert(0, _Finder)
+
+
+class _Unopened(ModuleType):
+    """A package whose parts can be imported, and whose own code runs when it is asked for what no loaded part has."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__version__":
+            return importlib.import_module(f"{self.__name__}.version").__version__
+        if name.startswith("__"):
+            raise AttributeError(name)
+        for part in [module for key, module in sys.modules.items() if key.startswith(f"{self.__name__}._")]:
+            found = vars(part).get(name)
+            if getattr(found, "__module__", None) == part.__name__:
+                return found
+        assert self.__spec__ is not None
+        assert self.__spec__.loader is not None
+        self.__class__ = ModuleType  # type: ignore[assignment]  # no more than a module from now on
+        self.__spec__.loader.exec_module(self)
+        return getattr(self, name)
+
+
+def _open_later(package: str) -> None:
+    spec = find_spec(package)
+    if package in sys.modules or spec is None:
+        return
+    module = sys.modules[package] = module_from_spec(spec)
+    module.__class__ = _Unopened
+    parent, _, name = package.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], name, module)
 
 
 def _as_it_is(function: Any = None, *_: Any, **__: Any) -> Any:

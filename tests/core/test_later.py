@@ -1,11 +1,11 @@
-"""torch's compiler stays away until somebody uses it, and is then itself."""
+"""torch's compiler and timm's models stay away until somebody uses them, and are then themselves."""
 
 import subprocess
 import sys
 
 import pytest
 
-LATER = "from attndistill.core.compiler import compile_later; compile_later()\nimport sys, torch\n"
+LATER = "from attndistill.core.later import import_later; import_later()\nimport sys, torch\n"
 
 
 def run(program: str) -> str:
@@ -62,4 +62,14 @@ assert not isinstance(model, early)
 assert isinstance(torch.compile(model, backend="eager"), early)
 from torch.distributed.tensor import Replicate, DTensor
 assert Early is not DTensor and "torch.distributed.tensor._ops" in sys.modules
+""")
+
+
+def test_a_part_of_timm_brings_no_models_with_it_until_one_is_asked_for_by_name():
+    run("""
+from timm.models.vision_transformer import VisionTransformer
+import timm, timm.layers, timm.optim
+assert timm.__version__ and "timm.models.swin_transformer" not in sys.modules
+assert isinstance(timm.create_model("vit_tiny_patch16_224"), VisionTransformer)
+assert "swin_tiny_patch4_window7_224" in timm.list_models() and timm.models.SwinTransformer
 """)
