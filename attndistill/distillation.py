@@ -78,6 +78,7 @@ def distil_student(
         view_epoch=lambda epoch: epoch % stored_views,
         evaluate=lambda epoch: look(seed, backbone, epoch) if look else None,
         published=options.mode == "official_code",
+        data_fraction=options.data_fraction,
     )
     return Trained(student, history, checkpoint)
 

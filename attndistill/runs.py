@@ -77,18 +77,24 @@ def train(
     view_epoch: ViewEpoch = lambda epoch: epoch,
     evaluate: Evaluate = lambda epoch: None,
     published: bool = False,
+    data_fraction: float = 1.0,
     curve: RateCurve = PER_STEP,
     augmentation: Augments | None = None,
     repeats: int = 1,
 ) -> History:
     """Train `task` by `recipe`, from its checkpoint when there is one; returns its curves, one point an epoch.
 
-    `published` samples and drops batches as the published code does; `curve` shapes the learning rate;
+    `published` samples and drops batches as the published code does; `data_fraction` of the images are shown; `curve`
+    shapes the learning rate;
     `augmentation` and `repeats` are of the views (`data.loading`).
     """
     accelerator = make_accelerator(execution, recipe)
-    schedule = make_schedule(recipe, execution, len(images), seed, accelerator.num_processes, accelerator.process_index)
-    schedule = replace(schedule, order_per_rank=published, repeats=repeats)
+    shown_images = images_shown(len(images), data_fraction)
+    schedule = make_schedule(
+        recipe, execution, shown_images, seed, accelerator.num_processes, accelerator.process_index
+    )
+    drawn_from = None if data_fraction == 1 else len(images)
+    schedule = replace(schedule, order_per_rank=published, repeats=repeats, drawn_from=drawn_from)
     copies = images if repeats == 1 else ChosenImages(images, np.repeat(np.arange(len(images)), repeats))
     plan = Plan(
         steps=schedule.steps,
@@ -157,6 +163,11 @@ def make_accelerator(execution: Execution, recipe: Recipe) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=False)
     precision = "bf16" if recipe.precision == "bf16" else "no"
     return Accelerator(mixed_precision=precision, cpu=execution.device.type == "cpu")
+
+
+def images_shown(length: int, data_fraction: float) -> int:
+    """How many of `length` training images a share of them is."""
+    return max(1, round(length * data_fraction))
 
 
 def make_schedule(recipe: Recipe, execution: Execution, length: int, seed: int, ranks: int, rank: int) -> Schedule:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from attndistill.core.sections import Positive, Section, Weight, variant
+from attndistill.core.sections import Positive, Section, Share, Weight, variant
 from attndistill.losses import AGGREGATIONS, EMBEDDING_LOSSES, GUIDANCE, SIGNALS
 from attndistill.losses.fields import teacher_fields
 from attndistill.training.recipe import Recipe
@@ -46,6 +46,7 @@ class Distill(Section):
     interpolation: bool
     embedding_loss: EmbeddingLoss | None
     mode: Literal["paper", "official_code"]
+    data_fraction: Share
     recipe: Recipe
 
     @model_validator(mode="after")

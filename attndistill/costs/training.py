@@ -21,7 +21,7 @@ from attndistill.costs.models import (
     teacher_reading,
 )
 from attndistill.models.sizes import describe
-from attndistill.runs import Execution, make_schedule
+from attndistill.runs import Execution, images_shown, make_schedule
 from attndistill.stages.declaration import Item
 from attndistill.training.loop import Plan as Loop
 from attndistill.training.optimizers import PER_STEP, RateCurve
@@ -115,7 +115,9 @@ def distill(item: Item, config: Config, plan: Plan) -> Estimate:
     """Of a row: the student, its losses, and the teacher where it runs inside the step."""
     step, recipe = distillation_step(config), config.distill.recipe
     live = None if config.targets.cache else teacher_reading(config)
-    trained = estimate_training(step.flops + (live.flops if live else 0), recipe, config, plan, item)
+    shown = None if plan.images is None else images_shown(plan.images, config.distill.data_fraction)
+    flops = step.flops + (live.flops if live else 0)
+    trained = estimate_training(flops, recipe, config, replace(plan, images=shown), item)
     answers = "answers cached" if live is None else "runs inside the step"
     lines = {
         "teacher": f"{_model(config, config.teacher.sizes())}; {answers}",

@@ -45,7 +45,7 @@ class Schedule:
     """Which images step s of a run trains on.
 
     Attributes:
-        length: images in the training split.
+        length: images that are shown, all of the training split as a rule.
         batch_size: effective batch size, over all ranks and micro-batches.
         epochs: passes over the split; the incomplete last batch of each is dropped.
         seed: key of the order.
@@ -53,6 +53,8 @@ class Schedule:
         ranks: processes that share a batch.
         rank: which of them this is.
         order_per_rank: the published code's order: each rank cuts its share from a permutation of its own.
+        drawn_from: images in the training split, where only some are shown: those that the seed draws, and of a smaller
+            share some of the same.
         repeats: copies of an image that follow one another (repeated augmentation); an epoch then shows one in so many
             images. Copy c of image i is number i x repeats + c: each is another view.
     """
@@ -65,6 +67,7 @@ class Schedule:
     ranks: int = 1
     rank: int = 0
     order_per_rank: bool = False
+    drawn_from: int | None = None
     repeats: int = 1
 
     def __post_init__(self) -> None:
@@ -86,9 +89,11 @@ class Schedule:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """All images of `epoch`, in training order; with `order_per_rank` this rank's share of them."""
+        order = permutation(self.seed + (self.rank if self.order_per_rank else 0), "order", epoch, self.length)
+        if self.drawn_from is not None:
+            order = permutation(self.seed, "drawn", 0, self.drawn_from)[order]
         if self.order_per_rank:
-            return permutation(self.seed + self.rank, "order", epoch, self.length)[self.rank :: self.ranks]
-        order = permutation(self.seed, "order", epoch, self.length)
+            return order[self.rank :: self.ranks]
         return (order[:, None] * self.repeats + np.arange(self.repeats)).ravel()[: self.length]
 
     def micro_batch(self, order: NDArray[np.int64], step_in_epoch: int, micro_batch: int) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ def run(context: "Context") -> None:
     """Train and store the student of every seed, with its curves."""
     from attndistill.distillation import distil_student, open_teaching
     from attndistill.models.storage import load_model
-    from attndistill.runs import Execution, Trained, train_seeds
+    from attndistill.runs import Execution, Trained, images_shown, train_seeds
     from attndistill.stages.storing import store_models
 
     config, sizes = context.config, context.config.student.plain()
@@ -36,7 +36,8 @@ def run(context: "Context") -> None:
             look=context.look,
         )
 
-    trained = train_seeds(context.seeds, config.distill.recipe, len(images), context.execution, train_one)
+    length = images_shown(len(images), config.distill.data_fraction)
+    trained = train_seeds(context.seeds, config.distill.recipe, length, context.execution, train_one)
     if context.is_main:
         store_models(context, "distill", sizes, trained)
 

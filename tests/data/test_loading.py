@@ -144,3 +144,16 @@ def test_the_published_order_misses_images_because_its_ranks_overlap():
     assert seen["published"] == pytest.approx(1 - 0.75**4, abs=0.02)
     alone = Schedule(50, 4, 1, seed=9, order_per_rank=True)
     np.testing.assert_array_equal(alone.order(0), Schedule(50, 4, 1, seed=9).order(0))
+
+
+def test_a_share_of_the_images_is_drawn_by_the_seed_and_a_smaller_one_is_part_of_it():
+    def shown(length: int, seed: int = 9) -> list[set[int]]:
+        schedule = Schedule(length, 5, 2, seed=seed, drawn_from=100)
+        return [set(schedule.order(epoch).tolist()) for epoch in range(2)]
+
+    half, tenth = shown(50), shown(10)
+    assert half[0] == half[1], "every epoch shows the same images"
+    assert len(half[0]) == 50
+    assert tenth[0] < half[0] < set(range(100))
+    assert shown(50, seed=8)[0] != half[0]
+    assert shown(100)[0] == set(range(100))
