@@ -81,14 +81,20 @@ def _groups(entries: Sequence[Entry]) -> dict[str, list[int]]:
 def _setting_chart(
     name: str, entries: Sequence[Entry], columns: Sequence[Column], members: Sequence[int]
 ) -> dict[str, bytes]:
-    """Curves where the members' settings differ in one number, or in a number and one thing more: a line for each."""
+    """Curves where the members' settings differ in one number, or in a number and one thing more: a line for each.
+
+    What follows from the number, as epochs from a share of the data, does not count.
+    """
     settings = [entries[index].settings for index in members]
     keys = dict.fromkeys(key for found in settings for key in found)
     values = {key: [found.get(key) for found in settings] for key in keys}
     varied = sorted((key for key in values if _distinct(values[key]) > 1), key=lambda key: -_distinct(values[key]))
-    if len(varied) not in (1, 2) or _distinct(values[varied[0]]) < _FEWEST_VALUES:
+    if not varied or (count := _distinct(values[varied[0]])) < _FEWEST_VALUES:
         return {}
-    along, *other = varied
+    along = varied[0]
+    other = [key for key in varied[1:] if _distinct(list(zip(values[along], values[key], strict=True))) > count]
+    if len(other) > 1:
+        return {}
     if other and 2 * _distinct(values[other[0]]) > len(members):
         return {}  # a line is two points or more
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values[along]):

@@ -183,7 +183,12 @@ def test_a_group_that_varies_a_number_and_one_thing_more_gets_a_line_for_each(ex
     names = [*experiment.rows, *(f"r{n}" for n in range(6))][:8]
     widths = [48, 12, 24, 6]
     experiment.rows = {
-        name: {"label": name, "group": "Width", "set": {"student.embed_dim": widths[n // 2], "a.on": n % 2 == 1}}
+        name: {
+            "label": name,
+            "group": "Width",
+            # the warm-up follows from the width
+            "set": {"student.embed_dim": (width := widths[n // 2]), "warmup": 96 / width, "a.on": n % 2 == 1},
+        }
         for n, name in enumerate(names)
     }
     experiment.build()
