@@ -12,14 +12,17 @@ from typing import Any
 import torch
 
 from attndistill.core.artifacts import write_json, write_text
-from benchmarks import cache, data, engine, heads, kernels, probes, search, startup, step
+from benchmarks import cache, data, engine, heads, kernels, pair, probes, search, startup, step
 from benchmarks.configurations import CONFIGURATIONS
-from benchmarks.machine import describe
+from benchmarks.machine import describe, precisions
 from benchmarks.tables import comparison_page
 
 RESULTS = Path("results/benchmarks")
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "data": lambda repeats: data.measure(repeats=repeats, images=256, workers=2),
+    "pair": lambda repeats: pair.measure(
+        repeats=min(repeats, 5), images=96, batch_size=32, workers=2, precisions=precisions("cpu")
+    ),
     "cache": lambda repeats: cache.measure(repeats=repeats, images=4096, views=4),
     "probes": lambda repeats: (
         probes.measure(
@@ -55,7 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.repeats < 1:
         parser.error(f"--repeats {options.repeats}; allowed: 1 or more")
     threads = torch.get_num_threads()
-    for name in options.part or ["step", *PARTS]:
+    asked = options.part or ["step", *PARTS]
+    for name in dict.fromkeys([*asked, "pair"] if "step" in asked else asked):  # the whole way of a step's images
         print(name, file=sys.stderr, flush=True)
         if name == "step":
             step.main(["--repeats", str(options.repeats)])

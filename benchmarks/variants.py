@@ -95,7 +95,7 @@ class Prepared:
     """A variant with weights, optimizer state and a batch of its own."""
 
     variant: Variant
-    step: Callable[[], None]
+    step: Callable[..., None]
     clock: Clock
 
 
@@ -105,36 +105,36 @@ def prepare(variant: Variant, pair: Pair, batch: Batch, targets: Path | None) ->
     Args:
         variant: which.
         pair: the weights that every variant starts from.
-        batch: the views of every step.
+        batch: the views of a step that is given no others.
         targets: a cache of the teacher's answers to them; None where the variant reads none.
     """
     clock = Clock(pair.device)
     batch = dataclasses.replace(batch, images=batch.images.to(pair.device))
     if variant.algorithm == "reference":
-        step = _published(variant.precision, pair, batch, clock)
+        step = _published(variant.precision, pair, clock)
     else:
         own = dataclasses.replace(pair, student=copy.deepcopy(pair.student))
         teach: Callable[[Batch], Features] = LiveTeacher(pair.teacher, pair.device)
         if variant.algorithm == "cached":
             assert targets is not None
             teach = CachedTargets(targets, pair.device, {})
-        step = _package(variant.precision, own, teach, batch, clock)
+        step = _package(variant.precision, own, teach, clock)
 
-    def in_precision() -> None:
+    def in_precision(given: Batch = batch) -> None:
         with products_in(variant.precision):
-            step()
+            step(given)
 
     return Prepared(variant, in_precision, clock)
 
 
-def _published(precision: str, pair: Pair, batch: Batch, clock: Clock) -> Callable[[], None]:
+def _published(precision: str, pair: Pair, clock: Clock) -> Callable[[Batch], None]:
     """A plain training loop's step: torch's AdamW as it comes."""
     task = pair.reference()
     optimizer = AdamW(param_groups_weight_decay(task, weight_decay=0.05), lr=_LEARNING_RATE, betas=(0.9, 0.95))
     task.teacher.forward = clock.around(task.teacher.forward, "teacher")  # type: ignore[method-assign]
     clock.watch(task, optimizer)
 
-    def step() -> None:
+    def step(batch: Batch) -> None:
         with torch.autocast(pair.device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
             loss = task(batch.images)["loss"]
         loss.backward()
@@ -144,9 +144,7 @@ def _published(precision: str, pair: Pair, batch: Batch, clock: Clock) -> Callab
     return step
 
 
-def _package(
-    precision: str, pair: Pair, teach: Callable[[Batch], Features], batch: Batch, clock: Clock
-) -> Callable[[], None]:
+def _package(precision: str, pair: Pair, teach: Callable[[Batch], Features], clock: Clock) -> Callable[[Batch], None]:
     """The step of `training.loop`, its meter and its look at the loss included."""
     task = pair.task(clock.around(teach, "teacher"))
     optimizer: Any = adamw(task)
@@ -158,7 +156,7 @@ def _package(
     meter = Meter(pair.device.type)
     done = 0
 
-    def step() -> None:
+    def step(batch: Batch) -> None:
         nonlocal done
         update(prepared, optimizer, [batch], _LEARNING_RATE, done, meter, accelerator, drop_unfinite=False)
         meter.check(done)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cache, data, engine, gpu, heads, kernels, probes, search, startup, step
+from benchmarks import cache, data, engine, gpu, heads, kernels, pair, probes, search, startup, step
 from benchmarks.configurations import CONFIGURATIONS, made_up_images
 from benchmarks.tables import comparison_page, page
 
@@ -31,6 +31,10 @@ def check_page(name: str, measured: dict[str, Any]) -> None:
 
 def test_the_data_path_is_measured_beside_torchvision():
     check_page("data", data.measure(repeats=1, images=4, workers=1))
+
+
+def test_the_way_from_files_to_an_updated_student_is_measured_beside_others():
+    check_page("pair", pair.measure(repeats=1, images=2, batch_size=2, workers=1, precisions=["fp32"]))
 
 
 def test_torchvisions_views_have_the_sizes_and_statistics_of_ours():
