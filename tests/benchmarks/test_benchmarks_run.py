@@ -47,6 +47,8 @@ def test_torchvisions_views_have_the_sizes_and_statistics_of_ours():
 def test_the_cache_takes_the_bytes_that_were_predicted():
     measured = cache.measure(repeats=1, images=64, views=2)
     check_page("cache", measured)
+    pays = measured.pop("A stored view pays")
+    assert all(set(one) == {"fp32", "bf16"} for one in pays.values())
     for one in measured.values():
         assert one["bytes_a_view_found"] == pytest.approx(one["bytes_a_view_predicted"], rel=0.01)  # and a header
 
