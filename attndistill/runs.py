@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from attndistill.training.checkpoint import Checkpoint
 from attndistill.training.loop import History, Observers, Plan, fit
 from attndistill.training.optimizers import PER_STEP, RateCurve
 from attndistill.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from attndistill.config import Targets
 
 Evaluate = Callable[[int], dict[str, float] | None]
 Result = TypeVar("Result")
@@ -155,7 +152,7 @@ def train_seeds(
     return {seed: run(seed, execution) for seed in seeds}
 
 
-def make_accelerator(execution: Execution, recipe: "Recipe | Targets") -> Accelerator:
+def make_accelerator(execution: Execution, recipe: Recipe) -> Accelerator:
     """The device, precision and processes of one run. Runs of different precision may follow in one process."""
     AcceleratorState._reset_state(reset_partial_state=False)
     precision = "bf16" if recipe.precision == "bf16" else "no"

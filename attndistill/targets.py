@@ -72,6 +72,8 @@ class LiveTeacher:
         self, vit: Backbone, device: torch.device, fields: Sequence[str] = (), precision: str | None = None
     ) -> None:
         check_readable(vit)
+        if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise ValueError("targets.precision bf16: this GPU has no bf16; allowed: fp32")
         self.vit = vit.to(device).eval().requires_grad_(False)
         use_frozen_kernels(self.vit)
         self.device, self.fields, self.precision = device, tuple(fields), precision

@@ -15,7 +15,6 @@ def run(context: "Context") -> None:
     from attndistill.core.artifacts import digest_of, replacing_directory, write_json
     from attndistill.core.ownership import owned
     from attndistill.models.storage import load_model
-    from attndistill.runs import make_accelerator
     from attndistill.targets import FORMAT, LiveTeacher, bytes_per_answer, identity_in, write_targets
 
     options, execution = context.config.targets, context.execution
@@ -25,7 +24,6 @@ def run(context: "Context") -> None:
         with replacing_directory(context.layout.targets) as directory:
             write_json(directory / "manifest.json", {"format": FORMAT, "cached": False, "identity": identity})
         return
-    make_accelerator(execution, options)  # refuses a device without bf16, as a recipe's does
     backbone, _ = load_model(context.teacher_weights)
     each = bytes_per_answer(backbone, options.extra)
     total = options.views * len(images) * each
