@@ -20,7 +20,10 @@ from benchmarks.tables import comparison_page
 RESULTS = Path("results/benchmarks")
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "data": lambda repeats: data.measure(repeats=repeats, images=256, workers=2),
-    "cache": lambda repeats: cache.measure(repeats=repeats, images=4096, views=4),
+    "cache": lambda repeats: (
+        cache.measure(repeats=repeats, images=4096, views=4)
+        | cache.paying([CONFIGURATIONS["s16-t16"], CONFIGURATIONS["small"]], repeats=repeats, images=128)
+    ),
     "probes": lambda repeats: (
         probes.measure(
             repeats=min(repeats, 3), bank=50_000, queries=10_000, width=384, classes=100, fitted=12_669, iterations=100

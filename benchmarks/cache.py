@@ -9,7 +9,7 @@ large pair from JPEG) over what each use saves, an exact step less a cached one,
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,8 @@ class _Remembered(LiveTeacher):
     """Answers any batch with the same features, at once."""
 
     def __init__(self, teacher: LiveTeacher, answer: Features) -> None:
-        self.vit, self.device, self.fields, self.answer = teacher.vit, teacher.device, (), answer
+        self.vit, self.device, self.fields, self.precision = teacher.vit, teacher.device, (), None
+        self.answer = answer
 
     def __call__(self, batch: Batch) -> Features:
         size = len(batch.images)
@@ -47,19 +48,21 @@ def measure(*, repeats: int, images: int, views: int) -> dict[str, Any]:
         images: of the set.
         views: V.
     """
-    found = {
+    return {
         one.label: _measured(one, repeats, images, views) for one in (CONFIGURATIONS["s8-s16"], CONFIGURATIONS["small"])
     }
-    pairs = (CONFIGURATIONS["s16-t16"], CONFIGURATIONS["small"])
-    pays = {one.label: {way: _pays(one, way, repeats, images // 128) for way in ("fp32", "bf16")} for one in pairs}
-    return {**found, "A stored view pays": pays}
 
 
-def _pays(configuration: Configuration, precision: str, repeats: int, batches: int) -> dict[str, Any]:
+def paying(pairs: Sequence[Configuration], *, repeats: int, images: int) -> dict[str, Any]:
+    """After how many uses a stored view pays, by configuration and precision."""
+    found = {one.label: {way: _pays(one, way, repeats, images) for way in ("fp32", "bf16")} for one in pairs}
+    return {"A stored view pays": found}
+
+
+def _pays(configuration: Configuration, precision: str, repeats: int, count: int) -> dict[str, Any]:
     """Seconds an image of a stored view that is made and of both steps, and after how many uses it has paid."""
     pair = Pair.built(configuration, torch.device("cpu"))
-    size = configuration.batch_size["cpu"]
-    count = size * max(1, batches * 8 // size)
+    size = min(count, configuration.batch_size["cpu"])
     with tempfile.TemporaryDirectory() as folder, _one_thread():
         large = configuration.image_size > JPEG_SIZE[1] // 2
         images = write_jpegs(Path(folder), count)[0] if large else made_up_images(configuration, count)
