@@ -452,7 +452,7 @@ def test_answers_in_bf16_are_those_of_a_step_in_bf16(teacher, images):
 
 def test_a_gpu_without_bf16_is_refused_before_the_teacher_goes_there(teacher, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    with pytest.raises(ValueError, match="^targets.precision bf16: this GPU has no bf16; allowed: fp32$"):
+    with pytest.raises(ValueError, match=r"^targets\.precision bf16: this GPU has no bf16; allowed: fp32$"):
         LiveTeacher(teacher.vit, torch.device("cuda"), (), "bf16")
 
 
