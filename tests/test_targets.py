@@ -482,6 +482,19 @@ def test_a_cache_of_another_precision_is_refused_in_one_line(teacher, images, tm
         CachedTargets(folder, CPU, identity_in(wanted, IDENTITY))
 
 
+def test_ctrl_c_is_left_to_the_process_that_the_loaders_read_for(teacher, images, tmp_path):
+    class Interrupted(ArrayImages):
+        def crops(self, *given: Any) -> torch.Tensor:
+            if torch.utils.data.get_worker_info():
+                os.kill(os.getpid(), signal.SIGINT)  # as a terminal sends it to every process
+            return super().crops(*given)
+
+    write(teacher, images, tmp_path / "alone" / "targets", verify=1)
+    disturbed = Interrupted(images.images, images.labels, images.names)
+    write(teacher, disturbed, tmp_path / "disturbed" / "targets", verify=1, workers=1)
+    assert files(tmp_path / "disturbed") == files(tmp_path / "alone")
+
+
 class Dying(LiveTeacher):
     """Is stopped at the first batch of view 2."""
 
