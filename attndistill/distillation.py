@@ -24,7 +24,7 @@ from attndistill.models.families import Backbone
 from attndistill.models.projector import Projector, Student
 from attndistill.models.vit import build_vit
 from attndistill.runs import Execution, Trained, train
-from attndistill.targets import CachedTargets, LiveTeacher
+from attndistill.targets import CachedTargets, LiveTeacher, identity_in
 from attndistill.tasks.distillation import Distillation, Objective
 from attndistill.training.checkpoint import Checkpoint
 
@@ -99,7 +99,7 @@ def open_teaching(
     fields = tuple(teacher_fields(options))
     if not targets.cache:
         return LiveTeacher(teacher, device, fields)
-    cached = CachedTargets(directory, device, dict(identity), fields)
+    cached = CachedTargets(directory, device, identity_in(targets.precision, identity), fields)
     if targets.views > cached.views:
         raise ValueError(
             f"targets.views is {targets.views}, but {directory} holds {cached.views}: run `targets` again, or set "

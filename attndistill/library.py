@@ -44,7 +44,7 @@ from attndistill.models.sizes import PRESETS
 from attndistill.models.teachers.fitting import Wanted
 from attndistill.models.teachers.loading import load_teacher as _load
 from attndistill.runs import Execution
-from attndistill.targets import LiveTeacher, write_targets
+from attndistill.targets import LiveTeacher, identity_in, write_targets
 from attndistill.training.checkpoint import Checkpoint
 
 __all__ = ["array_images", "build_objective", "configure", "distil", "embed", "evaluate", "load_teacher"]
@@ -137,17 +137,19 @@ def distil(
         identity = _identity(teacher, images, views)
         targets = folder / "targets"
         if config.targets.cache and not (targets / "manifest.json").exists():
+            answers = identity_in(config.targets.precision, identity)
             write_targets(
-                LiveTeacher(teacher, execution.device, config.targets.extra),
+                LiveTeacher(teacher, execution.device, config.targets.extra, config.targets.precision),
                 images,
                 views,
                 targets,
-                unfinished=folder / "unfinished" / digest_of({**identity, "count": config.targets.views})[:16],
-                identity=identity,
+                unfinished=folder / "unfinished" / digest_of({**answers, "count": config.targets.views})[:16],
+                identity=answers,
                 views=config.targets.views,
                 verify=config.targets.verify,
                 batch_size=execution.evaluation_batch_size,
                 processes=execution.processes,
+                workers=execution.workers,
             )
         teach = open_teaching(teacher, config.distill, config.targets, targets, identity, execution.device)
         run = digest_of({"configuration": config.digest("student", "views", "targets", "distill"), "seed": seed})

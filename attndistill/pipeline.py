@@ -222,8 +222,9 @@ def make_deterministic(config: Config) -> None:
 
 def _note_imitated(config: Config, stage: str) -> None:
     """A processor without bf16 instructions imitates them: its products take 3 to 5 times as long as in fp32."""
-    recipe = getattr(getattr(config, stage, None), "recipe", None)
-    if getattr(recipe, "precision", "fp32") == "fp32":
+    section = getattr(config, stage, None)
+    asked, setting = getattr(section, "recipe", section), f"{stage}.recipe" if hasattr(section, "recipe") else stage
+    if getattr(asked, "precision", "fp32") == "fp32":
         return
     import torch
 
@@ -231,5 +232,5 @@ def _note_imitated(config: Config, stage: str) -> None:
         return
     able = torch.cpu.get_capabilities()
     if able.get("architecture") == "x86_64" and not (able.get("avx512_bf16") or able.get("amx_bf16")):
-        text = f"this processor has no bf16 instructions: {stage}.recipe.precision fp32 would be several times as fast"
+        text = f"this processor has no bf16 instructions: {setting}.precision fp32 would be several times as fast"
         print(f"attndistill: note: {text}", file=sys.stderr)

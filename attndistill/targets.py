@@ -2,9 +2,10 @@
 
 For each (view, image) the cache holds the teacher's class token and its per-head class-token attention on the
 teacher's own patch grid, in float16; when asked for, also its attention in every block, its value norms and its patch
-tokens (optional fields of `Features`, one file each). They depend on the teacher and the views alone, not on lambda, T,
-P or the student. Entries are keyed by the exact view: nothing is flipped or cropped afterwards (features of a mirrored
-image are not the mirror of the features). With the cache off, `LiveTeacher` answers inside the step.
+tokens (optional fields of `Features`, one file each). They depend on the teacher, the precision of its products and the
+views alone, not on lambda, T, P or the student. Entries are keyed by the exact view: nothing is flipped or cropped
+afterwards (features of a mirrored image are not the mirror of the features). With the cache off, `LiveTeacher` answers
+inside the step, in the step's precision.
 
 Opening a cache holds its manifest, sizes and types against one another and looks at a few values; `verify_targets`
 looks at all of them. While a cache is made, each finished view leaves the digest of its values, which a resumed run
@@ -16,8 +17,9 @@ import hashlib
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +41,19 @@ from attndistill.core.randomness import uniforms
 from attndistill.core.side_by_side import side_by_side
 from attndistill.data.answers import ALWAYS, LOGARITHMS, Manifest, check_values, open_answers, shapes_of
 from attndistill.data.answers import FORMAT as FORMAT
-from attndistill.data.loading import Batch, view_batch
+from attndistill.data.loading import Batch, stored_batches, view_batch
 from attndistill.data.store import ImageSet
 from attndistill.data.views import ViewRecipe
 from attndistill.models.families import Backbone
-from attndistill.models.kernels import use_frozen_kernels
+from attndistill.models.kernels import images_at_once, use_frozen_kernels
 from attndistill.models.readout import check_readable, read_fields
 
 _LARGEST = float(torch.finfo(torch.float16).max)
 _WIDTH = 2  # bytes of a float16
-# float16 keeps 11 bits; values are of order 1 (class token) to 10 (log-probabilities)
-_TOLERANCE = 2e-3
+# How far an entry may be from the same one computed again. float16 keeps 11 bits; values are of order 1 (class token)
+# to 10 (log-probabilities). bf16 keeps 8: alone and in a batch its answers differ by up to 2.4e-3, from fp32's by
+# up to 3e-2; those to two images by 0.1 and more.
+TOLERANCE = {"fp32": 2e-3, "bf16": 2e-2}
 _LOOKED_AT = 8  # entries at opening
 _PART = 1024  # images looked at together
 
@@ -61,16 +65,22 @@ class LiveTeacher:
         vit: the teacher.
         device: where it runs.
         fields: optional fields of `Features` that it answers.
+        precision: "fp32" or "bf16", the autocast of a bf16 recipe's step; None: that of the step it is asked in.
     """
 
-    def __init__(self, vit: Backbone, device: torch.device, fields: Sequence[str] = ()) -> None:
+    def __init__(
+        self, vit: Backbone, device: torch.device, fields: Sequence[str] = (), precision: str | None = None
+    ) -> None:
         check_readable(vit)
+        if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise ValueError("targets.precision bf16: this GPU has no bf16; allowed: fp32")
         self.vit = vit.to(device).eval().requires_grad_(False)
         use_frozen_kernels(self.vit)
-        self.device, self.fields = device, tuple(fields)
+        self.device, self.fields, self.precision = device, tuple(fields), precision
 
     def __call__(self, batch: Batch) -> Features:
-        with torch.no_grad():
+        half = torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        with torch.no_grad(), half:
             return read_fields(self.vit, batch.images.to(self.device), self.fields)
 
 
@@ -92,11 +102,11 @@ class CachedTargets:
         self, directory: Path, device: torch.device, expected: dict[str, Any], fields: Sequence[str] = ()
     ) -> None:
         manifest = Manifest.read(directory)
-        for key, value in expected.items():
-            if manifest.identity.get(key) != value:
+        made, wanted = {"precision": "fp32"} | manifest.identity, {"precision": "fp32"} | expected
+        for key, value in wanted.items():
+            if made.get(key) != value:
                 raise ValueError(
-                    f"{directory}: cached for {key} {manifest.identity.get(key)!r}, this run has {value!r}; "
-                    "run `targets` again"
+                    f"{directory}: cached for {key} {made.get(key)!r}, this run has {value!r}; run `targets` again"
                 )
         self.device, self.views = device, manifest.views
         stores = open_answers(directory, manifest)
@@ -121,6 +131,11 @@ class CachedTargets:
 
     def _tensor(self, stored: NDArray[np.float16]) -> torch.Tensor:
         return torch.from_numpy(stored.astype(np.float32)).to(self.device, non_blocking=True)
+
+
+def identity_in(precision: str, identity: Mapping[str, str]) -> dict[str, str]:
+    """The identity of answers in a precision; fp32 is not named, as before there was another."""
+    return {**identity, **({} if precision == "fp32" else {"precision": precision})}
 
 
 def verify_targets(directory: Path) -> dict[str, str]:
@@ -171,6 +186,7 @@ def write_targets(
     verify: int,
     batch_size: int,
     processes: int,
+    workers: int = 0,
 ) -> dict[str, Any]:
     """Run the teacher over every (view, image), store its answers, check a sample, and only then name the result.
 
@@ -184,8 +200,9 @@ def write_targets(
         identity: what the cache is of (digests), compared when it is opened.
         views: V.
         verify: entries recomputed from scratch and compared.
-        batch_size: views per teacher forward.
+        batch_size: views per teacher forward, at most (`images_at_once`).
         processes: views worked on side by side.
+        workers: loader processes of each of them; 0 reads images in the process itself. Changes nothing but speed.
 
     Returns:
         The manifest.
@@ -205,7 +222,9 @@ def write_targets(
     missing = [view for view in range(views) if not _is_made(unfinished, view, stores)]
     if len(missing) < views:
         say(f"targets: {views - len(missing)} of {views} views were made before")
-    fill = _filler(stores, unfinished, teacher, images, recipe, batch_size)
+    at_once = images_at_once(vit, teacher.device, batch_size)
+    views_of = partial(stored_batches, images, recipe, batch_size=at_once, workers=workers)
+    fill = _filler(stores, unfinished, teacher, views_of)
     side_by_side(fill, missing, processes, steps=count, label="targets", unit="views")
     try:
         _verify(stores, teacher, images, recipe, verify)
@@ -280,21 +299,18 @@ def _filler(
     stores: dict[str, Any],
     directory: Path,
     teacher: LiveTeacher,
-    images: ImageSet,
-    recipe: ViewRecipe,
-    batch_size: int,
+    views_of: Callable[[int], Iterator[Batch]],
 ) -> Callable[[int, Callable[[int], None]], None]:
     """(view, told) -> nothing: compute one view of every image, store and mark it."""
 
     def fill(view: int, told: Callable[[int], None]) -> None:
         digests = {name: hashlib.sha256() for name in stores}
         cut: Counter[str] = Counter()
-        for start in range(0, len(images), batch_size):
-            indices = np.arange(start, min(start + batch_size, len(images)), dtype=np.int64)
-            for name, values in _halves(teacher, view_batch(images, recipe, view, indices), cut).items():
-                stores[name][view, indices] = values
+        for batch in views_of(view):
+            for name, values in _halves(teacher, batch, cut).items():
+                stores[name][view, batch.indices] = values
                 digests[name].update(values.data)
-            told(int(indices[-1]) + 1)
+            told(int(batch.indices[-1]) + 1)
         for store in stores.values():
             store.flush()
         sha256 = {name: digest.hexdigest() for name, digest in digests.items()}
@@ -333,6 +349,7 @@ def _halves(teacher: LiveTeacher, batch: Batch, cut: Counter[str]) -> dict[str, 
 
 def _verify(stores: dict[str, Any], teacher: LiveTeacher, images: ImageSet, recipe: ViewRecipe, sample: int) -> None:
     """Recompute a sample of entries, each from scratch and alone."""
+    near = TOLERANCE[teacher.precision or "fp32"]
     views, count = stores["cls_token"].shape[:2]
     draws = uniforms(recipe.seed, "verify", 0, np.arange(sample, dtype=np.int64), 2)
     for view, index in zip((draws[:, 0] * views).astype(int), (draws[:, 1] * count).astype(int), strict=True):
@@ -340,6 +357,6 @@ def _verify(stores: dict[str, Any], teacher: LiveTeacher, images: ImageSet, reci
         answer = _halves(teacher, batch, Counter())
         for name, values in answer.items():
             stored = stores[name][view, index].astype(np.float32)
-            assert np.allclose(stored, values[0].astype(np.float32), rtol=_TOLERANCE, atol=_TOLERANCE), (
+            assert np.allclose(stored, values[0].astype(np.float32), rtol=near, atol=near), (
                 f"{name}.npy: entry (view {view}, image {index}) is not what the teacher answers"
             )

@@ -23,7 +23,10 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "pair": lambda repeats: pair.measure(
         repeats=min(repeats, 5), images=96, batch_size=32, workers=2, precisions=precisions("cpu")
     ),
-    "cache": lambda repeats: cache.measure(repeats=repeats, images=4096, views=4),
+    "cache": lambda repeats: (
+        cache.measure(repeats=repeats, images=4096, views=4)
+        | cache.paying([CONFIGURATIONS["s16-t16"], CONFIGURATIONS["small"]], repeats=repeats, images=128)
+    ),
     "probes": lambda repeats: (
         probes.measure(
             repeats=min(repeats, 3), bank=50_000, queries=10_000, width=384, classes=100, fitted=12_669, iterations=100

@@ -2,11 +2,16 @@
 
 The teacher is left out: what is timed is what the cache adds to it. Reading is of random batches, as a step reads, from
 memory that the operating system keeps of the files (a cache larger than memory reads at the disk's speed).
+
+Then the teacher is let in: after how many uses a stored view pays. That is what it took to make (its image read, of the
+large pair from JPEG) over what each use saves, an exact step less a cached one, in processor time of one thread.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +19,20 @@ import numpy as np
 import torch
 
 from attndistill.core.features import Features
-from attndistill.data.loading import Batch
+from attndistill.data.loading import Batch, view_batch
 from attndistill.targets import CachedTargets, LiveTeacher, bytes_per_answer, write_targets
 from benchmarks.configurations import CONFIGURATIONS, Configuration, Pair, made_up_images
-from benchmarks.timing import compared, interleaved
+from benchmarks.data import JPEG_SIZE, write_jpegs
+from benchmarks.timing import compared, interleaved, spread
+from benchmarks.variants import Variant, prepare
 
 
 class _Remembered(LiveTeacher):
     """Answers any batch with the same features, at once."""
 
     def __init__(self, teacher: LiveTeacher, answer: Features) -> None:
-        self.vit, self.device, self.fields, self.answer = teacher.vit, teacher.device, (), answer
+        self.vit, self.device, self.fields, self.precision = teacher.vit, teacher.device, (), None
+        self.answer = answer
 
     def __call__(self, batch: Batch) -> Features:
         size = len(batch.images)
@@ -43,6 +51,50 @@ def measure(*, repeats: int, images: int, views: int) -> dict[str, Any]:
     return {
         one.label: _measured(one, repeats, images, views) for one in (CONFIGURATIONS["s8-s16"], CONFIGURATIONS["small"])
     }
+
+
+def paying(pairs: Sequence[Configuration], *, repeats: int, images: int) -> dict[str, Any]:
+    """After how many uses a stored view pays, by configuration and precision."""
+    found = {one.label: {way: _pays(one, way, repeats, images) for way in ("fp32", "bf16")} for one in pairs}
+    return {"A stored view pays": found}
+
+
+def _pays(configuration: Configuration, precision: str, repeats: int, count: int) -> dict[str, Any]:
+    """Seconds an image of a stored view that is made and of both steps, and after how many uses it has paid."""
+    pair = Pair.built(configuration, torch.device("cpu"))
+    size = min(count, configuration.batch_size["cpu"])
+    with tempfile.TemporaryDirectory() as folder, _one_thread():
+        large = configuration.image_size > JPEG_SIZE[1] // 2
+        images = write_jpegs(Path(folder), count)[0] if large else made_up_images(configuration, count)
+        teacher, targets = LiveTeacher(pair.teacher, pair.device, (), precision), Path(folder, "targets")
+        settings: dict[str, Any] = {"identity": {}, "views": 1, "verify": 0, "processes": 1, "batch_size": 256}
+
+        def make() -> None:
+            write_targets(teacher, images, configuration.recipe, targets, unfinished=Path(folder, "u"), **settings)
+
+        make()
+        batch = view_batch(images, configuration.recipe, 0, np.arange(size, dtype=np.int64))
+        steps = {name: prepare(Variant(name, precision), pair, batch, targets).step for name in ("exact", "cached")}
+        work = {"making a view": make}
+        work |= {f"{name} step": partial(_repeated, step, count // size) for name, step in steps.items()}
+        seconds = interleaved(work, repeats, label=f"{configuration.label}, {precision}", clock=time.process_time)
+    made, exact, cached = (np.array(seconds[name]) for name in work)
+    uses = np.sort(made / (exact - cached))
+    each: dict[str, Any] = {name: spread([one / count for one in found]) for name, found in seconds.items()}
+    return {"pays after so many uses": f"{np.median(uses):.2f} ({uses[0]:.2f} to {uses[-1]:.2f})", **each}
+
+
+def _repeated(step: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        step()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _measured(configuration: Configuration, repeats: int, count: int, views: int) -> dict[str, Any]:

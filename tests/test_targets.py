@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,17 @@ from attndistill.core.features import Features
 from attndistill.data.loading import Batch, view_batch
 from attndistill.data.store import ArrayImages
 from attndistill.data.views import ViewRecipe
+from attndistill.library import configure
 from attndistill.models.vit import build_vit
-from attndistill.targets import CachedTargets, LiveTeacher, bytes_per_answer, verify_targets, write_targets
+from attndistill.runs import Execution, make_accelerator
+from attndistill.targets import (
+    CachedTargets,
+    LiveTeacher,
+    bytes_per_answer,
+    identity_in,
+    verify_targets,
+    write_targets,
+)
 
 CPU = torch.device("cpu")
 RECIPE = ViewRecipe(3, 16, (0.2, 1.0), (3 / 4, 4 / 3), 0.5, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -41,9 +52,9 @@ def teacher() -> LiveTeacher:
     return LiveTeacher(vit, CPU)
 
 
-def write(teacher: LiveTeacher, images: ArrayImages, to: Path, batch_size: int = 4) -> dict:
-    options = {"identity": IDENTITY, "views": VIEWS, "verify": 300, "batch_size": batch_size}
-    return write_targets(teacher, images, RECIPE, to, unfinished=to.parent / "unfinished", processes=1, **options)
+def write(teacher: LiveTeacher, images: ArrayImages, to: Path, **changes: Any) -> dict:
+    options = {"identity": IDENTITY, "views": VIEWS, "verify": 300, "batch_size": 4, "processes": 1, **changes}
+    return write_targets(teacher, images, RECIPE, to, unfinished=to.parent / "unfinished", **options)
 
 
 def test_the_cache_answers_like_the_live_teacher_for_every_view_and_image(teacher, images, tmp_path):
@@ -368,6 +379,120 @@ def test_views_computed_side_by_side_are_the_same_bytes(teacher, images, tmp_pat
     write_targets(teacher, images, RECIPE, tmp_path / "together", unfinished=tmp_path / "unfinished", **side_by_side)
     for name in ("cls_token.npy", "log_attention.npy", "manifest.json"):
         assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "together" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("workers", "processes"), [(1, 1), (2, 1), (1, 2)])
+def test_loader_processes_change_no_byte(teacher, images, tmp_path, workers, processes):
+    write(teacher, images, tmp_path / "alone" / "targets", verify=4)
+    write(teacher, images, tmp_path / "read" / "targets", workers=workers, processes=processes, verify=4)
+    assert files(tmp_path / "read") == files(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_cache_killed_while_loader_processes_read_for_it_is_resumed_to_the_same_bytes(
+    teacher, images, tmp_path, processes
+):
+    class Killed(LiveTeacher):
+        def __call__(self, batch: Batch) -> Features:
+            if batch.epoch == 2 and batch.indices[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(batch)
+
+    write(teacher, images, tmp_path / "whole" / "targets", verify=4)
+    if (child := os.fork()) == 0:
+        with suppress(BaseException):  # with processes it is told that one of them was killed
+            write(
+                Killed(teacher.vit, CPU),
+                images,
+                tmp_path / "killed" / "targets",
+                workers=2,
+                processes=processes,
+                verify=4,
+            )
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert {path.name for path in (tmp_path / "killed" / "unfinished").glob("view-*")} == {"view-0.json", "view-1.json"}
+    write(teacher, images, tmp_path / "killed" / "targets", workers=2, processes=processes, verify=4)
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def in_bf16(teacher: LiveTeacher, fields: tuple[str, ...] = ()) -> LiveTeacher:
+    return LiveTeacher(teacher.vit, CPU, fields, "bf16")
+
+
+def test_answers_in_bf16_are_near_those_in_fp32_and_are_other_ones(teacher, images, tmp_path):
+    write(LiveTeacher(teacher.vit, CPU, FIELDS), images, tmp_path / "fp32" / "targets", verify=4)
+    write(in_bf16(teacher, FIELDS), images, tmp_path / "bf16" / "targets", verify=4)
+    for field in ("cls_token", "log_attention", *FIELDS):
+        full, half = (np.load(tmp_path / way / f"targets/{field}.npy").astype(np.float32) for way in ("fp32", "bf16"))
+        assert half.shape == full.shape
+        apart = np.linalg.norm(half - full) / np.linalg.norm(full)
+        assert 1e-4 < apart < 1e-2, field
+
+
+def test_answers_in_bf16_are_those_of_a_step_in_bf16(teacher, images):
+    asked, batch = list[Features](), view_batch(images, RECIPE, 1, np.arange(COUNT))
+
+    class Step(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, batch: Batch) -> torch.Tensor:
+            asked.append(teacher(batch))
+            return self.weight
+
+    recipe = configure({"distill.recipe.precision": "bf16"}).distill.recipe
+    make_accelerator(Execution(CPU), recipe).prepare(Step())(batch)
+    stored = in_bf16(teacher)(batch)
+    assert stored.cls_token.equal(asked[0].cls_token)
+    assert stored.log_attention.equal(asked[0].log_attention)
+    assert not stored.cls_token.equal(teacher(batch).cls_token)
+
+
+def test_a_gpu_without_bf16_is_refused_before_the_teacher_goes_there(teacher, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    with pytest.raises(ValueError, match=r"^targets\.precision bf16: this GPU has no bf16; allowed: fp32$"):
+        LiveTeacher(teacher.vit, torch.device("cuda"), (), "bf16")
+
+
+def test_an_entry_of_another_image_is_caught_in_bf16_too(teacher, images, tmp_path):
+    class Mixing(LiveTeacher):
+        def __call__(self, batch: Batch) -> Features:
+            answer = super().__call__(batch)
+            turned = answer.cls_token.roll(1, 0) if batch.epoch == 2 else answer.cls_token
+            return Features(turned, answer.log_attention)
+
+    with pytest.raises(AssertionError, match=r"cls_token\.npy: entry \(view 2, image \d+\) is not what the teacher"):
+        write(Mixing(teacher.vit, CPU, (), "bf16"), images, tmp_path / "targets", verify=32)
+
+
+def test_a_precision_is_part_of_the_identity_where_it_is_not_fp32():
+    assert identity_in("fp32", IDENTITY) == IDENTITY
+    assert identity_in("bf16", IDENTITY) == IDENTITY | {"precision": "bf16"}
+
+
+@pytest.mark.parametrize(("stored", "wanted"), [("bf16", "fp32"), ("fp32", "bf16")])
+def test_a_cache_of_another_precision_is_refused_in_one_line(teacher, images, tmp_path, stored, wanted):
+    folder = tmp_path / "targets"
+    write(LiveTeacher(teacher.vit, CPU, (), stored), images, folder, identity=identity_in(stored, IDENTITY), verify=1)
+    CachedTargets(folder, CPU, identity_in(stored, IDENTITY))
+    words = f"^{folder}: cached for precision '{stored}', this run has '{wanted}'; run `targets` again$"
+    with pytest.raises(ValueError, match=words):
+        CachedTargets(folder, CPU, identity_in(wanted, IDENTITY))
+
+
+def test_ctrl_c_is_left_to_the_process_that_the_loaders_read_for(teacher, images, tmp_path):
+    class Interrupted(ArrayImages):
+        def crops(self, *given: Any) -> torch.Tensor:
+            if torch.utils.data.get_worker_info():
+                os.kill(os.getpid(), signal.SIGINT)  # as a terminal sends it to every process
+            return super().crops(*given)
+
+    write(teacher, images, tmp_path / "alone" / "targets", verify=1)
+    disturbed = Interrupted(images.images, images.labels, images.names)
+    write(teacher, disturbed, tmp_path / "disturbed" / "targets", verify=1, workers=1)
+    assert files(tmp_path / "disturbed") == files(tmp_path / "alone")
 
 
 class Dying(LiveTeacher):

@@ -25,6 +25,8 @@ class Targets(Section):
     views: Positive
     verify: Positive
     extra: tuple[TeacherField, ...]
+    # left out where it is as it always was, so that digests of older settings stay
+    precision: Literal["fp32", "bf16"] = Field("fp32", exclude_if=lambda value: value == "fp32")
 
     @field_validator("extra", mode="before")
     @classmethod

@@ -17,6 +17,7 @@ from attndistill.costs.training import (
     hours,
     known,
     micro_batch,
+    read_at_once,
     reading_memory,
     scaled,
     seeds_of,
@@ -38,7 +39,7 @@ def probe(item: Item, config: Config, plan: Plan) -> Estimate:
     reading = backbone_reading(config, sizes_of(item, config))
     lines = {
         "features": flops_an_image(reading.flops),
-        "memory": reading_memory(reading, config.runtime.evaluation_batch_size),
+        "memory": reading_memory(reading, read_at_once(reading, config, plan)),
     }
     flops, host, seeds = 0.0, 0.0, seeds_of(item, config)
     if plan.images is None or plan.test_images is None:
@@ -156,7 +157,7 @@ def attention(item: Item, config: Config, plan: Plan) -> Estimate:
     total = reading.flops * seeds
     lines = {
         "maps": f"{flops_an_image(total)}{several}",
-        "memory": reading_memory(reading, config.runtime.evaluation_batch_size),
+        "memory": reading_memory(reading, read_at_once(reading, config, plan)),
     }
     if plan.test_images is None:
         return Estimate({**lines, "in all": _unknown(plan)})

@@ -31,12 +31,14 @@ class Machine:
         host_rate: FLOP/s of double-precision products on the CPU: what logistic regression does.
         start: seconds in which a stage's process has imported what it needs.
         side_by_side: models that are worked on at once.
+        cuda: whether the device is a GPU of NVIDIA's.
     """
 
     rate: float
     host_rate: float
     start: float
     side_by_side: int
+    cuda: bool = False
 
     def seconds(self, flops: float, host: float = 0.0, models: int = 1) -> float:
         """How long operations take on the device and on the host, of so many models."""
@@ -56,7 +58,7 @@ def measured(config: Config) -> Machine:
     finally:
         torch.set_num_threads(before)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(rate, host, started, 1 if cuda or threads != 1 else min(cores, config.runtime.processes))
+    return Machine(rate, host, started, 1 if cuda or threads != 1 else min(cores, config.runtime.processes), cuda)
 
 
 @cache

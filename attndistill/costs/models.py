@@ -4,6 +4,7 @@ FLOPs are torch's count (matrix products, convolutions, attention; two for a mul
 of attention done plainly, the whole matrix of every head: fused kernels keep less, so memory is an upper bound.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,6 +22,7 @@ from attndistill.costs.counting import FAKE, Alive, counted
 from attndistill.losses import EMBEDDING_LOSSES
 from attndistill.losses.embedding import Setting
 from attndistill.losses.fields import teacher_fields
+from attndistill.models.kernels import images_at_once
 from attndistill.models.mae import MaskedAutoencoder
 from attndistill.models.projector import Projector
 from attndistill.models.readout import read_fields
@@ -56,11 +58,13 @@ class Reading:
         flops: forward.
         parameters: of the backbone.
         largest: bytes in fp32 that are alive together at the worst moment, the image among them; an upper bound.
+        on_cpu: images at once on a CPU (`images_at_once`).
     """
 
     flops: int
     parameters: int
     largest: int
+    on_cpu: int
 
 
 def masked_autoencoding_step(config: Config, sizes: Mapping[str, Any]) -> Step:
@@ -204,7 +208,8 @@ def _reading(image_size: int, sizes: Sizes, fields: tuple[str, ...]) -> Reading:
         with torch.device("meta"):
             images = _images(1, image_size)
         read_fields(vit, images, fields)
-    return Reading(counter.get_total_flops(), _parameters(vit), alive.largest)
+    on_cpu = images_at_once(vit, torch.device("cpu"), sys.maxsize)
+    return Reading(counter.get_total_flops(), _parameters(vit), alive.largest, on_cpu)
 
 
 def _projector(embed_dim: int, sizes: tuple[int, int]) -> Projector:

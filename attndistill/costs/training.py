@@ -3,6 +3,7 @@
 Memory is of weights, optimizer and what images keep; the allocator's own waste comes on top.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -82,17 +83,17 @@ def pretrain(item: Item, config: Config, plan: Plan) -> Estimate:
     if item.name == "teacher" and source is not None:
         place = getattr(source, "path", None) or source.timm_name
         lines = {"teacher": _model(config, sizes), "source": f"{source.name}: {place}"}
-        return Estimate({**lines, **(_self_check(config) if config.teacher.check == "on" else {})})
+        return Estimate({**lines, **(_self_check(config, plan) if config.teacher.check == "on" else {})})
     step, recipe = masked_autoencoding_step(config, sizes), config.pretrain.recipe
     trained = estimate_training(step.flops, recipe, config, plan, item)
     lines = {"encoder": _model(config, sizes), "memory": training_memory(step, recipe, config)}
     return replace(trained, lines={**lines, **trained.lines})
 
 
-def _self_check(config: Config) -> dict[str, str]:
+def _self_check(config: Config, plan: Plan) -> dict[str, str]:
     """Of the k-NN that a teacher from elsewhere must pass."""
     teacher = teacher_reading(config)
-    memory = reading_memory(teacher, config.runtime.evaluation_batch_size)
+    memory = reading_memory(teacher, read_at_once(teacher, config, plan))
     return {"self-check": f"{config.teacher.check_images:,} images, {flops_an_image(teacher.flops)}; {memory}"}
 
 
@@ -103,8 +104,10 @@ def targets(item: Item, config: Config, plan: Plan) -> Estimate:
     size += f", {scaled(each * views * plan.images)}B in all" if plan.images is not None else ""
     if not config.targets.cache:
         return Estimate({"cache": f"cache off; V = {views:,} would take {size}"})
-    memory = reading_memory(reading, config.runtime.evaluation_batch_size)
-    lines = {"cache": f"V = {views:,} takes {size}", "teacher": flops_an_image(reading.flops), "memory": memory}
+    memory = reading_memory(reading, read_at_once(reading, config, plan))
+    precision = "" if config.targets.precision == "fp32" else f", {config.targets.precision}"
+    teacher = f"{flops_an_image(reading.flops)}{precision}"
+    lines = {"cache": f"V = {views:,} takes {size}", "teacher": teacher, "memory": memory}
     if plan.images is None:
         return Estimate({**lines, "in all": known(None, "--images")})
     flops = float(reading.flops) * views * plan.images
@@ -173,6 +176,12 @@ def reading_memory(reading: Reading, images: int) -> str:
     """Of a frozen backbone that reads so many images at once."""
     weights, alive = reading.parameters * _FROZEN_BYTES, reading.largest * images
     return f"{scaled(weights)}B weights + at most {scaled(alive)}B while {images:,} images are read"
+
+
+def read_at_once(reading: Reading, config: Config, plan: Plan) -> int:
+    """Images that a frozen backbone reads at once where nothing is trained; on this machine's CPU it may be fewer."""
+    here = plan.machine is not None and not plan.machine.cuda
+    return min(config.runtime.evaluation_batch_size, reading.on_cpu if here else sys.maxsize)
 
 
 def micro_batch(recipe: Recipe, config: Config) -> int:

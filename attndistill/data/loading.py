@@ -5,8 +5,10 @@ The order of an epoch is one permutation keyed by (seed, epoch), known to everyb
 sampler with seed + rank: its ranks overlap and about a third of the images is missed in an epoch at 8 ranks.)
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -178,21 +180,45 @@ def training_batches(
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
+        worker_init_fn=_undisturbed,
     )
     yield from loader
 
 
-class _CentralViews(Dataset):  # type: ignore[type-arg]
-    """Batch number -> Batch of evaluation views."""
+class _InOrder(Dataset):  # type: ignore[type-arg]
+    """Batch number -> the views of that part."""
 
-    def __init__(self, images: ImageSet, recipe: ViewRecipe, crop_share: float, parts: list[NDArray[np.int64]]) -> None:
-        self.images, self.recipe, self.crop_share, self.parts = images, recipe, crop_share, parts
+    def __init__(self, cut: Callable[[NDArray[np.int64]], Batch], parts: list[NDArray[np.int64]]) -> None:
+        self.cut, self.parts = cut, parts
 
     def __getitem__(self, number: int) -> Batch:
-        part = self.parts[number]
-        boxes = evaluation_boxes(*self.images.sizes(part), self.crop_share)
-        views = self.recipe.normalise(self.images.crops(part, boxes, self.recipe.image_size))
-        return Batch(views, _labels(self.images, part), part, -1)
+        return self.cut(self.parts[number])
+
+
+def _in_order(
+    cut: Callable[[NDArray[np.int64]], Batch], indices: NDArray[np.int64], batch_size: int, workers: int
+) -> Iterator[Batch]:
+    parts = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    yield from DataLoader(
+        _InOrder(cut, parts),
+        batch_size=None,
+        sampler=range(len(parts)),
+        num_workers=workers,
+        worker_init_fn=_undisturbed,
+    )
+
+
+def _undisturbed(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; a loader that it ended would be an error in the one that answers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def stored_batches(
+    images: ImageSet, recipe: ViewRecipe, view: int, *, batch_size: int, workers: int
+) -> Iterator[Batch]:
+    """Every image of a split once, in order, as its training view of epoch `view`; the rest is as below."""
+    every = np.arange(len(images), dtype=np.int64)
+    return _in_order(partial(view_batch, images, recipe, view), every, batch_size, workers)
 
 
 def evaluation_batches(
@@ -215,9 +241,13 @@ def evaluation_batches(
         workers: loader processes; 0 computes in this process. Changes nothing but speed.
     """
     chosen = np.arange(len(images), dtype=np.int64) if indices is None else indices
-    parts = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
-    views = _CentralViews(images, recipe, crop_share, parts)
-    yield from DataLoader(views, batch_size=None, sampler=range(len(parts)), num_workers=workers)
+    return _in_order(partial(_central_batch, images, recipe, crop_share), chosen, batch_size, workers)
+
+
+def _central_batch(images: ImageSet, recipe: ViewRecipe, crop_share: float, indices: NDArray[np.int64]) -> Batch:
+    boxes = evaluation_boxes(*images.sizes(indices), crop_share)
+    views = recipe.normalise(images.crops(indices, boxes, recipe.image_size))
+    return Batch(views, _labels(images, indices), indices, -1)
 
 
 def _labels(images: ImageSet, indices: NDArray[np.int64]) -> Int[Tensor, " B"]:

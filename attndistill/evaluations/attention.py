@@ -20,6 +20,7 @@ from attndistill.evaluations import EVALUATIONS
 from attndistill.losses.aggregation import geometric_mean
 from attndistill.losses.interpolation import interpolate_attention
 from attndistill.models.families import Backbone
+from attndistill.models.kernels import images_at_once
 from attndistill.models.readout import read_features
 
 
@@ -58,7 +59,8 @@ def look(
     backbone.to(device)
     rows = []
     with torch.no_grad():
-        for batch in evaluation_batches(images, views, crop_share=crop_share, batch_size=batch_size):
+        size = images_at_once(backbone, device, batch_size)
+        for batch in evaluation_batches(images, views, crop_share=crop_share, batch_size=size):
             found = read_features(backbone, batch.images.to(device)).log_attention
             assert found is not None
             rows.append(found.cpu())

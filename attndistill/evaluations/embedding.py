@@ -9,6 +9,7 @@ from attndistill.data.loading import evaluation_batches
 from attndistill.data.store import ImageSet
 from attndistill.data.views import ViewRecipe
 from attndistill.evaluations.classifiers import LabelledFeatures, ProbeData
+from attndistill.models.kernels import images_at_once
 from attndistill.models.projector import Projector
 from attndistill.models.readout import read_features
 
@@ -27,6 +28,7 @@ def embed_split(
 ) -> LabelledFeatures:
     """The class token of every image of a split (or of `indices`), after `layer` layers of P (0: before P), float32."""
     backbone.to(device).eval()
+    batch_size = images_at_once(backbone, device, batch_size)
     rows: list[NDArray[np.float32]] = []
     with torch.no_grad():
         for batch in evaluation_batches(images, recipe, crop_share=crop_share, batch_size=batch_size, indices=indices):

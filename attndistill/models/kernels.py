@@ -18,6 +18,7 @@ from torch.nn import functional as F
 # B batch, T tokens, D and E widths
 
 _FUSED_BF16_BACKWARD_FROM = 256  # tokens; below, forming the matrix is faster
+_READ_AT_ONCE = 2_500_000  # numbers of all tokens: 32 images of S/16 at 224 px, 8 of S/8, 600 of the embedded default
 
 
 def fused_attention_pays(tokens: Float[Tensor, "B T D"]) -> bool:
@@ -25,6 +26,17 @@ def fused_attention_pays(tokens: Float[Tensor, "B T D"]) -> bool:
     if tokens.device.type != "cpu" or not torch.is_grad_enabled():
         return True
     return computed_in(tokens) != torch.bfloat16 or tokens.shape[1] >= _FUSED_BF16_BACKWARD_FROM
+
+
+def images_at_once(vit: Any, device: torch.device, at_most: int) -> int:
+    """How many images a frozen backbone reads at once: a power of two below `at_most` where its tokens are many.
+
+    On a CPU, tokens of more than 10 MB (their widest layer of 40 MB) leave the processor's cache and what the allocator
+    keeps: larger batches take longer and more memory (docs/performance.md). Elsewhere `at_most` is right.
+    """
+    tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
+    fitting = max(1, _READ_AT_ONCE // (tokens * vit.embed_dim))
+    return min(at_most, 1 << (int(fitting).bit_length() - 1)) if device.type == "cpu" else at_most
 
 
 class FrozenLinear(nn.Linear):

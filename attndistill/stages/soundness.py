@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from attndistill.core.features import Features
     from attndistill.stages.context import Context
 
-_TOLERANCE = 5e-3  # more than `write_targets` allows itself: another device may have computed the cache
+_SLACK = 2.5  # times what `write_targets` allows itself: another device may have computed the cache
 _AT_ONCE = 64
 _BYTES = 8  # of a weight and its gradient
 _PART = 256
@@ -96,12 +96,14 @@ def _check_targets(context: "Context", directory: Path) -> None:
     from attndistill.data.loading import view_batch
     from attndistill.data.store import open_split
     from attndistill.models.storage import load_model
-    from attndistill.targets import CachedTargets, LiveTeacher
+    from attndistill.targets import TOLERANCE, CachedTargets, LiveTeacher, identity_in
 
     fields = [Path(name).stem for name in whole_targets(directory) if name.endswith(".npy")]
     extra, device = [field for field in fields if field not in ALWAYS], context.execution.device
-    stored = CachedTargets(directory, device, context.targets_identity, extra)
-    teacher = LiveTeacher(load_model(context.teacher_weights)[0], device, extra)
+    precision = context.config.targets.precision
+    near, identity = _SLACK * TOLERANCE[precision], identity_in(precision, context.targets_identity)
+    stored = CachedTargets(directory, device, identity, extra)
+    teacher = LiveTeacher(load_model(context.teacher_weights)[0], device, extra, precision)
     images, recipe, manifest = open_split(context.layout.data, "train"), context.views, Manifest.read(directory)
     draws = uniforms(recipe.seed, "check", 0, np.arange(context.config.targets.verify, dtype=np.int64), 2)
     entries = (draws * (manifest.views, manifest.images)).astype(np.int64)
@@ -111,7 +113,7 @@ def _check_targets(context: "Context", directory: Path) -> None:
             batch = view_batch(images, recipe, int(view), indices[start : start + _AT_ONCE])
             found, wanted = (_arrays(answer(batch)) for answer in (stored, teacher))
             for name, values in wanted.items():
-                other = ~np.isclose(found[name], values, rtol=_TOLERANCE, atol=_TOLERANCE).reshape(len(values), -1)
+                other = ~np.isclose(found[name], values, rtol=near, atol=near).reshape(len(values), -1)
                 if other.any():
                     image = batch.indices[other.any(axis=1)][0]
                     raise ValueError(

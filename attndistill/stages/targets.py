@@ -15,9 +15,10 @@ def run(context: "Context") -> None:
     from attndistill.core.artifacts import digest_of, replacing_directory, write_json
     from attndistill.core.ownership import owned
     from attndistill.models.storage import load_model
-    from attndistill.targets import FORMAT, LiveTeacher, bytes_per_answer, write_targets
+    from attndistill.targets import FORMAT, LiveTeacher, bytes_per_answer, identity_in, write_targets
 
-    options, identity, execution = context.config.targets, context.targets_identity, context.execution
+    options, execution = context.config.targets, context.execution
+    identity = identity_in(options.precision, context.targets_identity)
     images = context.images("train")
     if not options.cache:
         with replacing_directory(context.layout.targets) as directory:
@@ -30,7 +31,7 @@ def run(context: "Context") -> None:
     work = context.work("targets", digest_of({**identity, "count": options.views, "fields": sorted(options.extra)}))
     with owned(work, "making these targets"):
         manifest = write_targets(
-            LiveTeacher(backbone, execution.device, options.extra),
+            LiveTeacher(backbone, execution.device, options.extra, options.precision),
             images,
             context.views,
             context.layout.targets,
@@ -40,6 +41,7 @@ def run(context: "Context") -> None:
             verify=options.verify,
             batch_size=execution.evaluation_batch_size,
             processes=execution.processes,
+            workers=execution.workers,
         )
     shutil.rmtree(work, ignore_errors=True)
     context.journal.metrics({"bytes_per_view_and_image": manifest["bytes_per_view_and_image"]}, step=0)

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,15 @@ def test_the_cache_takes_the_bytes_that_were_predicted():
     check_page("cache", measured)
     for one in measured.values():
         assert one["bytes_a_view_found"] == pytest.approx(one["bytes_a_view_predicted"], rel=0.01)  # and a header
+
+
+def test_a_stored_view_is_measured_against_what_each_use_of_it_saves():
+    sizes = {"embed_dim": 48, "depth": 3, "num_heads": 3, "patch_size": 4, "mlp_ratio": 4.0, "position": "learnable"}
+    toy = replace(CONFIGURATIONS["small"], teacher=sizes, student={**sizes, "depth": 1})
+    measured = cache.paying([toy], repeats=1, images=32)
+    check_page("cache", measured)
+    for one in measured["A stored view pays"][toy.label].values():
+        assert set(one) == {"pays after so many uses", "making a view", "exact step", "cached step"}
 
 
 def test_kernels_are_measured_beside_the_plain_ones():

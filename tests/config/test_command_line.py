@@ -48,6 +48,7 @@ def test_the_resolved_configuration_is_printed_without_anything_heavy():
     assert (code, errors) == (0, "")
     assert not modules & set(HEAVY)
     assert "  lambda: 0.0\n" in output
+    assert "  extra: []\n  precision: fp32\n" in output  # left out of digests, and shown
     assert "student:\n  embed_dim: 60\n  depth: 2\n" in output
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from attndistill.config import flat, overlay, read_yaml
+from attndistill.config import Targets, flat, overlay, read_yaml
+from attndistill.core.artifacts import digest_of
 from attndistill.experiments import open_experiment
+from attndistill.library import configure
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/rows.yaml"))
@@ -14,6 +16,7 @@ EXPERIMENTS = sorted(path.parent.name for path in (ROOT / "experiments").glob("*
 def test_params_yaml_sets_every_field_itself():
     """A default that lives in the code alone would be hidden from DVC, which compares params.yaml."""
     written = flat(read_yaml(ROOT / "params.yaml"))
+    assert written.pop("targets.precision") == Targets.model_fields["precision"].default  # so that old digests stay
     resolved = flat(open_experiment(ROOT).config("", {}).plain())
     optional = {key for key, value in resolved.items() if value is None and key.startswith("data.set.")}
     assert set(resolved) - set(written) == optional  # variants' own optional files: nothing is a default too
@@ -43,6 +46,14 @@ def test_laying_over_changes_neither_layer():
     assert overlay(base, changes) == {"a": {"name": "x", "k": 2}, "b": [2]}
     assert base == {"a": {"name": "x", "k": 1}, "b": [1]}
     assert changes == {"a": {"k": 2}, "b": [2]}
+
+
+def test_the_precision_of_stored_answers_is_in_digests_where_it_is_not_fp32():
+    as_before = {"targets": {"cache": True, "views": 40, "verify": 64, "extra": []}}
+    assert configure().digest("targets") == digest_of(as_before)
+    in_bf16 = configure({"targets.precision": "bf16"})
+    assert in_bf16.digest("targets") == digest_of({"targets": as_before["targets"] | {"precision": "bf16"}})
+    assert in_bf16.digest("targets") != configure().digest("targets")
 
 
 def test_a_digest_changes_with_its_own_sections_alone():

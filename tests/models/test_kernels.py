@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attndistill.models import kernels
-from attndistill.models.kernels import FrozenLinear, fused_attention_pays, use_frozen_kernels
+from attndistill.models.kernels import FrozenLinear, fused_attention_pays, images_at_once, use_frozen_kernels
 from attndistill.models.readout import read_features
 from attndistill.models.vit import build_vit
 
@@ -54,6 +54,20 @@ def test_weights_that_change_are_laid_out_again_and_copies_have_their_own():
         layer._apply(lambda tensor: tensor)
         torch.testing.assert_close(layer(tokens), 2 * first)
         torch.testing.assert_close(twin(tokens), first)
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "width", "on_cpu"),
+    [(224, 16, 384, 32), (224, 8, 384, 8), (224, 16, 768, 16), (224, 16, 192, 64), (32, 4, 64, 256), (24, 4, 96, 256)],
+)
+def test_how_many_images_are_read_at_once_follows_from_sizes_alone(size, patch, width, on_cpu):
+    """The embedded default, Fashion-MNIST and Table 10 in miniature read 256 as they always did."""
+    sizes = {"embed_dim": width, "depth": 1, "num_heads": 2, "patch_size": patch, "mlp_ratio": 4.0}
+    with torch.device("meta"):
+        vit = build_vit(size, 0, **sizes, position="learnable")
+    assert images_at_once(vit, torch.device("cpu"), 256) == on_cpu
+    assert images_at_once(vit, torch.device("cpu"), 5) == 5
+    assert images_at_once(vit, torch.device("cuda"), 256) == 256
 
 
 def test_attention_in_bf16_that_is_trained_forms_its_matrix_where_the_sequence_is_short():

@@ -13,6 +13,19 @@ def test_more_views_than_the_cache_holds_are_refused_naming_both(taught, stage):
     assert not list((taught / ".work").glob("distill-*"))
 
 
+def test_answers_of_another_precision_than_a_rows_are_refused_naming_both(taught, stage):
+    with pytest.raises(ValueError, match=r"/targets: cached for precision 'fp32', this run has 'bf16'; run `targets`"):
+        stage("distill", "attndistill", **{"targets.precision": "bf16"})
+    assert not list((taught / ".work").glob("distill-*"))
+
+
+def test_a_student_learns_from_answers_in_bf16(taught, stage):
+    stage("targets", **{"targets.precision": "bf16", "runtime.workers": 1})
+    (manifest,) = taught.glob("experiments/smoke/outputs/targets/manifest.json")
+    assert json.loads(manifest.read_text())["identity"]["precision"] == "bf16"
+    stage("distill", "attndistill", **{"targets.precision": "bf16"})
+
+
 def test_fewer_views_than_the_cache_holds_are_the_first_of_them(stage):
     stage("distill", "attndistill", **{"targets.views": 1})
 

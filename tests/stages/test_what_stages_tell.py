@@ -52,6 +52,12 @@ def test_bf16_on_a_processor_that_imitates_it_is_told(stage, instructions, monke
     assert told == (instructions == "none")
 
 
+def test_bf16_answers_on_such_a_processor_are_told_too(stage, monkeypatch, capfd):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64"})
+    stage("targets", **{"targets.precision": "bf16"})
+    assert "note: this processor has no bf16 instructions: targets.precision fp32 would be" in capfd.readouterr().err
+
+
 def test_fp32_on_such_a_processor_needs_no_note(stage, monkeypatch, capfd):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64"})
     stage("distill", "attndistill")
