@@ -16,7 +16,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
 from attndistill.data.loading import Schedule, evaluation_batches, training_batches, view_batch
-from attndistill.data.shards import ShardImages, ShardWriter
+from attndistill.data.shard_writer import ShardWriter
+from attndistill.data.shards import ShardImages
 from attndistill.data.views import ViewRecipe
 from benchmarks.configurations import CONFIGURATIONS, Configuration, made_up_images
 from benchmarks.timing import compared, interleaved

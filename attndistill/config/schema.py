@@ -67,6 +67,17 @@ class Views(Section):
     mean: tuple[float, float, float]
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     evaluation_crop: Share
+    resampling: Literal["exact", "uint8"] = "exact"
+    decoding: Literal["full", "scaled"] = "full"
+
+    def deciding(self) -> dict[str, Any]:
+        """`plain`, as digests know it: without the variants of pixels that nobody chose."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def told(self) -> str:
+        """The variants of pixels that were chosen, as the end of a sentence; empty where none was."""
+        chosen = [f"{name} {way}" for name, way in self.deciding().items() if name in ("resampling", "decoding")]
+        return f", pixels by {' and '.join(chosen)}" if chosen else ""
 
     @field_validator("scale", "ratio", "mean", "std", mode="before")
     @classmethod
@@ -291,4 +302,5 @@ class Config(Section):
 
     def digest(self, *sections: str) -> str:
         """SHA-256 of the named sections ("distill", "views", ...): what a result depends on."""
-        return digest_of({name: self.plain()[name] for name in sections})
+        plain = {**self.plain(), "views": self.views.deciding()}
+        return digest_of({name: plain[name] for name in sections})

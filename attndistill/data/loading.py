@@ -141,7 +141,7 @@ def view_batch(
 ) -> Batch:
     """The training views of `indices` in view epoch `epoch`."""
     boxes = recipe.boxes(epoch, indices, *images.sizes(indices))
-    crops = images.crops(indices, boxes, recipe.image_size)
+    crops = images.crops(indices, boxes, recipe.image_size, recipe.pixels)
     views = recipe.normalise(crops) if augmentation is None else augmentation.view(crops, recipe, epoch, indices)
     return Batch(views, _labels(images, indices), indices, epoch)
 
@@ -186,7 +186,7 @@ class _CentralViews(Dataset):  # type: ignore[type-arg]
     def __getitem__(self, number: int) -> Batch:
         part = self.parts[number]
         boxes = evaluation_boxes(*self.images.sizes(part), self.crop_share)
-        views = self.recipe.normalise(self.images.crops(part, boxes, self.recipe.image_size))
+        views = self.recipe.normalise(self.images.crops(part, boxes, self.recipe.image_size, self.recipe.pixels))
         return Batch(views, _labels(self.images, part), part, -1)
 
 
