@@ -15,21 +15,28 @@ def spread(values: Sequence[float]) -> Spread:
     return {"median": float(median), "lower": float(lower), "upper": float(upper)}
 
 
-def interleaved(work: Mapping[str, Callable[[], object]], repeats: int, *, label: str) -> dict[str, list[float]]:
+def interleaved(
+    work: Mapping[str, Callable[[], object]],
+    repeats: int,
+    *,
+    label: str,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of every round of each piece of work; every second round runs backwards. One round before is not counted.
 
     Args:
         work: name -> what to time.
         repeats: rounds.
         label: for the line a round prints on stderr.
+        clock: seconds; of what runs in this process alone its processor time is steadier.
     """
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for number in range(repeats + 1):
         for name in list(work)[:: -1 if number % 2 else 1]:
-            start = time.perf_counter()
+            start = clock()
             work[name]()
             if number:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
         print(f"  {label}: round {number} of {repeats}", file=sys.stderr, flush=True)
     return seconds
 
