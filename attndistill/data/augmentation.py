@@ -39,7 +39,7 @@ class Augmentation:
     def view(
         self, crops: Float[Tensor, "B 3 S S"], recipe: ViewRecipe, epoch: int, indices: NDArray[np.int64]
     ) -> Float[Tensor, "B 3 S S"]:
-        """Normalised views of crops in [0, 1], which are used up."""
+        """Normalised views of crops in [0, 1]."""
         given = numbers(self.seed, "augmentation", epoch, indices)
         erase = RandomErasing(self.erasing, mode="pixel", device="cpu")
         with borrowed() as seed:

@@ -147,12 +147,13 @@ class ViewRecipe:
         return _centred(heights, widths, height, width)
 
     def normalise(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
-        """Images in [0, 1] to zero mean and unit deviation per channel, in place."""
+        """Images in [0, 1] to zero mean and unit deviation per channel."""
         mean = torch.tensor(self.mean, dtype=images.dtype).view(3, 1, 1)
         std = torch.tensor(self.std, dtype=images.dtype).view(3, 1, 1)
-        for image in images:  # one is done while the processor's cache has it
-            image.sub_(mean).div_(std)
-        return images
+        views = torch.empty_like(images)
+        for view, image in zip(views, images, strict=True):  # one is done while the processor's cache has it
+            torch.sub(image, mean, out=view).div_(std)
+        return views
 
 
 def evaluation_boxes(heights: NDArray[np.int64], widths: NDArray[np.int64], crop_share: float) -> Boxes:
