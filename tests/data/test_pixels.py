@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 
 from attndistill.config import Config
 from attndistill.core.artifacts import digest_of
+from attndistill.costs.training import Plan, targets
 from attndistill.data.decoding import decode, decoded
 from attndistill.data.loading import Schedule, evaluation_batches, training_batches, view_batch
 from attndistill.data.shard_writer import ShardWriter
@@ -19,6 +20,7 @@ from attndistill.data.shards import ShardImages
 from attndistill.data.store import ArrayImages
 from attndistill.data.views import Boxes, Pixels, ViewRecipe
 from attndistill.experiments import open_experiment
+from attndistill.stages.declaration import Item
 
 SIZES = [(1, 1), (3, 5), (8, 8), (16, 17), (33, 47), (64, 100)]
 SUBSAMPLINGS = ["444", "422", "420", "440", "411", "Gray"]
@@ -228,3 +230,13 @@ def test_an_unknown_variant_is_refused_with_what_is_allowed(name: str, allowed: 
     with pytest.raises(ValueError, match=rf"views\.{name}.*{allowed}") as refused:
         configured(**{name: "quick"})
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_the_dry_run_says_by_which_pixels_the_teacher_answers(cache: bool) -> None:
+    plan = Plan(images=None, test_images=None, classes=None, tflops=1.0)
+    said = []
+    for views in ({}, {"views.resampling": "uint8"}):
+        config = open_experiment(ROOT).config("", {"targets.cache": cache, **views})
+        said.append(targets(Item("targets"), config, plan).lines["cache"])
+    assert said[1] == said[0].replace("of one image", "of one image, pixels by resampling uint8")
