@@ -20,7 +20,7 @@ from attndistill.tasks.distillation import Distillation
 from benchmarks.reference import PublishedDistillation, published_from
 
 PROJECTOR_DEPTH = 4
-_STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Configuration:
 
     @property
     def recipe(self) -> ViewRecipe:
-        return ViewRecipe(0, self.image_size, (0.2, 1.0), (3 / 4, 4 / 3), 0.5, **_STATISTICS)
+        return ViewRecipe(0, self.image_size, (0.2, 1.0), (3 / 4, 4 / 3), 0.5, *_STATISTICS)
 
 
 def _sizes(embed_dim: int, depth: int, num_heads: int, patch_size: int) -> dict[str, Any]:

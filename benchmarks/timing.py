@@ -28,7 +28,7 @@ def interleaved(
         work: name -> what to time.
         repeats: rounds.
         label: for the line a round prints on stderr.
-        clock: `time.process_time` counts this process's own work, whatever its neighbours do.
+        clock: seconds; of what runs in this process alone its processor time is steadier.
     """
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for number in range(repeats + 1):

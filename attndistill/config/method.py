@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from attndistill.core.sections import Positive, Section, Share, Weight, variant
+from attndistill.core.sections import Positive, Section, Share, Weight, added, variant
 from attndistill.losses import AGGREGATIONS, EMBEDDING_LOSSES, GUIDANCE, SIGNALS
 from attndistill.losses.fields import teacher_fields
 from attndistill.training.recipe import Recipe
@@ -25,8 +25,7 @@ class Targets(Section):
     views: Positive
     verify: Positive
     extra: tuple[TeacherField, ...]
-    # left out where it is as it always was, so that digests of older settings stay
-    precision: Literal["fp32", "bf16"] = Field("fp32", exclude_if=lambda value: value == "fp32")
+    precision: Literal["fp32", "bf16"] = added("fp32")
 
     @field_validator("extra", mode="before")
     @classmethod
@@ -48,7 +47,7 @@ class Distill(Section):
     interpolation: bool
     embedding_loss: EmbeddingLoss | None
     mode: Literal["paper", "official_code"]
-    data_fraction: Share
+    data_fraction: Share = added(1.0)
     recipe: Recipe
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from attndistill.config.fitting import check_fit
 from attndistill.config.layers import overlay
 from attndistill.config.method import Distill, Targets
 from attndistill.core.artifacts import digest_of, first_problem
-from attndistill.core.sections import Count, Positive, PositiveFloat, Section, Share, Weight, fields_of, variant
+from attndistill.core.sections import Count, Positive, PositiveFloat, Section, Share, Weight, added, fields_of, variant
 from attndistill.data import DATASETS
 from attndistill.evaluations import EVALUATIONS, evaluations
 from attndistill.models.teachers import TEACHER_FORMATS, TEACHER_SOURCES
@@ -67,6 +67,13 @@ class Views(Section):
     mean: tuple[float, float, float]
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     evaluation_crop: Share
+    resampling: Literal["exact", "uint8"] = added("exact")
+    decoding: Literal["full", "scaled"] = added("full")
+
+    def told(self) -> str:
+        """The variants of pixels that were chosen, as the end of a sentence; empty where none was."""
+        chosen = [f"{name} {way}" for name, way in self.plain().items() if name in ("resampling", "decoding")]
+        return f", pixels by {' and '.join(chosen)}" if chosen else ""
 
     @field_validator("scale", "ratio", "mean", "std", mode="before")
     @classmethod

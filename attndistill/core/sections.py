@@ -13,6 +13,11 @@ Weight = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
 
+def added(default: Any) -> Any:
+    """A field that older settings lack: left out where it is as it was then, so that their digests stay."""
+    return Field(default, exclude_if=lambda value: value == default)
+
+
 class Section(BaseModel):
     """A strict, frozen part of the configuration."""
 

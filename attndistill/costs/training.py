@@ -100,7 +100,7 @@ def _self_check(config: Config, plan: Plan) -> dict[str, str]:
 def targets(item: Item, config: Config, plan: Plan) -> Estimate:
     """Of the cache of the teacher's answers; where it is off, of what it would take."""
     each, views, reading = cache_bytes(config), config.targets.views, teacher_reading(config)
-    size = f"{each:,} bytes for one view of one image"
+    size = f"{each:,} bytes for one view of one image{config.views.told()}"
     size += f", {scaled(each * views * plan.images)}B in all" if plan.images is not None else ""
     if not config.targets.cache:
         return Estimate({"cache": f"cache off; V = {views:,} would take {size}"})

@@ -6,11 +6,11 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from attndistill.core.reading import machine_fault, read_bounded
 from attndistill.core.words import shown
-from attndistill.data.decoding import BadImageError, check_name, decode, inspect, most_bytes, upright_sides
+from attndistill.data.decoding import BadImageError, check_name, decoded, inspect, most_bytes, upright_sides
 from attndistill.data.image_tree import every_file
 from attndistill.data.shards import EncodedImages
 
@@ -52,10 +52,10 @@ class FileImages(EncodedImages):
         sides = np.array([self._read(int(index), upright_sides) for index in indices], np.int64).reshape(-1, 2)
         return sides[:, 0], sides[:, 1]
 
-    def _picture(self, index: int) -> Image.Image:
-        def whole(data: bytes) -> Image.Image:
+    def _picture(self, index: int, shrink: int) -> tuple[NDArray[np.uint8], int]:
+        def whole(data: bytes) -> tuple[NDArray[np.uint8], int]:
             inspect(data, self.max_pixels)
-            return decode(data)
+            return decoded(data, shrink)
 
         return self._read(index, whole)
 

@@ -148,7 +148,7 @@ def view_batch(
 ) -> Batch:
     """The training views of `indices` in view epoch `epoch`."""
     boxes = recipe.boxes(epoch, indices, *images.sizes(indices))
-    crops = images.crops(indices, boxes, recipe.image_size)
+    crops = images.crops(indices, boxes, recipe.image_size, recipe.pixels)
     views = recipe.normalise(crops) if augmentation is None else augmentation.view(crops, recipe, epoch, indices)
     return Batch(views, _labels(images, indices), indices, epoch)
 
@@ -246,7 +246,7 @@ def evaluation_batches(
 
 def _central_batch(images: ImageSet, recipe: ViewRecipe, crop_share: float, indices: NDArray[np.int64]) -> Batch:
     boxes = evaluation_boxes(*images.sizes(indices), crop_share)
-    views = recipe.normalise(images.crops(indices, boxes, recipe.image_size))
+    views = recipe.normalise(images.crops(indices, boxes, recipe.image_size, recipe.pixels))
     return Batch(views, _labels(images, indices), indices, -1)
 
 

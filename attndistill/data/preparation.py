@@ -31,7 +31,7 @@ from attndistill.data.manifest import (
     Validation,
     content_digest,
 )
-from attndistill.data.shards import ShardWriter
+from attndistill.data.shard_writer import ShardWriter
 from attndistill.data.sources import ArraySplit, FileSplit, Source, Split, class_list_digest
 from attndistill.data.splits import stratified_subset
 

@@ -3,18 +3,23 @@
 The matrices are dense while the filter is narrow: up to about 48 pixels a side they are faster than a call for each
 image, from 96 on more than twice as slow (docs/performance.md). The choice depends on sizes alone.
 
-The filter is the one PIL and torchvision use (Keys' cubic, a = -0.5, widened when shrinking); results agree with
-`torchvision.transforms.v2.functional.resized_crop(antialias=True)` on float images to rounding.
+The filter is the one PIL and torchvision use (Keys' cubic, a = -0.5, widened when shrinking). Exact resampling agrees
+with `torchvision.transforms.v2.functional.resized_crop(antialias=True)`: of stored arrays on float images to rounding,
+of files on PIL images to the bit.
 """
+
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from attndistill.data.views import Boxes
+from attndistill.data.views import EXACT, Boxes
 
 # B batch, H height and W width of the stored images, S side of the view
 
@@ -23,20 +28,24 @@ _SUPPORT = 2.0
 _LARGE = 48 * 48  # side of a view x longer side of the stored images
 
 
-def crop_and_resize(images: NDArray[np.uint8], boxes: Boxes, image_size: int) -> Float[Tensor, "B 3 S S"]:
+def crop_and_resize(
+    images: NDArray[np.uint8], boxes: Boxes, image_size: int, resampling: str = EXACT.resampling
+) -> Float[Tensor, "B 3 S S"]:
     """Cut one box per image and resample it to a square.
 
     Args:
         images: (B, H, W, 3) uint8.
         boxes: crops in pixels of `images`.
         image_size: S.
+        resampling: see `Pixels`; small images have one way.
 
     Returns:
         float32 in [0, 1]; bicubic overshoot is clamped as an 8-bit image would clamp it.
     """
     batch, height, width, _ = images.shape
     if image_size * max(height, width) > _LARGE:
-        return _one_by_one(torch.from_numpy(images), boxes, image_size)
+        cuts = (image[boxes.place(row)] for row, image in enumerate(images))
+        return one_by_one(cuts, boxes.flip, image_size, by_torch if resampling == "uint8" else _in_floats)
     rows = torch.from_numpy(_weights(boxes.top, boxes.height, height, image_size))
     columns = _weights(boxes.left, boxes.width, width, image_size)
     columns[boxes.flip] = columns[boxes.flip, ::-1]
@@ -46,14 +55,45 @@ def crop_and_resize(images: NDArray[np.uint8], boxes: Boxes, image_size: int) ->
     return (across / 255).clamp_(0, 1).view(batch, 3, image_size, image_size)
 
 
-def _one_by_one(images: Tensor, boxes: Boxes, image_size: int) -> Float[Tensor, "B 3 S S"]:
-    views = torch.empty(len(images), 3, image_size, image_size)
-    edges = zip(boxes.top, boxes.left, boxes.height, boxes.width, strict=True)
-    for row, (top, left, height, width) in enumerate(edges):
-        crop = images[row, top : top + height, left : left + width].permute(2, 0, 1)[None].to(torch.float32)
-        view = interpolate(crop, size=(image_size, image_size), mode="bicubic", antialias=True)[0]
-        views[row] = view.flip(-1) if boxes.flip[row] else view
-    return (views / 255).clamp_(0, 1)
+def one_by_one(
+    cuts: Iterable[NDArray[np.uint8]],
+    flips: NDArray[np.bool_],
+    image_size: int,
+    resample: Callable[[NDArray[np.uint8], int], Tensor],
+) -> Float[Tensor, "B 3 S S"]:
+    """Pictures of any size, (H, W, 3), as views in [0, 1].
+
+    Args:
+        cuts: the pictures, each asked for when the one before is done.
+        flips: which are mirrored.
+        image_size: S.
+        resample: a picture to (3, S, S) of the same range.
+    """
+    views = torch.empty(len(flips), 3, image_size, image_size)
+    for view, cut, flip in zip(views, cuts, flips, strict=True):
+        picture = resample(cut, image_size).contiguous()  # a byte a pixel is moved sooner than four
+        view.copy_(picture.flip(-1) if flip else picture).div_(255)
+    return views
+
+
+def by_pillow(cut: NDArray[np.uint8], image_size: int) -> Tensor:
+    """Exact resampling of a picture in 8 bits."""
+    view = Image.fromarray(cut).resize((image_size, image_size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(view)).permute(2, 0, 1)
+
+
+def by_torch(cut: NDArray[np.uint8], image_size: int) -> Tensor:
+    """Resampling `uint8`. Without a processor's AVX2 torch takes another way, and single pixels differ by one."""
+    return _interpolated(cut.copy(), image_size)
+
+
+def _in_floats(cut: NDArray[np.uint8], image_size: int) -> Tensor:
+    return _interpolated(cut.astype(np.float32), image_size).clamp_(0, 255)
+
+
+def _interpolated(cut: NDArray[Any], image_size: int) -> Tensor:
+    picture, size = torch.from_numpy(cut).permute(2, 0, 1), (image_size, image_size)
+    return interpolate(picture[None], size=size, mode="bicubic", antialias=True)[0]
 
 
 def _weights(start: NDArray[np.int64], extent: NDArray[np.int64], length: int, size: int) -> NDArray[np.float32]:

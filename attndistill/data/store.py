@@ -19,12 +19,11 @@ from attndistill.data.arrays import read_array
 from attndistill.data.manifest import Manifest, SplitEntry
 from attndistill.data.shards import ShardImages
 from attndistill.data.splits import stratified_subset
+from attndistill.data.views import EXACT, Boxes, Pixels
 
 if TYPE_CHECKING:  # who only looks at what is stored needs no torch
     from jaxtyping import Float
     from torch import Tensor
-
-    from attndistill.data.views import Boxes
 
 # B batch, S side of the view
 
@@ -44,7 +43,9 @@ class ImageSet(Protocol):
         """Heights and widths of the stored images, in pixels."""
         ...
 
-    def crops(self, indices: NDArray[np.int64], boxes: "Boxes", image_size: int) -> "Float[Tensor, 'B 3 S S']":
+    def crops(
+        self, indices: NDArray[np.int64], boxes: Boxes, image_size: int, pixels: Pixels = EXACT
+    ) -> "Float[Tensor, 'B 3 S S']":
         """One resampled RGB crop per index, float32 in [0, 1]."""
         ...
 
@@ -85,10 +86,12 @@ class ArrayImages:
         height, width = self.images.shape[1:3]
         return np.full(len(indices), height, np.int64), np.full(len(indices), width, np.int64)
 
-    def crops(self, indices: NDArray[np.int64], boxes: "Boxes", image_size: int) -> "Float[Tensor, 'B 3 S S']":
+    def crops(
+        self, indices: NDArray[np.int64], boxes: Boxes, image_size: int, pixels: Pixels = EXACT
+    ) -> "Float[Tensor, 'B 3 S S']":
         from attndistill.data.resampling import crop_and_resize
 
-        return crop_and_resize(np.ascontiguousarray(self.images[indices]), boxes, image_size)
+        return crop_and_resize(np.ascontiguousarray(self.images[indices]), boxes, image_size, pixels.resampling)
 
 
 class ChosenImages:
@@ -110,8 +113,10 @@ class ChosenImages:
     def sizes(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.images.sizes(self.chosen[indices])
 
-    def crops(self, indices: NDArray[np.int64], boxes: "Boxes", image_size: int) -> "Float[Tensor, 'B 3 S S']":
-        return self.images.crops(self.chosen[indices], boxes, image_size)
+    def crops(
+        self, indices: NDArray[np.int64], boxes: Boxes, image_size: int, pixels: Pixels = EXACT
+    ) -> "Float[Tensor, 'B 3 S S']":
+        return self.images.crops(self.chosen[indices], boxes, image_size, pixels)
 
 
 def validation_indices(directory: Path) -> NDArray[np.int64]:

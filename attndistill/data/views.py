@@ -6,15 +6,16 @@ answer to a view can be stored and looked up. Boxes for a whole batch are drawn 
 """
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from attndistill.core.randomness import uniforms
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 # B batch, S side of the square view in pixels
 
@@ -31,6 +32,38 @@ class Boxes:
     width: NDArray[np.int64]
     flip: NDArray[np.bool_]
 
+    def place(self, row: int, shrunk: int = 1) -> tuple[slice, slice]:
+        """Rows and columns of one crop; of a picture with 1/`shrunk` of its sides to the nearest pixel."""
+        edges = ((self.top[row], self.height[row]), (self.left[row], self.width[row]))
+        rows, columns = (
+            slice(*((edge + shrunk // 2) // shrunk for edge in (int(start), int(start + extent))))
+            for start, extent in edges
+        )
+        return rows, columns
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How a crop becomes pixels. Each value but the default is a declared variant: other pixels, another digest.
+
+    Attributes:
+        resampling: "exact" computes as Pillow does on pictures of files, in floats on stored arrays; "uint8" by torch
+            on 8-bit pictures, which is sooner. Arrays of small images have one way.
+        decoding: "full", or "scaled": a JPEG is decoded at 1/2, 1/4 or 1/8 of its sides where the crop has then still
+            as many pixels as the view, both ways; edges of the crop go to the nearest pixel.
+    """
+
+    resampling: str = "exact"
+    decoding: str = "full"
+
+    def shrink(self, height: int, width: int, image_size: int) -> int:
+        """By what a JPEG is shrunk for a crop of so many pixels."""
+        fits = [1, *(part for part in (2, 4, 8) if part * image_size <= min(height, width))]
+        return fits[-1] if self.decoding == "scaled" else 1
+
+
+EXACT = Pixels()
+
 
 @dataclass(frozen=True)
 class ViewRecipe:
@@ -44,6 +77,8 @@ class ViewRecipe:
         flip_probability: chance of a horizontal mirror.
         mean: per RGB channel, of images in [0, 1].
         std: likewise.
+        resampling: see `Pixels`.
+        decoding: likewise.
     """
 
     seed: int
@@ -53,6 +88,8 @@ class ViewRecipe:
     flip_probability: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    resampling: str = EXACT.resampling
+    decoding: str = EXACT.decoding
 
     @classmethod
     def of(cls, settings: Any) -> "ViewRecipe":
@@ -60,7 +97,8 @@ class ViewRecipe:
         return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
     def describe(self) -> dict[str, Any]:
-        """JSON-able form, for digests and manifests."""
+        """JSON-able form, for digests and manifests; of pixels, what is no default."""
+        variants = {name: way for name, way in vars(self.pixels).items() if way != getattr(EXACT, name)}
         return {
             "seed": self.seed,
             "image_size": self.image_size,
@@ -69,7 +107,13 @@ class ViewRecipe:
             "flip_probability": self.flip_probability,
             "mean": list(self.mean),
             "std": list(self.std),
+            **variants,
         }
+
+    @property
+    def pixels(self) -> Pixels:
+        """How crops become pixels."""
+        return Pixels(self.resampling, self.decoding)
 
     def boxes(
         self, epoch: int, indices: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64]
@@ -103,11 +147,16 @@ class ViewRecipe:
         height = np.minimum(heights, np.rint(widths / ratio)).astype(np.int64)
         return _centred(heights, widths, height, width)
 
-    def normalise(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+    def normalise(self, images: "Float[Tensor, 'B 3 S S']") -> "Float[Tensor, 'B 3 S S']":
         """Images in [0, 1] to zero mean and unit deviation per channel."""
+        import torch
+
         mean = torch.tensor(self.mean, dtype=images.dtype).view(3, 1, 1)
         std = torch.tensor(self.std, dtype=images.dtype).view(3, 1, 1)
-        return (images - mean) / std
+        views = torch.empty_like(images)
+        for view, image in zip(views, images, strict=True):  # one is done while the processor's cache has it
+            torch.sub(image, mean, out=view).div_(std)
+        return views
 
 
 def evaluation_boxes(heights: NDArray[np.int64], widths: NDArray[np.int64], crop_share: float) -> Boxes:

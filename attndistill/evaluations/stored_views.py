@@ -18,7 +18,7 @@ from torch import Tensor
 from attndistill.core.artifacts import digest_of, replacing
 from attndistill.core.progress import progress
 from attndistill.data.loading import Batch, view_batch
-from attndistill.data.views import Boxes, ViewRecipe
+from attndistill.data.views import EXACT, Boxes, Pixels, ViewRecipe
 from attndistill.evaluations.judged import Judged
 from attndistill.models.readout import read_last_blocks
 
@@ -100,5 +100,5 @@ class Unseen:
     def sizes(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return np.ones(len(indices), np.int64), np.ones(len(indices), np.int64)
 
-    def crops(self, indices: NDArray[np.int64], boxes: Boxes, image_size: int) -> Tensor:
+    def crops(self, indices: NDArray[np.int64], boxes: Boxes, image_size: int, pixels: Pixels = EXACT) -> Tensor:
         return torch.empty(len(indices), 3, 0, 0)

@@ -147,7 +147,7 @@ def _use(finished: Finished, directory: Path, head: Head | None) -> str:
         {output} = model(transform(Image.open("photo.jpg").convert("RGB")).unsqueeze(0))
 
 Images: the central {views.evaluation_crop:g} of the shorter side, bicubic to {size} x {size}, RGB in [0, 1], minus
-{[round(value, 4) for value in views.mean]}, divided by {[round(value, 4) for value in views.std]}."""
+{[round(value, 4) for value in views.mean]}, divided by {[round(value, 4) for value in views.std]}{views.told()}."""
     graphs = [name for name in ("model.pt2", "model.onnx") if (directory / name).exists()]
     if head is not None:
         text += "\nThe classes' names are `label_names` in config.json. `attndistill predict` uses this folder, too."

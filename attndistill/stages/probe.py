@@ -69,7 +69,8 @@ def run(context: "Context") -> None:
     ProbeFile(
         model=context.item.name,
         parameters=parameters,
-        feature=f"cls_token after projector layer {layer}" if layer else "cls_token before the projector",
+        feature=(f"cls_token after projector layer {layer}" if layer else "cls_token before the projector")
+        + context.config.views_of(context.item.data).told(),
         class_list_sha256=manifest["class_list_sha256"],
         data_digest=manifest["digest"],
         probes={name: _found(results, context.seeds, labels) for name, results in found.items()},

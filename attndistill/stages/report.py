@@ -71,6 +71,7 @@ def _description(context: "Context") -> dict[str, str]:
     counts = ", ".join(f"{part['count']} {name}" for name, part in manifest["splits"].items())
     views, epochs = config.targets.views, config.distill.recipe.epochs
     shared = "the paper's method" if views == epochs else f"epoch e uses view e mod {views}"
+    pixels = config.views.told()
     return {
         "Data": f"{manifest['dataset']} ({counts} images, {labels})",
         "Data digest": manifest["digest"],
@@ -78,7 +79,7 @@ def _description(context: "Context") -> dict[str, str]:
         "Teacher": _teacher(context),
         "Teacher's weights, SHA-256": read_json(context.teacher_weights / "model.json")["weights_sha256"],
         "Students": f"{_size(config.student.plain())}, {epochs} epochs of distillation, seeds {_listed(config.seeds)}",
-        "Views": f"V = {views} for {epochs} epochs ({shared}); the same views for every row and seed",
+        "Views": f"V = {views} for {epochs} epochs ({shared}); the same views for every row and seed{pixels}",
         "Base configuration": config.digest("data", "views", "teacher", "student", "pretrain", "targets", "distill"),
     }
 

@@ -14,7 +14,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
 from attndistill.data.loading import Schedule, _Views, every_epoch, training_batches
-from attndistill.data.shards import ShardImages, ShardWriter
+from attndistill.data.shard_writer import ShardWriter
+from attndistill.data.shards import ShardImages
 from attndistill.data.store import open_split
 from attndistill.data.views import ViewRecipe
 

@@ -190,7 +190,7 @@ def picture(suffix: str, **options: Any) -> Kind:
 
     def read(path: Path) -> np.ndarray:
         images = FileImages(path, max_pixels=10**6, note=lambda line: None)
-        return np.asarray(images._picture(0))
+        return np.asarray(images._picture(0, 1)[0])
 
     checked = {"same": np.ndarray.tobytes} if suffix == "png" else {}
     make = made(f"one.{suffix}", lambda path: pixels.save(path, **options))
