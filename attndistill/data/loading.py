@@ -142,7 +142,10 @@ def view_batch(
     """The training views of `indices` in view epoch `epoch`."""
     boxes = recipe.boxes(epoch, indices, *images.sizes(indices))
     crops = images.crops(indices, boxes, recipe.image_size, recipe.pixels)
-    views = recipe.normalise(crops) if augmentation is None else augmentation.view(crops, recipe, epoch, indices)
+    if augmentation is None:
+        views = recipe.normalise(crops, in_place=True)
+    else:
+        views = augmentation.view(crops, recipe, epoch, indices)
     return Batch(views, _labels(images, indices), indices, epoch)
 
 
@@ -186,7 +189,8 @@ class _CentralViews(Dataset):  # type: ignore[type-arg]
     def __getitem__(self, number: int) -> Batch:
         part = self.parts[number]
         boxes = evaluation_boxes(*self.images.sizes(part), self.crop_share)
-        views = self.recipe.normalise(self.images.crops(part, boxes, self.recipe.image_size, self.recipe.pixels))
+        crops = self.images.crops(part, boxes, self.recipe.image_size, self.recipe.pixels)
+        views = self.recipe.normalise(crops, in_place=True)
         return Batch(views, _labels(self.images, part), part, -1)
 
 
