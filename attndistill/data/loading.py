@@ -149,7 +149,10 @@ def view_batch(
     """The training views of `indices` in view epoch `epoch`."""
     boxes = recipe.boxes(epoch, indices, *images.sizes(indices))
     crops = images.crops(indices, boxes, recipe.image_size, recipe.pixels)
-    views = recipe.normalise(crops) if augmentation is None else augmentation.view(crops, recipe, epoch, indices)
+    if augmentation is None:
+        views = recipe.normalise(crops, in_place=True)
+    else:
+        views = augmentation.view(crops, recipe, epoch, indices)
     return Batch(views, _labels(images, indices), indices, epoch)
 
 
@@ -246,7 +249,8 @@ def evaluation_batches(
 
 def _central_batch(images: ImageSet, recipe: ViewRecipe, crop_share: float, indices: NDArray[np.int64]) -> Batch:
     boxes = evaluation_boxes(*images.sizes(indices), crop_share)
-    views = recipe.normalise(images.crops(indices, boxes, recipe.image_size, recipe.pixels))
+    crops = images.crops(indices, boxes, recipe.image_size, recipe.pixels)
+    views = recipe.normalise(crops, in_place=True)
     return Batch(views, _labels(images, indices), indices, -1)
 
 

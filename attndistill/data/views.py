@@ -147,13 +147,13 @@ class ViewRecipe:
         height = np.minimum(heights, np.rint(widths / ratio)).astype(np.int64)
         return _centred(heights, widths, height, width)
 
-    def normalise(self, images: "Float[Tensor, 'B 3 S S']") -> "Float[Tensor, 'B 3 S S']":
+    def normalise(self, images: "Float[Tensor, 'B 3 S S']", *, in_place: bool = False) -> "Float[Tensor, 'B 3 S S']":
         """Images in [0, 1] to zero mean and unit deviation per channel."""
         import torch
 
         mean = torch.tensor(self.mean, dtype=images.dtype).view(3, 1, 1)
         std = torch.tensor(self.std, dtype=images.dtype).view(3, 1, 1)
-        views = torch.empty_like(images)
+        views = images if in_place else torch.empty_like(images)
         for view, image in zip(views, images, strict=True):  # one is done while the processor's cache has it
             torch.sub(image, mean, out=view).div_(std)
         return views
