@@ -553,15 +553,12 @@ def _trace(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
 def _show_config(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     from ruamel.yaml import YAML
 
-    from attndistill.config import overlay, read_yaml
-    from attndistill.experiments import DEFAULTS
-
     experiment = _open(options)
     if options.item and options.item not in experiment.rows:
         raise ValueError(f"unknown row {options.item!r}; allowed: {', '.join(experiment.rows)}")
     config = experiment.config(options.item, overrides)
     experiment.check_rows(overrides)
-    YAML().dump(overlay(read_yaml(DEFAULTS), config.plain()), sys.stdout)  # `plain` leaves out some that are defaults
+    YAML().dump(config.plain(), sys.stdout)
 
 
 def _sync(options: argparse.Namespace, overrides: dict[str, Any]) -> int:

@@ -72,7 +72,7 @@ class Views(Section):
 
     def told(self) -> str:
         """The variants of pixels that were chosen, as the end of a sentence; empty where none was."""
-        chosen = [f"{name} {way}" for name, way in self.plain().items() if name in ("resampling", "decoding")]
+        chosen = [f"{name} {way}" for name, way in self.deciding().items() if name in ("resampling", "decoding")]
         return f", pixels by {' and '.join(chosen)}" if chosen else ""
 
     @field_validator("scale", "ratio", "mean", "std", mode="before")
@@ -298,4 +298,5 @@ class Config(Section):
 
     def digest(self, *sections: str) -> str:
         """SHA-256 of the named sections ("distill", "views", ...): what a result depends on."""
-        return digest_of({name: self.plain()[name] for name in sections})
+        deciding = self.deciding()
+        return digest_of({name: deciding[name] for name in sections})

@@ -13,9 +13,12 @@ Weight = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
 
+_ADDED: dict[str, Any] = {"added": True}
+
+
 def added(default: Any) -> Any:
-    """A field that older settings lack: left out where it is as it was then, so that their digests stay."""
-    return Field(default, exclude_if=lambda value: value == default)
+    """A field that older settings lack: digests leave it out where it is as it was then, and so stay."""
+    return Field(default, json_schema_extra=_ADDED)
 
 
 class Section(BaseModel):
@@ -26,6 +29,17 @@ class Section(BaseModel):
     def plain(self) -> dict[str, Any]:
         """The section as JSON-able values under the names used in params.yaml."""
         return self.model_dump(mode="json", by_alias=True)
+
+    def deciding(self) -> dict[str, Any]:
+        """`plain`, as digests know it (see `added`)."""
+        plain = self.plain()
+        for name, field in type(self).model_fields.items():
+            value, key = getattr(self, name), field.alias or name
+            if isinstance(value, Section):
+                plain[key] = value.deciding()
+            elif field.json_schema_extra == _ADDED and value == field.default:
+                del plain[key]
+        return plain
 
 
 class Variant(Section):

@@ -170,7 +170,7 @@ def _judged(
             "model": weights_digest(weights),
             "data": manifest["digest"],
             "labels": labels,
-            "views": digest_of(views.plain()),
+            "views": digest_of(views.deciding()),
             **({"probe": digest_of(context.config.plain()["probe"])} if context.item.data else {}),
         },
         execution=context.execution,

@@ -213,7 +213,7 @@ def configured(**views: str) -> Config:
 def test_a_variant_has_a_digest_of_its_own_and_the_default_has_the_one_it_had() -> None:
     plain, written = configured().views, ViewRecipe.of(configured().views).describe()
     assert set(written) == {"seed", "image_size", "scale", "ratio", "flip_probability", "mean", "std"}
-    assert set(plain.plain()) == {*written, "evaluation_crop"}
+    assert set(plain.deciding()) == {*written, "evaluation_crop"}
     others = [configured(resampling="uint8"), configured(decoding="scaled")]
     others.append(configured(resampling="uint8", decoding="scaled"))
     every = [configured(), *others]
