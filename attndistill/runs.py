@@ -85,14 +85,11 @@ def train(
     """Train `task` by `recipe`, from its checkpoint when there is one; returns its curves, one point an epoch.
 
     `published` samples and drops batches as the published code does; `data_fraction` of the images are shown; `curve`
-    shapes the learning rate;
-    `augmentation` and `repeats` are of the views (`data.loading`).
+    shapes the learning rate; `augmentation` and `repeats` are of the views (`data.loading`).
     """
     accelerator = make_accelerator(execution, recipe)
-    shown_images = images_shown(len(images), data_fraction)
-    schedule = make_schedule(
-        recipe, execution, shown_images, seed, accelerator.num_processes, accelerator.process_index
-    )
+    length = images_shown(len(images), data_fraction)
+    schedule = make_schedule(recipe, execution, length, seed, accelerator.num_processes, accelerator.process_index)
     drawn_from = None if data_fraction == 1 else len(images)
     schedule = replace(schedule, order_per_rank=published, repeats=repeats, drawn_from=drawn_from)
     copies = images if repeats == 1 else ChosenImages(images, np.repeat(np.arange(len(images)), repeats))

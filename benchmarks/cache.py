@@ -20,11 +20,11 @@ import torch
 
 from attndistill.core.features import Features
 from attndistill.data.loading import Batch, view_batch
-from attndistill.targets import CachedTargets, LiveTeacher, bytes_per_answer, write_targets
+from attndistill.targets import CachedTargets, LiveTeacher, bytes_per_answer
 from benchmarks.configurations import CONFIGURATIONS, Configuration, Pair, made_up_images
 from benchmarks.data import JPEG_SIZE, write_jpegs
 from benchmarks.timing import compared, interleaved, spread
-from benchmarks.variants import Variant, prepare
+from benchmarks.variants import Variant, prepare, stored
 
 
 class _Remembered(LiveTeacher):
@@ -66,16 +66,12 @@ def _pays(configuration: Configuration, precision: str, repeats: int, count: int
     with tempfile.TemporaryDirectory() as folder, _one_thread():
         large = configuration.image_size > JPEG_SIZE[1] // 2
         images = write_jpegs(Path(folder), count)[0] if large else made_up_images(configuration, count)
-        teacher, targets = LiveTeacher(pair.teacher, pair.device, (), precision), Path(folder, "targets")
-        settings: dict[str, Any] = {"identity": {}, "views": 1, "verify": 0, "processes": 1, "batch_size": 256}
-
-        def make() -> None:
-            write_targets(teacher, images, configuration.recipe, targets, unfinished=Path(folder, "u"), **settings)
-
-        make()
+        teacher = LiveTeacher(pair.teacher, pair.device, (), precision)
+        make = partial(stored, teacher, images, configuration.recipe, Path(folder), batch_size=256, verify=0)
+        targets = make()
         batch = view_batch(images, configuration.recipe, 0, np.arange(size, dtype=np.int64))
         steps = {name: prepare(Variant(name, precision), pair, batch, targets).step for name in ("exact", "cached")}
-        work = {"making a view": make}
+        work: dict[str, Callable[[], object]] = {"making a view": make}
         work |= {f"{name} step": partial(_repeated, step, count // size) for name, step in steps.items()}
         seconds = interleaved(work, repeats, label=f"{configuration.label}, {precision}", clock=time.process_time)
     made, exact, cached = (np.array(seconds[name]) for name in work)
@@ -111,15 +107,11 @@ def _measured(configuration: Configuration, repeats: int, count: int, views: int
     teacher = _Remembered(live, answer)
     predicted = views * count * bytes_per_answer(pair.teacher, ())
     with tempfile.TemporaryDirectory() as folder:
-        targets, plain = Path(folder, "targets"), Path(folder, "plain")
-
-        def write() -> None:
-            settings: dict[str, Any] = {"identity": {}, "views": views, "verify": 0, "processes": 1}
-            settings["unfinished"] = Path(folder, "unfinished")
-            write_targets(teacher, pictures, _tiny(configuration).recipe, targets, batch_size=size, **settings)
-
+        plain, recipe = Path(folder, "plain"), _tiny(configuration).recipe
+        write = partial(stored, teacher, pictures, recipe, Path(folder), batch_size=size, views=views, verify=0)
         block = np.zeros(predicted, np.uint8)
         writing = interleaved({"plain file": lambda: block.tofile(plain), "cache": write}, repeats, label="writing")
+        targets = Path(folder, "targets")
         found = sum(path.stat().st_size for path in targets.glob("*.npy"))
         with _reads(targets, plain, count, views, size) as work:
             reading = interleaved(work, repeats, label="reading")

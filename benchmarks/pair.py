@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from attndistill.data.loading import Batch, Schedule, training_batches, view_batch
-from attndistill.targets import LiveTeacher, write_targets
+from attndistill.targets import LiveTeacher
 from benchmarks.configurations import CONFIGURATIONS, Pair
 from benchmarks.data import torchvision_view, write_jpegs
 from benchmarks.timing import compared, interleaved
-from benchmarks.variants import Variant, prepare
+from benchmarks.variants import Variant, prepare, stored
 
 _CONFIGURATION = CONFIGURATIONS["s16-t16"]
 _TIMM = {"teacher": "vit_small_patch16_224", "student": "vit_tiny_patch16_224"}
@@ -45,19 +45,8 @@ def measure(*, repeats: int, images: int, batch_size: int, workers: int, precisi
         shards, tree = write_jpegs(Path(folder), images)
         recipe = _CONFIGURATION.recipe
         pair = Pair.built(_CONFIGURATION, torch.device("cpu"))
-        targets = Path(folder, "targets")
-        write_targets(
-            LiveTeacher(pair.teacher, pair.device),
-            shards,
-            recipe,
-            targets,
-            unfinished=Path(folder, "unfinished"),
-            identity={},
-            views=1,
-            verify=1,
-            batch_size=batch_size,
-            processes=1,
-        )
+        teacher = LiveTeacher(pair.teacher, pair.device)
+        targets = stored(teacher, shards, recipe, Path(folder), batch_size=batch_size)
         schedule = Schedule(images, batch_size, 1, 0)
         pictures = ImageFolder(tree, torchvision_view(recipe))
         given = view_batch(shards, recipe, 0, np.arange(batch_size, dtype=np.int64))

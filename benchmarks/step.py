@@ -18,13 +18,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attndistill.core.artifacts import write_json, write_text
-from attndistill.targets import LiveTeacher, write_targets
+from attndistill.targets import LiveTeacher
 from benchmarks.configurations import CONFIGURATIONS, Configuration, Pair, first_batch, made_up_images
 from benchmarks.machine import PRECISIONS, describe, gemm_rate, precisions, products_in, synchronise
 from benchmarks.memory import peak_bytes
 from benchmarks.tables import page
 from benchmarks.timing import spread
-from benchmarks.variants import PHASES, REFERENCE, VARIANTS, Prepared, Variant, prepare
+from benchmarks.variants import PHASES, REFERENCE, VARIANTS, Prepared, Variant, prepare, stored
 
 OUTPUT = Path("results/benchmarks/step.json")
 _SECONDS_A_SAMPLE = 0.3  # of a GPU, whose short steps no clock would tell apart; a CPU's sample is one step
@@ -48,12 +48,9 @@ def measure(
     batch = first_batch(images, configuration)
     variants = [variant for variant in VARIANTS if variant == REFERENCE or variant.precision in wanted]
     with tempfile.TemporaryDirectory() as folder:
-        targets = Path(folder, "targets")
         teacher = LiveTeacher(pair.teacher, device)
-        settings: dict[str, Any] = {"identity": {}, "views": 1, "verify": 1, "batch_size": batch_size, "processes": 1}
-        settings["unfinished"] = Path(folder, "unfinished")
         with products_in("fp32"):  # entries are computed again, alone, and compared
-            write_targets(teacher, images, configuration.recipe, targets, **settings)
+            targets = stored(teacher, images, configuration.recipe, Path(folder), batch_size=batch_size)
         prepared = [prepare(variant, pair, batch, targets) for variant in variants]
         found = {one.variant.name: _once(one, device) for one in prepared}
         samples = list(_rounds(prepared, device, wanted, repeats))

@@ -19,7 +19,9 @@ from torch.optim import AdamW, Optimizer
 
 from attndistill.core.features import Features
 from attndistill.data.loading import Batch
-from attndistill.targets import CachedTargets, LiveTeacher
+from attndistill.data.store import ImageSet
+from attndistill.data.views import ViewRecipe
+from attndistill.targets import CachedTargets, LiveTeacher, write_targets
 from attndistill.training.loop import update
 from attndistill.training.meter import Meter
 from attndistill.training.optimizers import adamw
@@ -125,6 +127,32 @@ def prepare(variant: Variant, pair: Pair, batch: Batch, targets: Path | None) ->
             step(given)
 
     return Prepared(variant, in_precision, clock)
+
+
+def stored(
+    teacher: LiveTeacher,
+    images: ImageSet,
+    recipe: ViewRecipe,
+    folder: Path,
+    *,
+    batch_size: int,
+    views: int = 1,
+    verify: int = 1,
+) -> Path:
+    """A cache of the teacher's answers in `folder`, made anew."""
+    write_targets(
+        teacher,
+        images,
+        recipe,
+        folder / "targets",
+        unfinished=folder / "unfinished",
+        identity={},
+        views=views,
+        verify=verify,
+        batch_size=batch_size,
+        processes=1,
+    )
+    return folder / "targets"
 
 
 def _published(precision: str, pair: Pair, clock: Clock) -> Callable[[Batch], None]:

@@ -178,14 +178,12 @@ def training_batches(
         augmentation: of the views, beyond crop and flip.
     """
     numbers = range(first_step * schedule.micro_batches, schedule.steps * schedule.micro_batches)
-    loader = DataLoader(
-        _Views(images, recipe, schedule, view_epoch, augmentation),
-        batch_size=None,
-        sampler=numbers,
-        num_workers=workers,
-        worker_init_fn=_undisturbed,
-    )
-    yield from loader
+    yield from _loaded(_Views(images, recipe, schedule, view_epoch, augmentation), numbers, workers)
+
+
+def _loaded(batches: "Dataset[Batch]", numbers: range, workers: int) -> Iterator[Batch]:
+    """These batches, by so many processes. Nothing is collated: a batch is made whole."""
+    return iter(DataLoader(batches, batch_size=None, sampler=numbers, num_workers=workers, worker_init_fn=_undisturbed))
 
 
 class _InOrder(Dataset):  # type: ignore[type-arg]
@@ -202,13 +200,7 @@ def _in_order(
     cut: Callable[[NDArray[np.int64]], Batch], indices: NDArray[np.int64], batch_size: int, workers: int
 ) -> Iterator[Batch]:
     parts = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    yield from DataLoader(
-        _InOrder(cut, parts),
-        batch_size=None,
-        sampler=range(len(parts)),
-        num_workers=workers,
-        worker_init_fn=_undisturbed,
-    )
+    yield from _loaded(_InOrder(cut, parts), range(len(parts)), workers)
 
 
 def _undisturbed(worker: int) -> None:

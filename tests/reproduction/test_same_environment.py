@@ -44,7 +44,9 @@ def test_the_runs_own_versions_are_installed_and_none_of_todays(tool, tmp_path):
     program = (
         "import importlib.metadata as m, toy; print(toy.__version__, *(d.metadata['Name'] for d in m.distributions()))"
     )
-    said = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    # elsewhere than in this folder, where a build may have left its metadata
+    done = subprocess.run([python, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    said = done.stdout.split()
     assert said[0] == "1.5"
     assert set(said[1:]) <= {"toy", "pip", "setuptools"}
 
