@@ -29,8 +29,8 @@ from attndistill.stages.layout import MODELS
 
 _HEADER = """\
 # Derived from the declared stages (attndistill/stages) by `attndistill drivers`; not edited by hand.
-# Each stage depends on the code that it computes with (a digest in attndistill.lock, which the first stage writes), on the
-# settings that it reads, on its inputs and on files from outside.
+# Each stage depends on the code that it computes with (a digest in attndistill.lock, which the first stage writes), on
+# the settings that it reads, on its inputs and on files from outside.
 """
 _PROJECT_HEADER = """\
 # Derived from the declared stages (attndistill/stages) by `attndistill drivers`; not edited by hand.
