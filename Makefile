@@ -10,7 +10,6 @@ export MLFLOW_DISABLE_TELEMETRY := true
 .PHONY: repro compare smoke fashion table10 bench reliability gpu-check test check lint types fast test-slow test-gpu study ui dashboard format lock clean
 
 repro: $(INSTALLED)  ## environment, then the embedded default through DVC; does nothing the second time
-	@python -m attndistill relock >/dev/null 2>&1 || true  # reworded code is the same code
 	dvc repro
 
 smoke: $(INSTALLED)  ## the whole pipeline at toy size, in one process

@@ -3,16 +3,23 @@
 import sys
 from typing import NoReturn
 
-from attndistill.cli import main
-from attndistill.core.later import import_later
-from attndistill.core.ownership import ended_in_order
-
 
 def run() -> NoReturn:
     """The command line as a process: SIGTERM ends it as Ctrl-C does, with code 143."""
-    import_later()
-    with ended_in_order() as received:
-        code = main()
+    try:
+        from attndistill.cli import main
+        from attndistill.core.later import import_later
+        from attndistill.core.ownership import ended_in_order
+
+        import_later()
+        with ended_in_order() as received:
+            code = main()
+    except ModuleNotFoundError as absent:
+        if absent.name is None or absent.name.startswith("attndistill"):
+            raise
+        own = "the environment that `make repro` sets up is .venv; elsewhere: pip install attndistill"
+        print(f"attndistill: {absent.name} is not installed for {sys.executable}; {own}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(128 + received[0] if received else code)
 
 

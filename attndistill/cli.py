@@ -98,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     pipeline.add_argument("--on", metavar="FILE", help=on)
     _command(commands, "status", "what every task of a run by --on is doing", _show_status)
     _command(commands, "drivers", "write an experiment's dvc.yaml and MLproject from the stages", _write_drivers)
-    relock = "keep dvc.lock over changes of code that change no figure (docstrings, comments, messages), proved"
-    _command(commands, "relock", relock, _relock)
+    code = "write attndistill.lock: digests of the stages' code, which DVC watches (its first stage)"
+    _command(commands, "code", code, _write_lock)
     _command(commands, "compare", "what DVC's experiments change and what came out, on one screen", _compare)
     verify = commands.add_parser(
         "verify", help=(what := "check results, dvc.lock, code and cache; trains nothing"), description=what
@@ -501,14 +501,14 @@ def _write_drivers(options: argparse.Namespace, overrides: dict[str, Any]) -> No
         print(f"{os.path.relpath(path)} is as the stages declare it")
 
 
-def _relock(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+def _write_lock(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     from pathlib import Path
 
-    from attndistill.relock import relock
+    from attndistill.drivers import write_lock
 
     if overrides:
-        raise ValueError("relock takes no settings")
-    return relock(Path(options.experiment))
+        raise ValueError("code takes no settings")
+    write_lock(Path(options.experiment))
 
 
 def _compare(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

@@ -2,10 +2,11 @@
 
 `attndistill drivers --experiment FOLDER` writes an experiment's; a test holds the committed files against it.
 
-An experiment inside a working copy of this package is run with that copy's code, which DVC watches file by file. A
-project anywhere else is run with the package that is installed, whose files DVC cannot watch: it watches
-attndistill.lock, which `attndistill drivers` writes anew after an upgrade and which has a digest of each stage's code
-and of each section's defaults.
+DVC watches code as `code.<stage>` in attndistill.lock, a digest of what a stage computes with (stages/code.py). In a
+working copy of this package a DVC stage of its own, `code`, writes that file whenever a source file has changed; so
+reworded code makes nothing stale, and dvc.lock, which DVC reads and writes whole at every stage, names each source file
+once. A project anywhere else is run with the package that is installed, whose files DVC cannot watch: `attndistill
+drivers` writes attndistill.lock anew after an upgrade, with a digest of each section's defaults too.
 """
 
 import io
@@ -22,13 +23,14 @@ from attndistill.core.artifacts import digest_of, write_text
 from attndistill.experiments import DEFAULTS, ROWS, SETTINGS, Experiment, open_experiment
 from attndistill.report.build import curve_columns
 from attndistill.stages import STAGES, Item, Stage
-from attndistill.stages.code import ROOT, code_digest, watched_files
+from attndistill.stages.code import CODE, ROOT, source_digest, watched_files
 from attndistill.stages.declaration import ASKED
 from attndistill.stages.layout import MODELS
 
 _HEADER = """\
 # Derived from the declared stages (attndistill/stages) by `attndistill drivers`; not edited by hand.
-# Each stage depends on the code that it computes with, the settings that it reads, its inputs and files from outside.
+# Each stage depends on the code that it computes with (a digest in attndistill.lock, which the first stage writes), on
+# the settings that it reads, on its inputs and on files from outside.
 """
 _PROJECT_HEADER = """\
 # Derived from the declared stages (attndistill/stages) by `attndistill drivers`; not edited by hand.
@@ -40,6 +42,9 @@ _PROJECT_HEADER = """\
 _LOCK_HEADER = """\
 # Written by `attndistill drivers`, for DVC to watch in place of the installed package. Run it after an upgrade: the
 # stages whose code or defaults changed run again.
+"""
+_CODE_HEADER = """\
+# Written by DVC's stage `code`: digests of what each stage computes with, words left out. The others depend on theirs.
 """
 
 LOCK = "attndistill.lock"
@@ -57,7 +62,7 @@ def write_drivers(folder: Path) -> list[Path]:
     experiment = open_experiment(folder)
     texts = {"dvc.yaml": dvc_file(experiment), "MLproject": mlproject(experiment)}
     if not _in_working_copy(experiment):
-        texts[LOCK] = lock_file()
+        texts[LOCK] = lock_file(experiment)
     readme = experiment.folder / "README.md"
     if readme.exists() and _TABLE.search(text := readme.read_text(encoding="utf-8")):
         texts["README.md"] = with_table(text)
@@ -75,7 +80,7 @@ def dvc_file(experiment: Experiment) -> str:
     """
     config = experiment.config("", {})
     experiment.check_rows({})
-    stages: dict[str, Any] = {}
+    stages: dict[str, Any] = {CODE: _code_stage(experiment)} if _in_working_copy(experiment) else {}
     for stage in STAGES.values():
         for item in experiment.items(stage, config, rows=()):
             stages[dvc_name(stage, item)] = _dvc_stage(experiment, stage, item, config)
@@ -101,21 +106,27 @@ def dvc_name(stage: Stage, item: Item) -> str:
 
 def _dvc_stage(experiment: Experiment, stage: Stage, item: Item, config: Any) -> dict[str, Any]:
     layout = experiment.layout
-    files = watched_files(stage.module) if _in_working_copy(experiment) else []
-    if files and _from_preset(experiment, item):
-        files = sorted([*files, "attndistill/config/transfer.py"])
-    code = [f"{_code(experiment)}{path}" for path in files]
     outside = _watched_outside(experiment, stage, item, config)
     inputs = [path.relative_to(layout.folder).as_posix() for path in stage.inputs(layout, item)]
     outs: list[Any] = []
     for path in stage.outputs(layout, item):
         name = path.relative_to(layout.folder).as_posix()
-        # what persists DVC takes from no cache of runs: the report, the last of all, orders dvc.lock (relock.py)
+        # what persists DVC takes from no cache of runs: the report, the last of all, orders dvc.lock (lock_order.py)
         kept = {"cache": False, **({"persist": True} if stage.report else {})}
         outs.append({name: kept} if path.is_relative_to(layout.results) else name)
     found: dict[str, Any] = {"cmd": _command(experiment, stage, item), "params": _params(experiment, stage, item)}
-    deps = [*code, *inputs, *outside]
+    deps = [*inputs, *outside]
     return {**found, **({"deps": deps} if deps else {}), "outs": outs}
+
+
+def _code_stage(experiment: Experiment) -> dict[str, Any]:
+    """The stage that writes attndistill.lock."""
+    files = {"attndistill/config/transfer.py", *(file for one in STAGES.values() for file in watched_files(one.module))}
+    return {
+        "cmd": _with_code(experiment, f"python -m attndistill {CODE}"),
+        "deps": [f"{_code(experiment)}{file}" for file in sorted(files)],
+        "outs": [{LOCK: {"cache": False}}],
+    }
 
 
 def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
@@ -124,21 +135,22 @@ def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
     own = experiment.layers[-1]  # as they are written
     sections += [f"datasets.{item.data}.preset"] if _from_preset(experiment, item) else []
     sections = [name for name in sections if not name.startswith("datasets.") or setting_at(own, name) is not ABSENT]
+    code = [f"code.{stage.name}", *(["transfer"] if _from_preset(experiment, item) else [])]
     defaults = f"{_code(experiment)}{SETTINGS}"
     watched: list[Any]
     if defaults == SETTINGS:
-        watched = list(sections)
+        watched = [*sections, {LOCK: code}]
     else:
         changed = {section: value for section in sections if (value := setting_at(own, section)) is not ABSENT}
         # of a list or a number that the experiment sets itself, the default says nothing
         shared = [section for section in sections if isinstance(changed.get(section, {}), Mapping)]
         shared = [section for section in shared if not section.startswith(("downloads.", "datasets.", "exports."))]
-        base = {defaults: shared}
-        if not _in_working_copy(experiment):
+        if _in_working_copy(experiment):
+            watched = [{LOCK: code}, *([{defaults: shared}] if shared else [])]
+        else:
             tops = dict.fromkeys(section.partition(".")[0] for section in shared)
-            named = ["transfer"] if _from_preset(experiment, item) else []
-            base, shared = {LOCK: [f"code.{stage.name}", *(f"defaults.{top}" for top in tops), *named]}, [stage.name]
-        watched = [*([base] if shared else []), *([{SETTINGS: list(changed)}] if changed else [])]
+            watched = [{LOCK: [*code, *(f"defaults.{top}" for top in tops)]}]
+        watched += [{SETTINGS: list(changed)}] if changed else []
     if stage.report:
         watched.append({ROWS: None})
     elif item.name == "${key}":
@@ -174,21 +186,31 @@ def _watched_outside(experiment: Experiment, stage: Stage, item: Item, config: A
     return sorted(dict.fromkeys(paths))
 
 
-def lock_file() -> str:
-    """The text of attndistill.lock: the version, and digests of each stage's code and each section's defaults."""
+def lock_file(experiment: Experiment) -> str:
+    """The text of attndistill.lock: digests of each stage's code and, beside an installed package, of the defaults."""
+    code = {stage.name: source_digest(stage.module) for stage in STAGES.values()}
+    known = {"code": code, "transfer": digest_of({name: preset(name) for name in TRANSFER})}
+    if _in_working_copy(experiment):
+        return _CODE_HEADER + _yaml(known)
     defaults = {name: digest_of(value) for name, value in read_yaml(DEFAULTS).items()}
-    code = {stage.name: code_digest(stage.module) for stage in STAGES.values()}
-    transfer = digest_of({name: preset(name) for name in TRANSFER})
-    return _LOCK_HEADER + _yaml({"version": __version__, "code": code, "defaults": defaults, "transfer": transfer})
+    return _LOCK_HEADER + _yaml({"version": __version__, **known, "defaults": defaults})
 
 
-def stale_lock(experiment: Experiment, stage: Stage, code: str) -> bool:
+def write_lock(folder: Path) -> Path:
+    """Write an experiment's attndistill.lock."""
+    experiment = open_experiment(folder)
+    write_text(experiment.folder / LOCK, lock_file(experiment))
+    return experiment.folder / LOCK
+
+
+def stale_lock(experiment: Experiment, stage: Stage) -> bool:
     """Whether attndistill.lock is of other code than this stage runs with, so that DVC cannot know of it."""
     path = experiment.folder / LOCK
-    if not os.path.lexists(path):
+    renewed = _in_working_copy(experiment) and not os.environ.get("DVC_STAGE")  # by the next `dvc repro`
+    if renewed or not os.path.lexists(path):
         return False
     known = read_yaml(path).get("code")
-    return not isinstance(known, Mapping) or known.get(stage.name) != code
+    return not isinstance(known, Mapping) or known.get(stage.name) != source_digest(stage.module)
 
 
 def _in_working_copy(experiment: Experiment) -> bool:

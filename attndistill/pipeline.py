@@ -12,7 +12,7 @@ from attndistill.core.artifacts import read_json
 from attndistill.core.ranks import ranks_of_environment
 from attndistill.drivers import LOCK, stale_lock
 from attndistill.experiments import Experiment
-from attndistill.relock import in_declared_order
+from attndistill.lock_order import in_declared_order
 from attndistill.stages import STAGES, Item, Stage
 from attndistill.stages.code import code_digest
 from attndistill.stages.finished import Finished
@@ -76,8 +76,8 @@ def run_stage(
         from attndistill.stages.soundness import check_inputs
 
         code = code_digest(stage.module)
-        if is_main and stale_lock(experiment, stage, code):
-            note = f"{LOCK} is of other code than this: run `attndistill drivers`, so that dvc repro knows"
+        if is_main and stale_lock(experiment, stage):
+            note = f"{LOCK} is of other code than this: run `attndistill code`, so that dvc repro knows"
             print(f"attndistill: note: {note}", file=sys.stderr)
         context = (context_of or Context)(
             config, experiment.layout, stage.name, item, experiment.file, recorder, is_main, code

@@ -16,7 +16,7 @@ ROWS = [
     {"runs", "targets", "figures", "evaluations", "results", "exhibits", "outcomes"},
     {"distillation", "pretraining"},
     {"config", "report", "stages", "tracking"},
-    {"pipeline", "experiments", "relock", "drivers", "compare"},
+    {"pipeline", "experiments", "lock_order", "drivers", "compare"},
     {"costs", "library", "handover", "projects", "reproduction", "engine"},
     {"cli", "study", "__main__"},
 ]
@@ -33,11 +33,10 @@ ARROWS = {
     ("stages", "handover"),  # of the stage `export`
     ("report", "config"),
     ("pipeline", "experiments"),
-    ("pipeline", "relock"),
+    ("pipeline", "lock_order"),
     ("pipeline", "drivers"),
     ("drivers", "experiments"),
     ("handover", "library"),
-    ("relock", "experiments"),
     ("compare", "experiments"),
     ("__main__", "cli"),
     ("cli", "study"),

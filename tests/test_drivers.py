@@ -60,7 +60,14 @@ def stage_of(dvc_stages: dict, name: str, item: Item):
 
 
 def test_dvc_has_these_stages_and_no_others(dvc_stages):
-    assert len(dvc_stages) == len(CASES)
+    assert len(dvc_stages) == len(CASES) + 1  # that of the code
+
+
+def test_a_stage_of_its_own_reads_every_source_file_and_writes_the_digests_that_the_others_depend_on(dvc_stages):
+    code = dvc_stages["python -m attndistill code"]
+    watched = {file for stage in STAGES.values() for file in watched_files(stage.module)}
+    assert {dep.def_path for dep in code.deps} == watched | {"attndistill/config/transfer.py"}
+    assert [(out.def_path, out.use_cache) for out in code.outs] == [("attndistill.lock", False)]
 
 
 @pytest.mark.parametrize(("name", "item"), CASES)
@@ -73,10 +80,11 @@ def test_dvc_reads_a_stage_as_it_is_declared(dvc_stages, name, item):
         else:
             files.add(dep.def_path)
     inputs = {path.relative_to(ROOT).as_posix() for path in stage.inputs(LAYOUT, item)}
-    assert files == inputs | set(watched_files(stage.module))
+    assert files == inputs
     outs = {out.def_path for out in dvc_stage.outs}
     assert outs == {path.relative_to(ROOT).as_posix() for path in stage.outputs(LAYOUT, item)}
     assert params.pop("params.yaml") == set(stage.sections(item))
+    assert params.pop("attndistill.lock") == {f"code.{name}"}
     own = ["set", *(["follow"] if stage.over == "follow" else [])]
     row = {"rows.yaml": {f"rows.{item.name}.{part}" for part in own}} if item.name in ROWS else {}
     assert params == ({"rows.yaml": set()} if stage.report else row)
@@ -121,6 +129,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 def test_an_experiment_watches_the_defaults_and_what_its_own_settings_change(folder):
     stages = derived(project(folder, "student: {depth: 2}\nruntime: {workers: 1}\n"))
+    assert stages.pop("code")["cmd"] == "PYTHONPATH=../.. python -m attndistill code"
     own = {name: watched_of(stage).get("params.yaml") for name, stage in stages.items()}
     assert own["pretrain_teacher"] is None
     assert own["pretrain_scratch"] == ["student"]
@@ -139,6 +148,7 @@ probe: {labels: {list_file: lists/labels.txt}}
 
 def test_a_stage_depends_on_the_files_that_come_from_outside_trees_of_images_left_out(folder):
     stages = derived(project(folder, OUTSIDE, row="{probe.labels.list_file: lists/mine.txt}"))
+    stages.pop("code")
     found = {name: stage.get("do", stage)["deps"] for name, stage in stages.items() if name != "fetch_dino"}
     outside = {
         name: {path for path in deps if path.startswith(("lists/", "outputs/downloads"))}

@@ -13,7 +13,7 @@ from attndistill.stages import STAGES, code
 
 ROOT = Path(__file__).parents[1]
 # what stands around every stage: it resolves, records, checks, draws progress or declares
-AROUND = ("cli", "__main__", "experiments", "pipeline", "tracking", "stages", "costs", "drivers", "relock")
+AROUND = ("cli", "__main__", "experiments", "pipeline", "tracking", "stages", "costs", "drivers", "lock_order")
 
 
 def module_of(path: Path) -> str:

@@ -26,8 +26,9 @@ def import_later() -> None:
     compiler.part("config")  # timm's Kron sets a limit there
     compiler.part("eval_frame", OptimizedModule=_kind(f"{_COMPILER}.eval_frame", "OptimizedModule"))
     compiler.part("utils", is_compile_supported=_is_compile_supported)
-    for package in ("timm", "timm.models"):
-        _open_later(package)
+    if find_spec("timm") is not None:
+        for package in ("timm", "timm.models"):
+            _open_later(package)
     for module in (compiler, compiler.utils, _Later(_TENSORS, DTensor=_kind(_TENSORS, "DTensor"))):
         sys.modules[module.__name__] = module
     sys.meta_path.insert(0, _Finder)

@@ -9,6 +9,7 @@ from typing import Any
 from attndistill.core.plain_yaml import BY_DVC, plain_yaml
 from attndistill.core.reading import read_text
 from attndistill.core.words import shown
+from attndistill.stages.code import CODE
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,13 @@ class Lock:
         return next((self._makers[place] for place in places if place in self._makers), None)
 
     def code(self, stage: LockedStage) -> dict[str, str]:
-        """The dependencies that no stage makes (path -> md5): source files, and files from outside."""
+        """The dependencies that no stage makes (path -> md5): files from outside; of the stage `code`, source files."""
         return {path: md5 for path, md5 in stage.deps.items() if self.maker(path) is None}
+
+    def sources(self, stage: LockedStage) -> dict[str, str]:
+        """The source files and files from outside as they were when a stage was found up to date, or run."""
+        code = self.stages.get(CODE)  # older locks have each stage's files with the stage
+        return {**(self.code(code) if code else {}), **self.code(stage)}
 
     def inputs(self, stage: LockedStage) -> dict[str, str]:
         """The dependencies that another stage makes; of a folder in which several put theirs, what they put there.

@@ -229,7 +229,7 @@ class Origins:
     def _other_code(self, folder: str, lock: Lock, stage: LockedStage, read: Any) -> list[str]:
         """The source files that are other code than the lock names."""
         changed = []
-        for path, md5 in lock.code(stage).items():
+        for path, md5 in lock.sources(stage).items():
             name = os.path.normpath(os.path.join(folder, path))  # noqa: PTH118
             blob = read(name) if path.endswith(".py") else None
             if not path.endswith(".py") or (blob and hashlib.md5(blob, usedforsecurity=False).hexdigest() == md5):

@@ -6,8 +6,8 @@ register its variants. `CARRIERS` are left out: they show, record, lock, name pa
 them to do no arithmetic. What a reader would get wrong: settings are *resolved* by code that counts (overlays, named
 sizes), so that code is watched by every stage.
 
-DVC watches files by their bytes. Digests here are of the parsed code without docstrings, comments and messages, so a
-reworded sentence is the same code: unfinished work is resumed, and `relock` proves it and keeps a dvc.lock.
+Digests are of the parsed code without docstrings, comments and messages, so a reworded sentence is the same code. DVC
+watches them in attndistill.lock (drivers.py), resume checkpoints and target caches carry them.
 """
 
 import ast
@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+CODE = "code"  # DVC's stage that reads the source files
 RESOLUTION = "attndistill.config.resolution"  # what turns params.yaml into values: every stage depends on it
 CARRIERS = {
     "attndistill",
@@ -47,10 +48,14 @@ _SILENT = {"print"}  # calls that only say something
 
 def code_digest(module: str) -> str:
     """SHA-256 of the code behind `module` ("attndistill.stages.distill") and of the libraries' versions."""
-    digest = hashlib.sha256(" ".join(f"{name}=={version(name)}" for name in _LIBRARIES).encode())
-    for name, path in sorted(computed_with(module).items()):
-        digest.update(f"\n{name}\n{_digest_of_file(path)}".encode())
-    return digest.hexdigest()
+    versions = " ".join(f"{name}=={version(name)}" for name in _LIBRARIES)
+    return hashlib.sha256(f"{versions}\n{source_digest(module)}".encode()).hexdigest()
+
+
+def source_digest(module: str) -> str:
+    """SHA-256 of the files behind `module` alone, the same under every Python and with every torch."""
+    lines = (f"{name}\n{_digest_of_file(ROOT / name)}\n" for name in watched_files(module))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def same_code(one: str, other: str) -> bool:
@@ -75,7 +80,7 @@ def computed_with(module: str) -> dict[str, Path]:
 
 
 def watched_files(module: str) -> list[str]:
-    """What DVC is to watch for a stage: the modules' files, and files of other kinds beside them (page templates)."""
+    """What decides a stage's result: the modules' files, and files of other kinds beside them (page templates)."""
     modules = set(computed_with(module).values())
     beside = {
         path
@@ -149,11 +154,21 @@ def _tree(path: Path) -> ast.Module:
 
 @cache
 def _digest_of_file(path: Path) -> str:
-    return hashlib.sha256(_normal_form(path.read_text(encoding="utf-8")).encode()).hexdigest()
+    content = path.read_bytes()
+    return hashlib.sha256(_normal_form(content.decode()).encode() if path.suffix == ".py" else content).hexdigest()
 
 
 def _normal_form(text: str) -> str:
-    return ast.dump(_Speechless().visit(ast.parse(text)))
+    return _written(_Speechless().visit(ast.parse(text)))
+
+
+def _written(node: object) -> str:
+    """As `ast.dump`, without what is empty: later Pythons add fields, and print them otherwise."""
+    if isinstance(node, ast.AST):
+        fields = ((name, getattr(node, name, None)) for name in node._fields)
+        filled = (f"{name}={_written(value)}" for name, value in fields if value is not None and value != [])
+        return f"{type(node).__name__}({', '.join(filled)})"
+    return f"[{', '.join(map(_written, node))}]" if isinstance(node, list) else repr(node)
 
 
 class _Speechless(ast.NodeTransformer):

@@ -1,4 +1,4 @@
-"""`python -m attndistill.tracking follow SPOOL` (started by the recorder) and `... sync` (for people)."""
+"""`python -m attndistill.tracking follow SPOOL` (what a companion does) and `... sync` (for people)."""
 
 import argparse
 import contextlib
@@ -18,14 +18,13 @@ def main(argv: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     sync = commands.add_parser("sync", help="send every run that is not in MLflow yet; again adds nothing twice")
     sync.add_argument("--root", type=Path, default=Path(), help="the directory with params.yaml (default: this one)")
-    follow = commands.add_parser("follow", help="send one run while it is recorded (started by the recorder itself)")
+    follow = commands.add_parser("follow", help="send one run while it is recorded (what a companion does)")
     follow.add_argument("spool", type=Path)
-    follow.add_argument("--parent", type=int, help="process id whose end is the end of the run")
     given = parser.parse_args(argv)
     if given.command == "follow":
         from attndistill.tracking.following import follow as follow_spool
 
-        return follow_spool(given.spool, given.parent)
+        return follow_spool(given.spool)
     return print_sync(given.root)
 
 

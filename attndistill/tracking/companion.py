@@ -1,20 +1,20 @@
-"""The companion: one process beside the training that imports mlflow and sends what the recordings say.
+"""The companion: one process beside the training that has mlflow imported and sends what the recordings say.
 
-It is started with the first recording of a process and shared by all of them (importing mlflow takes seconds). It
-lives in a session of its own, so that Ctrl-C ends the training and not the telling; it watches the training through a
-pipe and through its parent's number, so that a training killed outright is still reported as killed and no companion
-outlives its task by more than `DEADLINE`.
+It comes with the first recording of a process and is shared by all of them. It lives in a session of its own, so that
+Ctrl-C ends the training and not the telling; it watches the training through a socket and by its number, so that a
+training killed outright is still reported as killed and no companion outlives its task by more than `DEADLINE`.
 """
 
 import contextlib
 import json
 import os
-import subprocess
+import socket
 import sys
+import time
 from pathlib import Path
 
-from attndistill.core.programs import program
 from attndistill.tracking.spool import Spool
+from attndistill.tracking.standby import companion_of
 
 DEADLINE = 30.0  # seconds that a companion may outlive its task; longer where the end of a run waits longer
 
@@ -29,14 +29,7 @@ class Companion:
         self.spools = [first]
         self.open_recordings = 1
         self.looked_at: set[Path] = set()
-        self.process = self._started(first)
-
-    @staticmethod
-    def _started(first: Path) -> "subprocess.Popen[bytes]":
-        words = program("attndistill.tracking.__main__", "leave", "follow", str(first), "--parent", str(os.getpid()))
-        with (first / "companion.log").open("ab") as log:
-            # never our stderr: who reads that to its end would wait for us
-            return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+        self._line = companion_of(first)
 
     @classmethod
     def follow(cls, spool: Path) -> None:
@@ -63,13 +56,10 @@ class Companion:
 
     def _announce(self, spool: Path) -> None:
         self.spools.append(spool)
-        pipe = self.process.stdin
-        assert pipe is not None
         try:
-            pipe.write(json.dumps(str(spool)).encode() + b"\n")
-            pipe.flush()
+            self._line.sendall(json.dumps(str(spool)).encode() + b"\n")
         except OSError:  # somebody ended it: begin again with a new one, which `sync` supports for what the old one had
-            self.process = self._started(spool)
+            self._line = companion_of(spool)
 
     @classmethod
     def leave(cls) -> None:
@@ -83,14 +73,24 @@ class Companion:
         cls._current = None
         current._finish()
 
+    def ends(self, seconds: float) -> bool:
+        """Whether the companion ends within some seconds of the end of its task, which is now."""
+        last = time.monotonic() + seconds
+        try:
+            self._line.shutdown(socket.SHUT_WR)
+            while True:
+                self._line.settimeout(max(last - time.monotonic(), 0))
+                if not self._line.recv(64):
+                    return True
+        except (BlockingIOError, TimeoutError):
+            return False
+        except OSError:  # it was ended
+            return True
+
     def _finish(self) -> None:
-        assert self.process.stdin is not None
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=patience())
+        sending = not self.ends(patience())
+        self._line.close()
         waiting = [Spool(folder) for folder in self.spools if Spool(folder).exists()]
-        sending = self.process.poll() is None
         if not waiting or (sending and patience() == 0):
             return
         names = ", ".join(_name(spool) for spool in waiting)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 
 from attndistill.core.artifacts import write_text
@@ -26,14 +27,17 @@ LONGEST_PAUSE = 30.0  # seconds between two tries at a store that does not answe
 LAST_TRIES = 3  # at a store that does not answer, after the task has ended
 
 
-def follow(first: Path, parent: int | None) -> int:
-    """Send `first`, and every spool whose path comes as a JSON line on stdin, until stdin ends or `parent` dies.
+def follow(first: Path) -> int:
+    """Send `first`, and every spool whose path comes as a JSON line on stdin, until stdin ends or the recorder dies.
 
     Returns 0 when all is sent, 1 when something must be sent later.
     """
-    os.nice(5)  # importing mlflow is seconds of work, which the training shall not feel
     follower = _Follower()
-    task = _Task(parent, max(DEADLINE, patience()), follower.give_up)
+    try:
+        is_alive = Spool(first).description().recorder_is_alive
+    except ValueError:  # damaged, or sent by somebody else
+        is_alive = partial(bool, True)
+    task = _Task(is_alive, max(DEADLINE, patience()), follower.give_up)
     follower.take(first)
     while not task.is_over.is_set():
         for spool in task.new_spools(CADENCE):
@@ -50,10 +54,10 @@ def follow(first: Path, parent: int | None) -> int:
 
 
 class _Task:
-    """The process that records, seen through the pipe that it holds and through our parent's number."""
+    """The process that records, seen through the line that it holds and by its number."""
 
-    def __init__(self, parent: int | None, deadline: float, give_up: Callable[[float], None]) -> None:
-        self._parent = parent
+    def __init__(self, is_alive: Callable[[], bool], deadline: float, give_up: Callable[[float], None]) -> None:
+        self._is_alive = is_alive
         self._announced: queue.SimpleQueue[Path] = queue.SimpleQueue()
         self.is_over = threading.Event()
         self._after = threading.Timer(deadline, give_up, [deadline])
@@ -68,8 +72,8 @@ class _Task:
     def _watch(self) -> None:
         unread = b""
         try:
-            # a forked worker may hold the pipe open long after its parent was killed
-            while self._parent is None or os.getppid() == self._parent:
+            # a forked worker may hold the line open long after its parent was killed
+            while self._is_alive():
                 if not select.select([sys.stdin.fileno()], [], [], CADENCE)[0]:
                     continue
                 read = os.read(sys.stdin.fileno(), 65536)

@@ -34,6 +34,13 @@ def attndistill(*arguments: str) -> tuple[int, set[str], str, str]:
     return code, set(modules), output, done.stderr
 
 
+def test_a_python_without_our_libraries_is_told_in_one_line():
+    words = [sys.executable, "-S", "-m", "attndistill", "config"]  # -S: no site-packages
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"is not installed for {sys.executable}; the environment that `make repro` sets up" in done.stderr
+
+
 def test_help_imports_nothing_heavy_and_names_every_stage():
     code, modules, output, _ = attndistill("--help")
     assert code == 0

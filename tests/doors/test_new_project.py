@@ -88,7 +88,7 @@ def test_a_stage_that_runs_with_other_code_than_the_lock_says_so(photos, dino, t
     assert "attndistill.lock" not in capsys.readouterr().err
     lock.write_text(lock.read_text().replace("  prepare: ", "  prepare: 0"))
     run_stage(experiment, STAGES["prepare"], Item(), QUICK)
-    assert "run `attndistill drivers`" in capsys.readouterr().err
+    assert "run `attndistill code`" in capsys.readouterr().err
 
 
 def test_without_a_teacher_one_is_pretrained_at_sizes_that_fit_the_photos(photos, tmp_path):

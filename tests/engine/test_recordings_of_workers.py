@@ -41,8 +41,8 @@ def test_a_workers_journal_is_sent_by_its_driver_below_its_run_and_kept_while_th
         assert told in Companion._current.spools
         Companion.take_children(own.spool)
         assert Companion._current.spools.count(told) == 1
-        companion = Companion._current.process
-    companion.wait(60)
+        companion = Companion._current
+    assert companion.ends(60)
     assert told.exists()
     uri = f"sqlite:///{with_tables(tmp_path) / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)

@@ -383,7 +383,7 @@ def kinds(goods: Goods) -> list[Kind]:
         Kind("dvc.lock, of the lineage", made("dvc.lock", lambda path: path.write_text(LOCK)),
              lambda path: listed_outs(path.parent, "x"), "lines", lenient=True),
         Kind("attndistill.lock", text("attndistill.lock", "version: 1\ncode: {probe: x}\n"),
-             lambda path: stale_lock(replace(known, folder=path.parent), STAGES["probe"], "x"),
+             lambda path: stale_lock(replace(known, folder=path.parent), STAGES["probe"]),
              "yaml", fine=("nothing",)),
         Kind("study outcome", copied("default.json", "search/found/default.json"), read_outcome, "json"),
         result(ProbeFile, "results/probes/attndistill.json"),

@@ -1,4 +1,4 @@
-"""Source files against the digests in a lock: by `verify`, and by `relock`, which renews what is proved."""
+"""`verify`: source files against the digests in a lock."""
 
 import hashlib
 import subprocess
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from attndistill.relock import relock
 from attndistill.reproduction.verification import faults_of_code
 
 LOCK = """\
@@ -66,13 +65,3 @@ def test_code_that_was_never_committed_is_said_to_be(folder):
 
 def test_code_that_is_gone_is_a_fault(folder):
     assert faults(folder, None) == ["code.py is gone, and dvc.lock names it"]
-
-
-def test_relock_renews_the_digest_of_reworded_code_alone(folder):
-    reworded = CODE.replace("Adds.", "The sum.")
-    (folder / "code.py").write_text(reworded)
-    assert relock(folder) == 0
-    assert (folder / "dvc.lock").read_text() == LOCK.format(md5=digest(reworded), size=len(reworded))
-    (folder / "code.py").write_text(reworded.replace("a + b", "b + a"))
-    assert relock(folder) == 1
-    assert (folder / "dvc.lock").read_text() == LOCK.format(md5=digest(reworded), size=len(reworded))

@@ -51,6 +51,7 @@ class Project:
             [sys.executable, "-c", OPEN + textwrap.dedent(body)],
             cwd=self.root,
             env=self.environment | environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -30,7 +30,7 @@ with recording(inputs=["params.yaml"]) as run:
 """
 ENDLESS = """
 import multiprocessing
-# it holds the companion's pipe too, and outlives its parent by a while
+# it holds the companion's line too, and outlives its parent by a while
 multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,), daemon=True).start()
 with recording() as run:
     run.metrics({"loss": 1.0}, step=0)
@@ -153,9 +153,10 @@ def test_no_companion_outlives_its_task_when_the_server_is_dead(project):
     assert (code, "sent: distill@attndistill" in said) == (0, True), said
 
 
-def companions(spool: Path) -> list[str]:
-    commands = [cmdline(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
-    return [str(command) for command in commands if b"follow\0" + bytes(spool) in command]
+def companions(spool: Path) -> list[Path]:
+    """Processes that write the spool's companion.log."""
+    log = str(spool / "companion.log")
+    return [path for path in Path("/proc").glob("[0-9]*/fd/2") if link(path).removesuffix(" (deleted)") == log]
 
 
 def test_an_exception_is_told_with_its_words(project, runs):
@@ -499,8 +500,8 @@ def answers(address: str) -> bool:
         return False
 
 
-def cmdline(path: Path) -> bytes:
+def link(path: Path) -> str:
     try:
-        return path.read_bytes()
+        return str(path.readlink())
     except OSError:  # it has just ended
-        return b""
+        return ""
