@@ -19,7 +19,7 @@ smoke: $(INSTALLED)  ## the whole pipeline at toy size, in one process
 fashion: $(INSTALLED)  ## Fashion-MNIST, a real public set (experiments/fashion_mnist/README.md): 40 minutes on 2 cores
 	dvc --cd experiments/fashion_mnist repro
 
-table10: $(INSTALLED)  ## the paper's ablation table in miniature (experiments/table10/README.md): 70 minutes on 2 cores
+table10: $(INSTALLED)  ## the paper's ablation table in miniature (experiments/table10/README.md): two hours on 2 cores
 	dvc --cd experiments/table10 repro
 
 # two processes more than the cores: many tests wait for servers, workers and kills; a file's fixtures are made once
