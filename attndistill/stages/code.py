@@ -192,6 +192,10 @@ class _Speechless(ast.NodeTransformer):
         node.msg = None
         return self.generic_visit(node)
 
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        node.values = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
+        return self.generic_visit(node)  # Python 3.12.1 adds empty texts
+
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
         if isinstance(node.value, ast.Call) and ast.unparse(node.value.func) in _SILENT:
             return ast.Pass()
