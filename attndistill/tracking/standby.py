@@ -11,6 +11,7 @@ a task that has waited too long, and has started a companion of its own, is not 
 """
 
 import contextlib
+import json
 import os
 import select
 import socket
@@ -19,10 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn
-
-from pydantic import BaseModel, ConfigDict
 
 from attndistill.core.programs import program
 
@@ -36,10 +36,9 @@ _OF_THE_SHELL = ("PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES")
 _begun: "list[subprocess.Popen[bytes]]" = []  # by this process: asked after when the next one is begun
 
 
-class _Request(BaseModel):
-    """What a companion needs to be its task's own."""
-
-    model_config = ConfigDict(frozen=True, strict=True)
+@dataclass(frozen=True)
+class _Request:
+    """What a companion needs to be its task's own. Names may hold bytes that are no text: plain JSON, in ASCII."""
 
     spool: str
     folder: str
@@ -48,7 +47,7 @@ class _Request(BaseModel):
     waits: bool  # for an answer; whoever did not get one in time has another companion
 
     def written(self) -> bytes:
-        words = self.model_dump_json().encode()
+        words = json.dumps(asdict(self)).encode()
         return struct.pack(">I", len(words)) + words
 
 
@@ -60,7 +59,7 @@ def companion_of(spool: Path) -> socket.socket:
     umask = os.umask(0o077)
     os.umask(umask)
     told = _Request(spool=str(spool), folder=str(Path.cwd()), umask=umask, environment=dict(os.environ), waits=True)
-    return _asked(told) or _started(told.model_copy(update={"waits": False}))
+    return _asked(told) or _started(replace(told, waits=False))
 
 
 def _asked(told: _Request) -> socket.socket | None:
@@ -106,7 +105,7 @@ def _place() -> Path:
         "code": max(file.stat().st_mtime_ns for part in ("core", "tracking") for file in (package / part).glob("*.py")),
         "machine": [
             socket.gethostname(),
-            *(_number(f"/proc/self/ns/{kind}") for kind in ("mnt", "pid", "net", "user")),
+            *(_number(f"/proc/self/ns/{kind}") for kind in _NAMESPACES),
         ],
         "environment": {
             key: value
@@ -117,10 +116,10 @@ def _place() -> Path:
     return folder / digest_of(decides)[:16]
 
 
-def _number(file: str) -> int:
+def _number(file: Path | str) -> int:
     try:
         return Path(file).stat().st_ino
-    except OSError:  # a system without /proc
+    except OSError:  # it is gone, or this is a system without /proc
         return 0
 
 
@@ -136,17 +135,17 @@ def serve(_: list[str]) -> NoReturn:
     _forked(first, listener)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
+    os.chdir("/")  # the first task's folder may go
     if listener is not None and place is not None:
-        own, needed = place.stat().st_ino, time.monotonic()
+        own, needed = _number(place), time.monotonic()
         while time.monotonic() < needed + LINGERS:
             if select.select([listener], [], [], 1.0)[0]:
                 with contextlib.suppress(OSError):
                     _forked(listener.accept()[0], listener)
             if _anybody():
                 needed = time.monotonic()
-        with contextlib.suppress(OSError):
-            if place.stat().st_ino == own:
-                place.unlink()
+        if _number(place) == own:
+            place.unlink(missing_ok=True)
     os._exit(0)
 
 
@@ -202,7 +201,7 @@ def _follow(line: socket.socket) -> None:
     from attndistill.tracking.__main__ import leave
 
     line.settimeout(30.0)
-    told = _Request.model_validate_json(_read(line, struct.unpack(">I", _read(line, 4))[0]))
+    told = _Request(**json.loads(_read(line, struct.unpack(">I", _read(line, 4))[0])))
     if told.waits:
         line.sendall(_HEARD)
         if line.recv(1) != _GO_ON:

@@ -68,6 +68,13 @@ def test_a_companion_has_the_environment_the_folder_and_the_umask_of_its_own_tas
     assert kept.parent.stat().st_mode & 0o777 == 0o750
 
 
+def test_bytes_that_are_no_text_in_the_environment_hinder_nothing(project, runs, waiting):
+    odd = os.fsdecode(b"\xff\xfe")
+    assert project.record(RECORD, ODD=odd) == ""
+    assert project.record(RECORD, ODD=odd) == ""
+    assert (len(waiting()), len(runs(project.store))) == (1, 2)
+
+
 def test_another_environment_has_a_standby_of_its_own(project, runs, waiting):
     project.record(RECORD)
     project.record(RECORD, MLFLOW_HTTP_REQUEST_TIMEOUT="7")
