@@ -505,10 +505,11 @@ def _write_lock(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     from pathlib import Path
 
     from attndistill.drivers import write_lock
+    from attndistill.experiments import open_experiment
 
     if overrides:
         raise ValueError("code takes no settings")
-    write_lock(Path(options.experiment))
+    write_lock(open_experiment(Path(options.experiment)))
 
 
 def _compare(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ def write_drivers(folder: Path) -> list[Path]:
     """
     experiment = open_experiment(folder)
     texts = {"dvc.yaml": dvc_file(experiment), "MLproject": mlproject(experiment)}
-    if not _in_working_copy(experiment):
+    if not in_working_copy(experiment):
         texts[LOCK] = lock_file(experiment)
     readme = experiment.folder / "README.md"
     if readme.exists() and _TABLE.search(text := readme.read_text(encoding="utf-8")):
@@ -80,7 +80,7 @@ def dvc_file(experiment: Experiment) -> str:
     """
     config = experiment.config("", {})
     experiment.check_rows({})
-    stages: dict[str, Any] = {CODE: _code_stage(experiment)} if _in_working_copy(experiment) else {}
+    stages: dict[str, Any] = {CODE: _code_stage(experiment)} if in_working_copy(experiment) else {}
     for stage in STAGES.values():
         for item in experiment.items(stage, config, rows=()):
             stages[dvc_name(stage, item)] = _dvc_stage(experiment, stage, item, config)
@@ -145,7 +145,7 @@ def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
         # of a list or a number that the experiment sets itself, the default says nothing
         shared = [section for section in sections if isinstance(changed.get(section, {}), Mapping)]
         shared = [section for section in shared if not section.startswith(("downloads.", "datasets.", "exports."))]
-        if _in_working_copy(experiment):
+        if in_working_copy(experiment):
             watched = [{LOCK: code}, *([{defaults: shared}] if shared else [])]
         else:
             tops = dict.fromkeys(section.partition(".")[0] for section in shared)
@@ -190,30 +190,28 @@ def lock_file(experiment: Experiment) -> str:
     """The text of attndistill.lock: digests of each stage's code and, beside an installed package, of the defaults."""
     code = {stage.name: source_digest(stage.module) for stage in STAGES.values()}
     known = {"code": code, "transfer": digest_of({name: preset(name) for name in TRANSFER})}
-    if _in_working_copy(experiment):
+    if in_working_copy(experiment):
         return _CODE_HEADER + _yaml(known)
     defaults = {name: digest_of(value) for name, value in read_yaml(DEFAULTS).items()}
     return _LOCK_HEADER + _yaml({"version": __version__, **known, "defaults": defaults})
 
 
-def write_lock(folder: Path) -> Path:
+def write_lock(experiment: Experiment) -> None:
     """Write an experiment's attndistill.lock."""
-    experiment = open_experiment(folder)
     write_text(experiment.folder / LOCK, lock_file(experiment))
-    return experiment.folder / LOCK
 
 
 def stale_lock(experiment: Experiment, stage: Stage) -> bool:
     """Whether attndistill.lock is of other code than this stage runs with, so that DVC cannot know of it."""
     path = experiment.folder / LOCK
-    renewed = _in_working_copy(experiment) and not os.environ.get("DVC_STAGE")  # by the next `dvc repro`
+    renewed = in_working_copy(experiment) and not os.environ.get("DVC_STAGE")  # by the next `dvc repro`
     if renewed or not os.path.lexists(path):
         return False
     known = read_yaml(path).get("code")
     return not isinstance(known, Mapping) or known.get(stage.name) != source_digest(stage.module)
 
 
-def _in_working_copy(experiment: Experiment) -> bool:
+def in_working_copy(experiment: Experiment) -> bool:
     """Whether the experiment lies in a working copy of this package, and not beside an installed one."""
     return experiment.folder.is_relative_to(ROOT)
 
@@ -231,7 +229,7 @@ def _command(experiment: Experiment, stage: Stage, item: Item) -> str:
 
 
 def _with_code(experiment: Experiment, command: str) -> str:
-    way = _code(experiment) if _in_working_copy(experiment) else ""
+    way = _code(experiment) if in_working_copy(experiment) else ""
     return f"PYTHONPATH={way.rstrip('/')} {command}" if way else command
 
 
@@ -272,7 +270,7 @@ def mlproject(experiment: Experiment) -> str:
         ),
     }
     name = "attndistill" if not _code(experiment) else f"attndistill-{experiment.name}"
-    environment = {"python_env": f"{_code(experiment)}python_env.yaml"} if _in_working_copy(experiment) else {}
+    environment = {"python_env": f"{_code(experiment)}python_env.yaml"} if in_working_copy(experiment) else {}
     return _PROJECT_HEADER + _yaml({"name": name, **environment, "entry_points": entries})
 
 

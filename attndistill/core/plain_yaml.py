@@ -3,6 +3,7 @@
 import re
 from copy import deepcopy
 from functools import cache, lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,43 +95,34 @@ def _machine_written(text: str) -> Any:
     """
     import yaml  # not the one that people's files are read by: YAML 1.1
 
-    value: Any = None
-    open_ones: list[tuple[Any, Any]] = []  # (a mapping or a list, the key that waits for its value)
-    documents = 0
+    events = yaml.parse(text, Loader=yaml.CSafeLoader)
+
+    def value(event: Any, depth: int) -> Any:
+        if event.anchor is not None or getattr(event, "tag", None) is not None or depth > _DEEPEST:
+            raise ValueError(event)
+        if isinstance(event, yaml.ScalarEvent):
+            return _meant(event.value) if event.implicit[0] else event.value
+        end = yaml.SequenceEndEvent if isinstance(event, yaml.SequenceStartEvent) else yaml.MappingEndEvent
+        inner = takewhile(lambda one: not isinstance(one, end), events)
+        if end is yaml.SequenceEndEvent:
+            return [value(one, depth + 1) for one in inner]
+        found: dict[str, Any] = {}
+        for one in inner:
+            key = value(one, depth + 1)
+            if not isinstance(key, str) or key in found:
+                raise ValueError(key)
+            found[key] = value(next(events), depth + 1)
+        return found
+
     try:
-        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-            kind = type(event)
-            if kind in (yaml.StreamStartEvent, yaml.StreamEndEvent, yaml.DocumentEndEvent):
-                continue
-            if kind is yaml.DocumentStartEvent:
-                documents += 1
-                continue
-            if kind in (yaml.MappingEndEvent, yaml.SequenceEndEvent):
-                value, _ = open_ones.pop()
-            elif getattr(event, "anchor", None) is not None or getattr(event, "tag", None) is not None:
-                return None
-            elif kind is yaml.ScalarEvent:
-                value = _meant(event.value) if event.implicit[0] else event.value
-            else:
-                if len(open_ones) > _DEEPEST:
-                    return None
-                open_ones.append(({} if kind is yaml.MappingStartEvent else [], None))
-                continue
-            if not open_ones:
-                continue
-            holder, key = open_ones[-1]
-            if isinstance(holder, list):
-                holder.append(value)
-            elif key is not None:
-                holder[key] = value
-                open_ones[-1] = (holder, None)
-            elif isinstance(value, str) and value not in holder:
-                open_ones[-1] = (holder, value)
-            else:
-                return None
+        kinds = (type(next(events)), type(next(events)))
+        if kinds != (yaml.StreamStartEvent, yaml.DocumentStartEvent):
+            return None
+        whole = value(next(events), 0)
+        kinds = (type(next(events)), type(next(events)))
     except (yaml.YAMLError, ValueError):
         return None
-    return value if documents == 1 else None
+    return whole if kinds == (yaml.DocumentEndEvent, yaml.StreamEndEvent) else None
 
 
 @lru_cache(maxsize=2**14)

@@ -14,7 +14,7 @@ from attndistill.core.places import state_folder
 from attndistill.core.progress import say
 from attndistill.core.ranks import ranks_of_environment
 from attndistill.core.words import shown
-from attndistill.drivers import dvc_name, write_lock
+from attndistill.drivers import dvc_name, in_working_copy, write_lock
 from attndistill.engine.board import Board, Plan, whereabouts
 from attndistill.engine.on import Executor, read_on
 from attndistill.engine.work import Job
@@ -126,6 +126,8 @@ class Graph:
         own = any(not key.startswith("runtime.") for key in self.overrides)
         if not judged or own or not (folder / "dvc.yaml").exists():
             return dict.fromkeys(self.pieces, True)
+        if in_working_copy(self.experiment):
+            write_lock(self.experiment)  # as DVC's first stage would
         stale, changed = _asked_dvc(folder), dict[str, bool]()
         for name, piece in self.pieces.items():
             if dvc_name(*piece) in stale:
@@ -172,7 +174,6 @@ def _meet(made: Sequence[Path], read: Sequence[Path]) -> bool:
 
 def _asked_dvc(folder: Path) -> set[str]:
     """Names of stages that DVC would run; outputs that only its cache has are put in their place first."""
-    write_lock(folder)  # DVC's first stage would
     found = json.loads(_dvc(folder, "status", "--json", "dvc.yaml") or "{}")
     absent = [name for name, changes in found.items() if all(_only_deleted(change) for change in changes)]
     if absent:

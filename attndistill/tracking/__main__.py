@@ -1,4 +1,4 @@
-"""`python -m attndistill.tracking follow SPOOL` (what a companion does) and `... sync` (for people)."""
+"""`python -m attndistill.tracking sync`."""
 
 import argparse
 import contextlib
@@ -13,23 +13,17 @@ from attndistill.tracking import print_sync
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one of the two; gives the exit code: 1 where something could not be sent."""
+    """Run it; gives the exit code: 1 where something could not be sent."""
     parser = argparse.ArgumentParser(prog="attndistill tracking", description="Send recorded runs to MLflow.")
     commands = parser.add_subparsers(dest="command", required=True)
     sync = commands.add_parser("sync", help="send every run that is not in MLflow yet; again adds nothing twice")
     sync.add_argument("--root", type=Path, default=Path(), help="the directory with params.yaml (default: this one)")
-    follow = commands.add_parser("follow", help="send one run while it is recorded (what a companion does)")
-    follow.add_argument("spool", type=Path)
     given = parser.parse_args(argv)
-    if given.command == "follow":
-        from attndistill.tracking.following import follow as follow_spool
-
-        return follow_spool(given.spool)
     return print_sync(given.root)
 
 
 def leave(argv: Sequence[str]) -> NoReturn:
-    """Run one of the two and end the process: mlflow leaves threads behind that would be waited for."""
+    """Run it and end the process: mlflow leaves threads behind that would be waited for."""
     code = 1
     try:
         code = main(argv)

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -33,7 +34,7 @@ _NAMESPACES = ("mnt", "pid", "net", "user")  # a container's own, where it share
 # what differs between tasks and is read when it is needed, never while modules are imported
 _OF_THE_TASK = ("DVC_", "ATTNDISTILL_", "PYTEST_", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI")
 _OF_THE_SHELL = ("PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES")
-_begun: "list[subprocess.Popen[bytes]]" = []  # by this process: asked after when the next one is begun
+_begun: "list[subprocess.Popen[bytes]]" = []  # by this process, and perhaps alive
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _started(told: _Request) -> socket.socket:
     with theirs, Path(told.spool, "companion.log").open("ab") as log:
         # never our stderr: who reads that to its end would wait for us
         started = subprocess.Popen(words, stdin=theirs.fileno(), stdout=log, stderr=log, start_new_session=True)
-        _begun.append(started)
+    _begun[:] = [started, *(one for one in _begun if one.poll() is None)]
     line.sendall(told.written())
     return line
 
@@ -153,9 +154,10 @@ def _import() -> None:
     """What companions import. Where it cannot be had, each of them will say so."""
     with contextlib.suppress(Exception):
         from attndistill.tracking import following as following
+        from attndistill.tracking.address import tracking_uri
         from attndistill.tracking.store import import_mlflow
 
-        import_mlflow()
+        import_mlflow(tracking_uri())
 
 
 def _place_or_none() -> Path | None:
@@ -189,23 +191,26 @@ def _forked(line: socket.socket, listener: socket.socket | None) -> None:
     if os.fork():
         line.close()
         return
+    code = 1
     try:
         if listener is not None:
             listener.close()
-        _follow(line)
+        code = _follow(line)
+    except BaseException:
+        traceback.print_exc()  # to companion.log
     finally:
-        os._exit(1)
+        os._exit(code)  # mlflow leaves threads behind that would be waited for
 
 
-def _follow(line: socket.socket) -> None:
-    from attndistill.tracking.__main__ import leave
+def _follow(line: socket.socket) -> int:
+    from attndistill.tracking.following import follow
 
     line.settimeout(30.0)
     told = _Request(**json.loads(_read(line, struct.unpack(">I", _read(line, 4))[0])))
     if told.waits:
         line.sendall(_HEARD)
         if line.recv(1) != _GO_ON:
-            return
+            return 1
     line.settimeout(None)
     os.environ.clear()
     os.environ.update(told.environment)
@@ -217,7 +222,7 @@ def _follow(line: socket.socket) -> None:
             os.dup2(log.fileno(), stream)
     os.dup2(line.fileno(), 0)
     line.close()
-    leave(["follow", told.spool])
+    return follow(Path(told.spool))
 
 
 def _read(line: socket.socket, length: int) -> bytes:

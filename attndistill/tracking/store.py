@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from attndistill.core.artifacts import digest_of
 from attndistill.core.secrets import hidden
-from attndistill.tracking.address import sqlite_file, tracking_uri
+from attndistill.tracking.address import sqlite_file
 from attndistill.tracking.call import Call
 from attndistill.tracking.moved import check_database, follow_a_move, place_of
 from attndistill.tracking.note import note_of
@@ -48,13 +48,13 @@ _SETTINGS = {
 }
 
 
-def import_mlflow() -> None:
-    """Import MLflow's client with our settings and, for runs that go to a database, what takes it as long again."""
+def import_mlflow(uri: str) -> None:
+    """Import MLflow's client with our settings and, for an address of a database, what takes it as long again."""
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient as MlflowClient
 
-    if sqlite_file(tracking_uri()) is not None:
+    if sqlite_file(uri) is not None:
         from mlflow.store.tracking import sqlalchemy_store as sqlalchemy_store
         from sqlalchemy.orm import configure_mappers
 
@@ -65,7 +65,7 @@ class Store:
     """One tracking store. Creating it creates or migrates a sqlite database, one process at a time."""
 
     def __init__(self, uri: str) -> None:
-        import_mlflow()
+        import_mlflow(uri)
         from mlflow import MlflowClient
 
         for name in ("alembic", "mlflow"):

@@ -23,9 +23,8 @@ RECORD = "with recording() as run:\n    run.metrics({'loss': 1.0}, step=0)"
 
 
 @pytest.fixture
-def waiting(project, monkeypatch, tmp_path):
+def waiting(project, tmp_path):
     """The sockets at which standbys wait, of this test alone."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
     project.environment["TMPDIR"] = str(tmp_path)
     return lambda: sorted((tmp_path / f"attndistill-{os.getuid()}").glob("*"))
 
