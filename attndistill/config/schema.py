@@ -138,6 +138,7 @@ class Decoder(Section):
     depth: Positive
     num_heads: Positive
     normalize_pixels: bool
+    sees: Literal["tokens", "class_token"] = added("tokens")
 
     @model_validator(mode="after")
     def _possible(self) -> "Decoder":

@@ -23,6 +23,7 @@ class MaskedAutoencoder(nn.Module):
         depth: decoder blocks.
         num_heads: decoder heads.
         normalize_pixels: predict patches of zero mean and unit variance.
+        sees: "tokens": all that the encoder gives; "class_token": that one alone, so it has to hold the whole image.
         seed: the decoder's weights are a pure function of it.
     """
 
@@ -35,11 +36,12 @@ class MaskedAutoencoder(nn.Module):
         depth: int,
         num_heads: int,
         normalize_pixels: bool,
+        sees: str = "tokens",
     ) -> None:
         super().__init__()
         self.encoder, self.normalize_pixels = encoder, normalize_pixels
         patch_size, grid = encoder.patch_embed.patch_size[0], encoder.patch_embed.grid_size
-        self.patch_size = patch_size
+        self.patch_size, self.class_token_alone = patch_size, sees == "class_token"
         with seeded(seed, "decoder"):
             self.to_decoder = nn.Linear(encoder.embed_dim, embed_dim)
             self.mask_token = nn.Parameter(torch.randn(1, 1, embed_dim) * 0.02)
@@ -78,7 +80,11 @@ class MaskedAutoencoder(nn.Module):
     ) -> Float[Tensor, "B K P"]:
         """Pixels of the hidden patches. Tokens stay shown first, hidden last: attention knows places, not order."""
         positions = self.pos_embed[0]
-        places = torch.cat([positions[:1].expand(len(shown), 1, -1), positions[1:][shown]], dim=1)
+        places = positions[:1].expand(len(shown), 1, -1)
+        if self.class_token_alone:
+            encoded = encoded[:, :1]
+        else:
+            places = torch.cat([places, positions[1:][shown]], dim=1)
         painted = self.mask_token + positions[1:][hidden]
         tokens = self.to_decoder(encoded) + places
         tokens = self.blocks(torch.cat([tokens, painted.to(tokens.dtype)], dim=1))
