@@ -75,7 +75,9 @@ def test_distillation_agrees_with_the_formulae_in_value_and_every_gradient(aggre
         torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-10, atol=1e-10, msg=name)
 
 
-def masked_autoencoding(weights: Weights, images: Tensor, order: Tensor, visible: int, normalize: bool) -> Tensor:
+def masked_autoencoding(
+    weights: Weights, images: Tensor, order: Tensor, visible: int, normalize: bool, sees: str
+) -> Tensor:
     """He et al.: encode what is visible, decode everything, compare what was hidden."""
     encoder = {name.removeprefix("encoder."): tensor for name, tensor in weights.items() if name.startswith("encoder.")}
     positions = encoder["pos_embed"][0]
@@ -90,9 +92,13 @@ def masked_autoencoding(weights: Weights, images: Tensor, order: Tensor, visible
         full = weights["mask_token"][0].repeat(order.shape[1], 1)
         full = full.index_put((order[i, :visible],), x[i, 1:])
         y = torch.cat([x[i, :1], full])[None] + weights["pos_embed"]
-        y, _ = block(y, weights, "blocks.0", 2)
-        predicted = linear(layer_norm(y, weights, "norm"), weights, "to_pixels")[0, 1:]
-        for hidden in order[i, visible:]:
+        places = list(range(1 + len(full)))
+        if sees == "class_token":  # what the encoder says of the visible patches is not there at all
+            places = [0, *sorted(int(hidden) + 1 for hidden in order[i, visible:])]
+        y, _ = block(y[:, places], weights, "blocks.0", 2)
+        painted = linear(layer_norm(y, weights, "norm"), weights, "to_pixels")[0]
+        predicted = {place - 1: row for place, row in zip(places, painted, strict=True)}
+        for hidden in order[i, visible:].tolist():
             wanted = patchify(images[i : i + 1], 4)[0, hidden].flatten()
             if normalize:
                 wanted = (wanted - wanted.mean()) / (wanted.var(correction=1) + 1e-6).sqrt()
@@ -100,16 +106,17 @@ def masked_autoencoding(weights: Weights, images: Tensor, order: Tensor, visible
     return torch.stack(errors).mean()
 
 
+@pytest.mark.parametrize("sees", ["tokens", "class_token"])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_masked_autoencoding_agrees_with_he_et_al_in_value_and_every_gradient(normalize):
+def test_masked_autoencoding_agrees_with_he_et_al_in_value_and_every_gradient(normalize, sees):
     model = MaskedAutoencoder(
-        make_vit(4, 16, 2, 2, 4), 5, embed_dim=8, depth=1, num_heads=2, normalize_pixels=normalize
+        make_vit(4, 16, 2, 2, 4), 5, embed_dim=8, depth=1, num_heads=2, normalize_pixels=normalize, sees=sees
     )
     lively(model, 6)
     images = torch.randn(2, 3, SIDE, SIDE, dtype=torch.float64)
     order = torch.stack([torch.randperm(36) for _ in range(2)])
     weights = dict(model.named_parameters())
-    values = [model(images, order, 9), masked_autoencoding(weights, images, order, 9, normalize)]
+    values = [model(images, order, 9), masked_autoencoding(weights, images, order, 9, normalize, sees)]
     trained = {name: parameter for name, parameter in weights.items() if parameter.requires_grad}
     ours, plain = (torch.autograd.grad(value, list(trained.values())) for value in values)
     torch.testing.assert_close(values[0], values[1], rtol=1e-10, atol=1e-10)
