@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from attndistill.config.layers import flat
 from attndistill.core.plain_yaml import BY_DVC, plain_yaml, read_yaml
 from attndistill.core.progress import say
 from attndistill.core.words import shown
@@ -162,14 +163,18 @@ def faults_of_code(folder: Path, path: str, md5: str) -> Iterator[str]:
 
 
 def setting_faults(stage: str, file: str, keys: Mapping[str, Any], today: Mapping[str, Any]) -> Iterator[str]:
-    """Settings that a file has other than the lock."""
+    """Settings that a file has other than the lock: of a section, the first that differs and how many more do."""
     from attndistill.drivers import ABSENT, setting_at
 
     for key, value in keys.items():
         found = setting_at(today, key)
-        if found is ABSENT or found != value:
-            now = "absent" if found is ABSENT else found
-            yield f"{stage}: {file}: {key} is {shown(now)}, dvc.lock has {shown(value)}: run `dvc repro {stage}`"
+        if found == value:
+            continue
+        then, now = flat({key: value}), {} if found is ABSENT else flat({key: found})
+        apart = [name for name in {**now, **then} if now.get(name, ABSENT) != then.get(name, ABSENT)]
+        has, had = ("none" if name not in side else shown(side[name]) for side in (now, then) for name in apart[:1])
+        more = f" (and {len(apart) - 1} more)" if len(apart) > 1 else ""
+        yield f"{stage}: {file}: {apart[0]} is {has}, dvc.lock has {had}{more}: run `dvc repro {stage}`"
 
 
 def _output_fault(folder: Path, path: str, md5: str, cached: Cache) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`verify`: source files against the digests in a lock."""
+"""`verify`: source files and settings against a lock."""
 
 import hashlib
 import subprocess
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attndistill.reproduction.verification import faults_of_code
+from attndistill.reproduction.verification import faults_of_code, setting_faults
 
 LOCK = """\
 schema: '2.0'
@@ -65,3 +65,30 @@ def test_code_that_was_never_committed_is_said_to_be(folder):
 
 def test_code_that_is_gone_is_a_fault(folder):
     assert faults(folder, None) == ["code.py is gone, and dvc.lock names it"]
+
+
+def settings(then: dict, now: dict) -> list[str]:
+    return list(setting_faults("probe", "params.yaml", then, now))
+
+
+def test_settings_as_the_lock_has_them_are_no_fault():
+    assert settings({"probe.knn": {"neighbours": [1]}}, {"probe": {"knn": {"neighbours": [1]}, "other": 2}}) == []
+
+
+def test_another_setting_is_named_by_itself_and_not_by_its_section():
+    then = {"pretrain": {"mask_ratio": 0.75, "decoder": {"depth": 1, "embed_dim": 32}}}
+    now = {"pretrain": {"mask_ratio": 0.75, "decoder": {"depth": 2, "embed_dim": 32}}}
+    assert settings(then, now) == [
+        "probe: params.yaml: pretrain.decoder.depth is 2, dvc.lock has 1: run `dvc repro probe`"
+    ]
+
+
+def test_of_several_settings_the_first_is_named_and_the_others_are_counted():
+    (line,) = settings({"views": {"seed": 0, "flip": 0.5, "old": 1}}, {"views": {"seed": 1, "flip": 0.0}})
+    assert line == "probe: params.yaml: views.seed is 1, dvc.lock has 0 (and 2 more): run `dvc repro probe`"
+
+
+def test_a_setting_that_one_side_lacks_is_said_to_be_none():
+    assert "views.flip is none, dvc.lock has 0.5" in settings({"views": {"flip": 0.5}}, {"views": {}})[0]
+    assert "views.new is 3, dvc.lock has none" in settings({"views": {"seed": 0}}, {"views": {"seed": 0, "new": 3}})[0]
+    assert "views is none" not in settings({"views": {"flip": 0.5}}, {})[0]
