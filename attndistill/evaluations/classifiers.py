@@ -192,26 +192,31 @@ def _regression(data: ProbeData, protocol: str, fit: Fit) -> ProbeResult:
 
 def logistic_scores(train: LabelledFeatures, queries: LabelledFeatures, classes: int, fit: Fit) -> dict[float, Scores]:
     """C -> (queries, classes) probabilities, smallest C first."""
+    import torch
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import Normalizer, StandardScaler
     from threadpoolctl import threadpool_limits
 
-    scaler = (Normalizer() if fit.unit else StandardScaler()).fit(train.features.astype(np.float64))
-    features, unseen = (scaler.transform(part.features.astype(np.float64)) for part in (train, queries))
-    model = LogisticRegression(
-        max_iter=fit.max_iterations, tol=fit.tolerance, warm_start=True, fit_intercept=not fit.unit
-    )
+    # as many as runtime.threads says, so that sums are added in the same order everywhere; and not as many as there are
+    # cores, which others may hold: a fit has been seen to take 25 times as long
+    threads = 1 if train.features.size < _SMALL else torch.get_num_threads()
     scores = {}
-    for strength in sorted(fit.strengths):
-        with threadpool_limits(1 if features.size < _SMALL else None), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # said in our words
+    with threadpool_limits(threads), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said in our words
+        scaler = (Normalizer() if fit.unit else StandardScaler()).fit(train.features.astype(np.float64))
+        features, unseen = (scaler.transform(part.features.astype(np.float64)) for part in (train, queries))
+        model = LogisticRegression(
+            max_iter=fit.max_iterations, tol=fit.tolerance, warm_start=True, fit_intercept=not fit.unit
+        )
+        for strength in sorted(fit.strengths):
             model.set_params(C=strength).fit(features, train.labels)
-        if model.n_iter_.max() >= fit.max_iterations:
-            say(f"logistic regression: C {strength:g} ended after {fit.max_iterations} iterations, above its tolerance")
-        table = np.full((len(unseen), classes), -np.inf)
-        table[:, model.classes_] = model.predict_proba(unseen)
-        scores[strength] = table
+            if model.n_iter_.max() >= fit.max_iterations:
+                said = f"ended after {fit.max_iterations} iterations, above its tolerance"
+                say(f"logistic regression: C {strength:g} {said}")
+            table = np.full((len(unseen), classes), -np.inf)
+            table[:, model.classes_] = model.predict_proba(unseen)
+            scores[strength] = table
     return scores
 
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from threadpoolctl import threadpool_limits
 
 from attndistill.evaluations import EVALUATIONS, evaluations
 from attndistill.evaluations.classifiers import (
@@ -207,3 +209,18 @@ def test_a_fit_that_its_iterations_end_is_reported(capsys):
     made = data(spread=8.0)
     logistic_scores(made.train, made.test, made.classes, Fit([1.0, 100.0], max_iterations=3))
     assert "logistic regression: C 100 ended after 3 iterations, above its tolerance" in capsys.readouterr().out
+
+
+def test_a_fit_has_the_same_bits_whatever_threads_the_machine_offers():
+    train = clusters(21_000 // 6, 6, 3.0, width=48)
+    assert train.features.size > 1_000_000  # of so many, a fit may use several threads
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # runtime.threads
+    try:
+        found = []
+        for offered in (1, 2):
+            with threadpool_limits(offered, user_api="blas"):
+                found.append(logistic_scores(train, train, 6, Fit([1.0], max_iterations=20, tolerance=1e-9))[1.0])
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*found)
