@@ -212,7 +212,7 @@ def test_verify_names_each_thing_that_was_changed_and_passes_over_words(toy):
         extra.unlink()
     wanted = {
         f"{FIGURE} is ",
-        "pretrain_teacher: params.yaml: pretrain is ",
+        "pretrain_teacher: params.yaml: pretrain.probe_every is 2, dvc.lock has 1: ",
         "attndistill/losses/alignment.py is not what dvc.lock names",
         "outputs/data is ",
         "results/probes/invented.json is kept by git, but no stage of dvc.lock made it",
