@@ -170,9 +170,12 @@ def setting_faults(stage: str, file: str, keys: Mapping[str, Any], today: Mappin
         found = setting_at(today, key)
         if found == value:
             continue
-        then, now = flat({key: value}), {} if found is ABSENT else flat({key: found})
+        sides = [{} if side is ABSENT else {key: side} for side in (found, value)]
+        now, then = map(flat, sides)
         apart = [name for name in {**now, **then} if now.get(name, ABSENT) != then.get(name, ABSENT)]
-        has, had = ("none" if name not in side else shown(side[name]) for side in (now, then) for name in apart[:1])
+        if not apart:  # an empty section, which has no leaves
+            (now, then), apart = sides, [key]
+        has, had = (shown(side[apart[0]]) if apart[0] in side else "none" for side in (now, then))
         more = f" (and {len(apart) - 1} more)" if len(apart) > 1 else ""
         yield f"{stage}: {file}: {apart[0]} is {has}, dvc.lock has {had}{more}: run `dvc repro {stage}`"
 

@@ -92,3 +92,9 @@ def test_a_setting_that_one_side_lacks_is_said_to_be_none():
     assert "views.flip is none, dvc.lock has 0.5" in settings({"views": {"flip": 0.5}}, {"views": {}})[0]
     assert "views.new is 3, dvc.lock has none" in settings({"views": {"seed": 0}}, {"views": {"seed": 0, "new": 3}})[0]
     assert "views is none" not in settings({"views": {"flip": 0.5}}, {})[0]
+
+
+def test_an_empty_section_that_is_gone_is_a_fault():
+    (line,) = settings({"exports": {}}, {})
+    assert line == "probe: params.yaml: exports is none, dvc.lock has {}: run `dvc repro probe`"
+    assert "probe is {}, dvc.lock has {'linear': {}}" in settings({"probe": {"linear": {}}}, {"probe": {}})[0]
