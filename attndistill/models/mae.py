@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from attndistill.models.vit import fix_sincos_positions, seeded
 
-# B batch, N patches, M visible and K hidden ones, T = 1 + M tokens, D width, P values of one patch
+# B batch, N patches, M visible and K painted ones, T = 1 + M tokens, D width, P values of one patch
 
 
 class MaskedAutoencoder(nn.Module):
@@ -23,7 +23,8 @@ class MaskedAutoencoder(nn.Module):
         depth: decoder blocks.
         num_heads: decoder heads.
         normalize_pixels: predict patches of zero mean and unit variance.
-        sees: "tokens": all that the encoder gives; "class_token": that one alone, so it has to hold the whole image.
+        sees: "tokens": all that the encoder gives; "class_token": that one alone. It has to hold the whole image then,
+            so the patches that the encoder saw are painted too.
         seed: the decoder's weights are a pure function of it.
     """
 
@@ -52,17 +53,18 @@ class MaskedAutoencoder(nn.Module):
         fix_sincos_positions(self.pos_embed, grid)
 
     def forward(self, images: Float[Tensor, "B 3 S S"], order: Int[Tensor, "B N"], visible: int) -> Tensor:
-        """Mean squared error over the hidden patches.
+        """Mean squared error over the patches that are painted: the hidden ones, or all from the class token alone.
 
         Args:
             images: normalised views.
             order: a permutation of the patches per image; the first `visible` are shown to the encoder.
             visible: M.
         """
-        shown, hidden = order[:, :visible], order[:, visible:]
-        predicted = self._decode(self._encode(images, shown), shown, hidden)
+        shown = order[:, :visible]
+        painted = order if self.class_token_alone else order[:, visible:]
+        predicted = self._decode(self._encode(images, shown), shown, painted)
         wanted = self._patches(images)
-        wanted = wanted.gather(1, hidden.unsqueeze(-1).expand(-1, -1, wanted.shape[-1]))
+        wanted = wanted.gather(1, painted.unsqueeze(-1).expand(-1, -1, wanted.shape[-1]))
         if self.normalize_pixels:
             wanted = _standardised(wanted)
         return F.mse_loss(predicted.to(wanted.dtype), wanted)
@@ -76,19 +78,19 @@ class MaskedAutoencoder(nn.Module):
         return encoder.norm(encoder.blocks(torch.cat([cls_token, patches], dim=1)))  # type: ignore[no-any-return]
 
     def _decode(
-        self, encoded: Float[Tensor, "B T D"], shown: Int[Tensor, "B M"], hidden: Int[Tensor, "B K"]
+        self, encoded: Float[Tensor, "B T D"], shown: Int[Tensor, "B M"], painted: Int[Tensor, "B K"]
     ) -> Float[Tensor, "B K P"]:
-        """Pixels of the hidden patches. Tokens stay shown first, hidden last: attention knows places, not order."""
+        """Pixels of the painted patches. Tokens stay shown first, painted last: attention knows places, not order."""
         positions = self.pos_embed[0]
         places = positions[:1].expand(len(shown), 1, -1)
         if self.class_token_alone:
             encoded = encoded[:, :1]
         else:
             places = torch.cat([places, positions[1:][shown]], dim=1)
-        painted = self.mask_token + positions[1:][hidden]
+        blank = self.mask_token + positions[1:][painted]
         tokens = self.to_decoder(encoded) + places
-        tokens = self.blocks(torch.cat([tokens, painted.to(tokens.dtype)], dim=1))
-        return self.to_pixels(self.norm(tokens[:, -hidden.shape[1] :]))  # type: ignore[no-any-return]
+        tokens = self.blocks(torch.cat([tokens, blank.to(tokens.dtype)], dim=1))
+        return self.to_pixels(self.norm(tokens[:, -painted.shape[1] :]))  # type: ignore[no-any-return]
 
     def _patches(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B N P"]:
         side = self.patch_size
