@@ -23,7 +23,7 @@ from attndistill.losses.published import published_aggregation, published_interp
 from attndistill.models.families import Backbone
 from attndistill.models.projector import Projector, Student
 from attndistill.models.vit import build_vit
-from attndistill.runs import Execution, Trained, train
+from attndistill.runs import Execution, Look, Trained, train
 from attndistill.targets import CachedTargets, LiveTeacher, identity_in
 from attndistill.tasks.distillation import Distillation, Objective
 from attndistill.training.checkpoint import Checkpoint
@@ -46,7 +46,7 @@ def distil_student(
     *,
     seed: int,
     stored_views: int,
-    look: Callable[[int, torch.nn.Module, int], dict[str, float] | None] | None = None,
+    look: Look | None = None,
 ) -> Trained:
     """Train the student of one seed.
 
@@ -61,7 +61,7 @@ def distil_student(
         checkpoint: of this very run.
         seed: of the student's weights and of the order.
         stored_views: V: epoch e uses view e mod V.
-        look: (seed, backbone, epochs done) -> more figures of that epoch, or None; may raise to end the run.
+        look: what else is to be known of an epoch; see `Look`.
     """
     backbone = build_vit(views.image_size, seed, **sizes)
     student = Student(backbone, Projector(backbone.embed_dim, teacher.embed_dim, options.projector_depth, seed))

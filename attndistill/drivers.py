@@ -50,7 +50,7 @@ _CODE_HEADER = """\
 LOCK = "attndistill.lock"
 ABSENT = object()
 # what each file of curves shows, and in what
-_PLOTS = (("training loss", "loss"), ("pre-training, logistic top-1", "percent"))
+_PLOTS = (("training loss", "loss"), ("logistic top-1 over epochs", "percent"))
 
 
 def write_drivers(folder: Path) -> list[Path]:
@@ -89,9 +89,11 @@ def dvc_file(experiment: Experiment) -> str:
                 each = Item("${key}", data)
                 template = _dvc_stage(experiment, stage, each, config)
                 stages[dvc_name(stage, each).partition("@")[0]] = {"foreach": "${rows}", "do": template}
+    followed = [name for name in experiment.rows if experiment.config(name, {}).distill.probe_every]
+    columns = curve_columns(experiment.file, MODELS, followed)
     plots = [
         {title: {"x": "epoch", "y": {f"results/{file}": columns}, "title": title, "x_label": "epoch", "y_label": unit}}
-        for (file, columns), (title, unit) in zip(curve_columns(experiment.file, MODELS).items(), _PLOTS, strict=True)
+        for (file, columns), (title, unit) in zip(columns.items(), _PLOTS, strict=True)
     ]
     whole = {"vars": [ROWS], "stages": stages, "metrics": ["results/metrics.json"], "plots": plots}
     return _HEADER + _yaml(whole)
@@ -156,8 +158,7 @@ def _params(experiment: Experiment, stage: Stage, item: Item) -> list[Any]:
     elif item.name == "${key}":
         watched.append({ROWS: ["rows.${key}.set"]})
     elif stage.over != "download" and item.name in experiment.rows:
-        keys = ("set", "follow") if stage.over == "follow" else ("set",)
-        watched.append({ROWS: [f"rows.{item.name}.{key}" for key in keys]})
+        watched.append({ROWS: [f"rows.{item.name}.set"]})
     return watched
 
 

@@ -91,15 +91,14 @@ class Experiment:
         return tuple(item for item in found if item.data not in own)
 
     def asked(self, config: Config) -> dict[str, tuple[str, ...]]:
-        """What is asked for by name: downloads, exports, rows to follow. Raises ValueError for a model that is none."""
+        """What is asked for by name: downloads and exports. Raises ValueError for a model that is none."""
         models = (*MODELS, *self.rows)
         for name in config.exports:
             if name not in models:
                 raise ValueError(
                     f"exports: unknown model {shown(name, 80)!r}; allowed: {shown(', '.join(models), 500)}"
                 )
-        followed = tuple(name for name, row in self.rows.items() if row.follow)
-        return {"download": tuple(config.downloads), "export": tuple(config.exports), "follow": followed}
+        return {"download": tuple(config.downloads), "export": tuple(config.exports)}
 
     def changes(self, item: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """What differs from the defaults, dotted key -> value: by the experiment, the item's row, the command line."""

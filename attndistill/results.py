@@ -3,7 +3,6 @@
     results/probes/<model>.json          ProbeFile
     results/attention/<model>.json       AttentionFile
     results/training/<model>.{json,csv}  TrainingFile
-    results/pretrain_probe/<model>.csv   ProbeCurve
     results/report/table.json            TableFile
     results/metrics.json                 MetricsFile
     outputs/attention/<model>/maps.npz   TeacherMaps, StudentMaps
@@ -13,7 +12,6 @@ Whatever does not fit is refused in one line that names the file and the field.
 
 import json
 import math
-import re
 import statistics
 import struct
 from collections import Counter
@@ -28,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from attndistill.core.artifacts import replacing, write_json, write_text
-from attndistill.core.reading import Model, machine_fault, read_bounded, read_model, read_text, regular_file
+from attndistill.core.reading import Model, machine_fault, read_bounded, read_model, regular_file
 from attndistill.core.words import shown
 from attndistill.evaluations import evaluations
 
@@ -201,6 +199,9 @@ class AttentionFile(ResultFile, Measured):
         return self
 
 
+ACCURACY = "probe_top1"  # a curve of training: a probe's top-1 on test, percent
+
+
 class TrainingFile(ResultFile):
     """Curves of a training run by seed and name, (epoch, value) pairs, and the mean of their last values.
 
@@ -248,39 +249,6 @@ class TrainingFile(ResultFile):
             for epoch, value in points
         ]
         write_text(path, "".join(["seed,epoch,curve,value\n", *lines]))
-
-
-@dataclass(frozen=True)
-class ProbeCurve:
-    """A probe's top-1 on test while the model was pre-trained: seed -> (epoch, percent) pairs."""
-
-    points: Mapping[int, Sequence[tuple[int, float]]]
-
-    def write(self, path: Path) -> None:
-        """As CSV, a line for each seed and epoch."""
-        lines = [f"{seed},{int(epoch)},{top1:.4f}\n" for seed, found in self.points.items() for epoch, top1 in found]
-        write_text(path, "".join([_PROBE_CURVE, *lines]))
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read and check. Raises ValueError: one line that names the file and the line."""
-        text = read_text(path, at_most=_MOST)
-        found: dict[int, dict[int, float]] = {}
-        for number, line in enumerate(text.splitlines() or [""], start=1):
-            match = _PROBE_LINE.fullmatch(line)
-            good = line == _PROBE_CURVE.strip() if number == 1 else match and 0 <= float(match[3]) <= 100
-            if good and match and int(match[2]) not in found.setdefault(int(match[1]), {}):
-                found[int(match[1])][int(match[2])] = float(match[3])
-            elif not (good and number == 1):
-                raise ValueError(
-                    f"{shown(path)}: line {number}: {shown(line, 80)!r} given; allowed: {_PROBE_CURVE.strip()}, "
-                    "then a seed, an epoch that it has once, and a percentage"
-                )
-        return cls({seed: sorted(points.items()) for seed, points in found.items()})
-
-
-_PROBE_CURVE = "seed,epoch,top1\n"
-_PROBE_LINE = re.compile(r"(\d{1,9}),(\d{1,9}),(\d{1,3}(?:\.\d{1,30})?(?:e-\d{1,2})?)", re.ASCII)
 
 
 class Summary(Strict):

@@ -24,6 +24,8 @@ from attndistill.training.optimizers import PER_STEP, RateCurve
 from attndistill.training.recipe import Recipe
 
 Evaluate = Callable[[int], dict[str, float] | None]
+# (seed, backbone, epochs done) -> more figures of that epoch, or None; may raise to end the run
+Look = Callable[[int, nn.Module, int], dict[str, float] | None]
 Result = TypeVar("Result")
 
 

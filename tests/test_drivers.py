@@ -85,8 +85,7 @@ def test_dvc_reads_a_stage_as_it_is_declared(dvc_stages, name, item):
     assert outs == {path.relative_to(ROOT).as_posix() for path in stage.outputs(LAYOUT, item)}
     assert params.pop("params.yaml") == set(stage.sections(item))
     assert params.pop("attndistill.lock") == {f"code.{name}"}
-    own = ["set", *(["follow"] if stage.over == "follow" else [])]
-    row = {"rows.yaml": {f"rows.{item.name}.{part}" for part in own}} if item.name in ROWS else {}
+    row = {"rows.yaml": {f"rows.{item.name}.set"}} if item.name in ROWS else {}
     assert params == ({"rows.yaml": set()} if stage.report else row)
 
 

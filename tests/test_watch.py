@@ -117,15 +117,15 @@ def test_a_change_in_a_module_changes_the_code_of_exactly_the_stages_that_comput
 @pytest.mark.parametrize(
     ("module", "stages"),
     [
-        ("attndistill.training.recipe", {"pretrain", "distill", "probe", "export", "follow"}),  # base x batch / 256
+        ("attndistill.training.recipe", {"pretrain", "distill", "probe", "export"}),  # base x batch / 256
         ("attndistill.models.sizes", set(STAGES)),  # the named sizes
         ("attndistill.config.layers", set(STAGES)),  # overlays
         ("attndistill.data.views", set(STAGES) - {"fetch", "prepare", "report"}),
-        ("attndistill.losses.guidance", {"distill", "export", "follow"}),
+        ("attndistill.losses.guidance", {"distill", "export"}),
         ("attndistill.core.progress", set()),
         ("attndistill.core.randomness", set(STAGES) - {"fetch"}),
-        ("attndistill.evaluations.classifiers", {"pretrain", "probe", "export", "follow"}),
-        ("attndistill.models.mae", {"pretrain", "follow"}),
+        ("attndistill.evaluations.classifiers", {"pretrain", "distill", "probe", "export"}),
+        ("attndistill.models.mae", {"pretrain"}),
         ("attndistill.report.page", {"report"}),
     ],
 )

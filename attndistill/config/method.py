@@ -48,6 +48,7 @@ class Distill(Section):
     embedding_loss: EmbeddingLoss | None
     mode: Literal["paper", "official_code"]
     data_fraction: Share = added(1.0)
+    probe_every: Positive | None = added(None)
     recipe: Recipe
 
     @model_validator(mode="after")

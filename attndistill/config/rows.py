@@ -40,16 +40,12 @@ class Model(_Strict):
 
 
 class Row(_Strict):
-    """One line of an ablation: what it changes in the configuration, and how it is printed.
-
-    `follow`: epochs between points of its curve of accuracy, by the stage of that name; None: no curve.
-    """
+    """One line of an ablation: what it changes in the configuration, and how it is printed."""
 
     label: str = Field(min_length=1)
     group: str = ""
     paper: Paper | None = None
     published: Published = {}
-    follow: int | None = Field(default=None, gt=0)
     set: dict[str, Any]
 
 

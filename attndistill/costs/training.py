@@ -134,11 +134,6 @@ def distill(item: Item, config: Config, plan: Plan) -> Estimate:
     return replace(trained, lines={**lines, **trained.lines})
 
 
-def follow(item: Item, config: Config, plan: Plan) -> Estimate:
-    """Of a row once more, for its first seed; the probes on the way are not counted."""
-    return distill(item, config.model_copy(update={"seeds": config.seeds[:1]}), plan)
-
-
 def estimate_training(
     flops: int, recipe: Recipe, config: Config, plan: Plan, item: Item, curve: RateCurve = PER_STEP
 ) -> Estimate:

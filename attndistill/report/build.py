@@ -74,7 +74,7 @@ def build_report(
     """Read what the stages wrote and write the report; figures that nobody measured stay empty.
 
     Args:
-        results: holds probes/, attention/, training/ and pretrain_probe/.
+        results: holds probes/, attention/, and training/.
         outputs: holds attention/<model>/maps.npz.
         destination: the report's directory, replaced as a whole once everything is written.
         title: of the page.
@@ -142,7 +142,7 @@ def build_report(
             description=description,
             searches=_write_searches(beside, found),
             gallery=shown,
-            followed=[entry.label for entry in entries if entry.is_distilled and entry.pretraining],
+            followed=[entry.label for entry in entries if entry.is_distilled and entry.accuracy],
             files=_files(beside, sheets, weights, destination),
         )
         (beside / "index.html").write_text(page, encoding="utf-8")
@@ -205,10 +205,9 @@ def _write_searches(directory: Path, found: Sequence["Outcome"]) -> list[dict[st
     return sections
 
 
-def curve_columns(rows: "RowsFile", pretrained: Sequence[str]) -> dict[str, list[str]]:
-    """The columns of each file of curves beside `epoch`: what a plot of DVC names."""
+def curve_columns(rows: "RowsFile", pretrained: Sequence[str], followed: Sequence[str]) -> dict[str, list[str]]:
+    """The columns of each file of curves beside `epoch`: what a plot of DVC names; `followed` rows have accuracies."""
     pictured = [name for name in rows.rows if rows.pictures is None or name in rows.pictures]
-    followed = [name for name, row in rows.rows.items() if row.follow]
     return {LOSSES: [*pretrained, *pictured], ACCURACIES: [*pretrained, *followed]}
 
 
@@ -220,7 +219,7 @@ def _curves(entries: Sequence["Entry"], pretrained: Sequence[str]) -> dict[str, 
 
     shown = [entry for entry in entries if entry.pictured]
     losses = {entry.name: loss_terms(entry).get("loss") for entry in shown}
-    accuracies = {entry.name: entry.pretraining for entry in entries if entry.name in pretrained or entry.pretraining}
+    accuracies = {entry.name: entry.accuracy for entry in entries if entry.name in pretrained or entry.accuracy}
     written = {}
     for file, curves in ((LOSSES, losses), (ACCURACIES, accuracies)):
         means = {n: dict(zip(c[0], np.nanmean(c[1], axis=0), strict=True)) if c else {} for n, c in curves.items()}

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from attndistill.config.rows import Model, Row, RowsFile
 from attndistill.core.words import shown
-from attndistill.results import AttentionFile, Name, ProbeCurve, ProbeFile, ResultFile, TrainingFile
+from attndistill.results import ACCURACY, AttentionFile, Name, ProbeFile, ResultFile, TrainingFile
 
 # R seeds, T places
 
@@ -45,8 +45,13 @@ class Entry:
     probe: ProbeFile | None = None
     attention: AttentionFile | None = None
     training: TrainingFile | None = None
-    pretraining: Curve | None = None
     maps: Path | None = None
+
+    @property
+    def accuracy(self) -> Curve | None:
+        """Top-1 over the epochs of training, percent."""
+        curves = self.training.curves if self.training else {}
+        return aligned({int(seed): dict(of[ACCURACY]) for seed, of in curves.items() if ACCURACY in of})
 
     @property
     def feature(self) -> str:
@@ -64,7 +69,7 @@ def read_entries(
     """The pre-trained models, then the rows, with everything found about them.
 
     Args:
-        results: holds probes/, attention/, training/ and pretrain_probe/.
+        results: holds probes/, attention/, and training/.
         outputs: holds attention/<model>/maps.npz.
         rows: of the experiment.
         pretrained: name -> label of the pre-trained models, where `rows` gives them none.
@@ -97,7 +102,7 @@ def on_data_set(entries: Sequence[Entry], results: Path, name: str, data: Mappin
     """The same models as they were judged on a further data set, of these digests if any. Raises ValueError."""
     files = [ProbeFile.read_if_any(results / "probes" / f"{entry.name}@{name}.json") for entry in entries]
     judged = [
-        replace(one, probe=file, paper=(None, None), attention=None, training=None, pretraining=None, maps=None)
+        replace(one, probe=file, paper=(None, None), attention=None, training=None, maps=None)
         for one, file in zip(entries, files, strict=True)
     ]
     for what in DIGESTS:
@@ -131,10 +136,7 @@ def _found(results: Path, outputs: Path, name: str) -> dict[str, Any]:
         found[kind] = file.read_if_any(path)
         if found[kind] and getattr(found[kind], what) != name:
             raise ValueError(f"{path}: {what}: {getattr(found[kind], what)!r} given; allowed: {name!r}")
-    curve, maps = results / "pretrain_probe" / f"{name}.csv", outputs / "attention" / name / "maps.npz"
-    if curve.exists():
-        points = ProbeCurve.read(curve).points
-        found["pretraining"] = aligned({seed: dict(found) for seed, found in points.items()})
+    maps = outputs / "attention" / name / "maps.npz"
     return found | {"maps": maps if maps.exists() else None}
 
 

@@ -33,7 +33,7 @@ def charts(entries: Sequence[Entry], columns: Sequence[Column]) -> dict[str, byt
     teacher = next((entry.label for entry in entries if entry.name == TEACHER), None)
     chosen = [index for index, entry in enumerate(entries) if len(entries) <= MOST_TOGETHER or entry.pictured]
     drawn = _accuracy_chart("accuracy.png", entries, columns, chosen)
-    pretraining = {entry.label: entry.pretraining for entry in entries if entry.pretraining is not None}
+    pretraining = {entry.label: entry.accuracy for entry in entries if entry.accuracy is not None}
     if pretraining:
         drawn["pretraining.png"] = probe_curve(pretraining, ylabel=_CURVE, teacher=teacher)
     losses = {entries[index].label: terms for index in chosen if (terms := loss_terms(entries[index]))}

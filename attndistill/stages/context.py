@@ -1,7 +1,7 @@
 """What a stage is given: configuration, paths, the item it works on, and where it reports."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from attndistill.data.store import ImageSet
     from attndistill.data.views import ViewRecipe
-    from attndistill.runs import Execution
+    from attndistill.runs import Execution, Look
     from attndistill.training.checkpoint import Checkpoint
 
 _MOST_STATE = 1 << 38  # bytes of a resume checkpoint
@@ -59,8 +59,8 @@ class Context:
         journal: where curves, pictures and figures are reported.
         is_main: whether this process writes; of a distributed run, only the first does.
         code: digest of the code it computes with (`stages.code`), taken when the stage began.
-        look: (seed, backbone, epochs done) -> figures for that epoch's curves, or None. A search looks at students
-            while they are distilled, and ends one by raising; it changes nothing in those that go on.
+        look: how a search looks at students while they are distilled, and ends one by raising; it changes nothing in
+            those that go on. None: as `distill.probe_every` says.
     """
 
     config: Config
@@ -71,7 +71,7 @@ class Context:
     journal: Journal
     is_main: bool = True
     code: str = ""
-    look: "Callable[[int, torch.nn.Module, int], dict[str, float] | None] | None" = None
+    look: "Look | None" = None
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -14,15 +14,14 @@ if TYPE_CHECKING:
     from attndistill.config import Config
     from attndistill.stages.context import Context
 
-Over = Literal["nothing", "pretrained", "row", "model", "download", "export", "follow"]
-ASKED: tuple[Over, ...] = ("download", "export", "follow")  # over what settings or rows name for it
+Over = Literal["nothing", "pretrained", "row", "model", "download", "export"]
+ASKED: tuple[Over, ...] = ("download", "export")  # over what settings name for it
 OPTIONS: dict[Over, str] = {
     "pretrained": "model",
     "model": "model",
     "row": "row",
     "download": "name",
     "export": "model",
-    "follow": "row",
 }
 
 

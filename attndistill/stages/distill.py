@@ -9,10 +9,15 @@ if TYPE_CHECKING:
 
 
 def run(context: "Context") -> None:
-    """Train and store the student of every seed, with its curves."""
+    """Train and store the student of every seed, with its curves.
+
+    Raises:
+        ValueError: a curve of accuracy for images without labels.
+    """
     from attndistill.distillation import distil_student, open_teaching
     from attndistill.models.storage import load_model
     from attndistill.runs import Execution, Trained, images_shown, train_seeds
+    from attndistill.stages.accuracy import accuracy_over
     from attndistill.stages.storing import store_models
 
     config, sizes = context.config, context.config.student.plain()
@@ -20,6 +25,10 @@ def run(context: "Context") -> None:
     teacher, _ = load_model(context.teacher_weights)
     device = context.execution.device
     teach = open_teaching(teacher, config.distill, config.targets, context.layout.targets, identity, device)
+    every, epochs = config.distill.probe_every, config.distill.recipe.epochs
+    look = context.look or accuracy_over(context, images, every, epochs)
+    if every is not None and look is None:
+        raise ValueError(f"distill.probe_every: {every}, but these images have no labels; allowed: null")
 
     def train_one(seed: int, execution: Execution) -> Trained:
         return distil_student(
@@ -33,7 +42,7 @@ def run(context: "Context") -> None:
             context.checkpoint(seed, identity, "student", "views", "targets", "distill"),
             seed=seed,
             stored_views=config.targets.views,
-            look=context.look,
+            look=look,
         )
 
     length = images_shown(len(images), config.distill.data_fraction)

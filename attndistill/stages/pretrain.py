@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def run(context: "Context") -> None:
-    """Train and store the encoder of every seed, its loss curves and its probe curve (Fig. 7).
+    """Train and store the encoder of every seed, its losses and its accuracy (Fig. 7) over epochs.
 
     A teacher that comes from elsewhere (teacher.source) is taken as it is.
     """
@@ -22,18 +22,16 @@ def run(context: "Context") -> None:
             take_released_teacher(context)
         return
     from attndistill.data.manifest import read_manifest
-    from attndistill.data.store import validation_indices
-    from attndistill.evaluations.embedding import probe_data
     from attndistill.pretraining import pretrain_encoder
     from attndistill.runs import Execution, Trained, train_seeds
-    from attndistill.stages.storing import store_models, store_probe_curve
+    from attndistill.stages.accuracy import accuracy_over
+    from attndistill.stages.storing import store_models
 
     config, views = context.config, context.views
     section = "teacher" if context.item.name == "teacher" else "student"
     sizes = config.teacher.sizes() if section == "teacher" else config.student.plain()
-    images, test = context.images("train"), context.images("test")
-    manifest = read_manifest(context.layout.data)
-    validation = validation_indices(context.layout.data)
+    images, digest = context.images("train"), read_manifest(context.layout.data)["digest"]
+    look = accuracy_over(context, images, config.pretrain.probe_every, config.pretrain.recipe.epochs)
 
     def train_one(seed: int, execution: Execution) -> Trained:
         return pretrain_encoder(
@@ -42,27 +40,13 @@ def run(context: "Context") -> None:
             sizes,
             config.pretrain,
             execution,
-            context.checkpoint(seed, {"data": manifest["digest"]}, section, "views", "pretrain"),
+            context.checkpoint(seed, {"data": digest}, section, "views", "pretrain"),
             seed=seed,
-            evaluate=manifest.get("labelled") is not False
-            and (
-                lambda encoder: probe_data(
-                    encoder,
-                    images,
-                    test,
-                    views,
-                    validation=validation,
-                    classes=len(manifest["class_names"]),
-                    crop_share=config.views.evaluation_crop,
-                    batch_size=execution.evaluation_batch_size,
-                    device=execution.device,
-                )
-            ),
+            look=look,
         )
 
     trained = train_seeds(context.seeds, config.pretrain.recipe, len(images), context.execution, train_one)
     if context.is_main:
-        store_probe_curve(context, trained)
         store_models(context, "pretrain", sizes, trained)
 
 
@@ -82,7 +66,6 @@ STAGE = Stage(
         layout.model(item.name),
         layout.result("training", f"{item.name}.json"),
         layout.result("training", f"{item.name}.csv"),
-        layout.result("pretrain_probe", f"{item.name}.csv"),
     ],
     over="pretrained",
     outside=_outside,

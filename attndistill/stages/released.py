@@ -23,7 +23,7 @@ from attndistill.evaluations.embedding import embed_split
 from attndistill.models.storage import save_model
 from attndistill.models.teachers import TEACHER_SOURCES
 from attndistill.models.teachers.loading import Loaded
-from attndistill.results import ProbeCurve, TrainingFile
+from attndistill.results import TrainingFile
 from attndistill.stages.context import Context
 
 _NEIGHBOURS = 10  # k of the self-check, the smallest of DINO's sweep
@@ -213,7 +213,6 @@ def _store(context: Context, loaded: Loaded, account: Mapping[str, Any]) -> None
     empty = TrainingFile(name=item, kind="released", unit="epoch", curves={}, summary={}, **account)
     empty.write(layout.result("training", f"{item}.json"))
     empty.write_csv(layout.result("training", f"{item}.csv"))
-    ProbeCurve({}).write(layout.result("pretrain_probe", f"{item}.csv"))
     context.journal.artifact(layout.result("training", f"{item}.json"), folder="results")
     context.journal.artifact(layout.model(item), folder="model")
     context.journal.tag("teacher_sha256", loaded.report.sha256)

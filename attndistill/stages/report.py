@@ -124,7 +124,7 @@ def _listed(seeds: tuple[int, ...]) -> str:
 
 
 def _inputs(layout: Layout, item: Item) -> list[Path]:
-    kinds = ("attention", "pretrain_probe", "probes", "training")
+    kinds = ("attention", "probes", "training")
     searches = [layout.searches] if layout.searches.exists() else []  # an experiment need not search anything
     shown = [layout.outputs / "attention", layout.outputs / "exhibits"]
     results = [layout.results / kind for kind in kinds]

@@ -1,11 +1,11 @@
-"""What a training stage stores: models, curves, and the probe curve of pre-training."""
+"""What a training stage stores: models and curves."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from attndistill.core.artifacts import replacing_directory
 from attndistill.models.storage import save_model
-from attndistill.results import ProbeCurve, TrainingFile
+from attndistill.results import TrainingFile
 from attndistill.runs import Trained
 
 if TYPE_CHECKING:
@@ -25,12 +25,3 @@ def store_models(context: "Context", kind: str, vit: dict[str, Any], trained: Ma
     context.journal.artifact(layout.model(name), folder="model")
     for result in trained.values():
         result.checkpoint.remove()
-
-
-def store_probe_curve(context: "Context", trained: Mapping[int, Trained]) -> None:
-    """results/pretrain_probe/<item>.csv; without a point where nobody has labels."""
-    points = {
-        seed: [(int(epoch), value) for epoch, value in result.history.get("probe_top1", ())]
-        for seed, result in trained.items()
-    }
-    ProbeCurve(points).write(context.layout.result("pretrain_probe", f"{context.item.name}.csv"))

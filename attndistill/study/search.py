@@ -84,7 +84,7 @@ class Search:
             return rest.partition(".")[0] in [judge.name for judge in judges]
         if section == "attention":
             return rest == "temperature" and any(judge.on == "maps" for judge in judges)
-        return key not in self.definition.search
+        return key not in (*self.definition.search, "distill.probe_every")  # a curve on the way
 
     @property
     def inputs(self) -> list[Path]:

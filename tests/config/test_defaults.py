@@ -11,7 +11,14 @@ from attndistill.library import configure
 
 ROOT = Path(__file__).parents[2]
 # what old digests do not know, and do not need to while it is at its default
-ADDED = {"targets.precision", "views.resampling", "views.decoding", "distill.data_fraction", "pretrain.decoder.sees"}
+ADDED = {
+    "targets.precision",
+    "views.resampling",
+    "views.decoding",
+    "distill.data_fraction",
+    "distill.probe_every",
+    "pretrain.decoder.sees",
+}
 EXPERIMENTS = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/rows.yaml"))
 
 

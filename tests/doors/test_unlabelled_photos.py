@@ -16,7 +16,7 @@ from attndistill.experiments import open_experiment
 from attndistill.pipeline import run_pipeline, run_stage
 from attndistill.report.columns import columns_of
 from attndistill.report.speeds import SpeedFile
-from attndistill.results import ProbeFile, TableFile
+from attndistill.results import ProbeFile, TableFile, TrainingFile
 from attndistill.stages import STAGES, Item
 
 
@@ -134,7 +134,11 @@ def test_a_teacher_that_is_pretrained_on_photos_has_no_probe_curve(project):
     experiment = open_experiment(project(**sizes, **{"teacher.source": None}))
     run_stage(experiment, STAGES["prepare"], Item(), {})
     run_stage(experiment, STAGES["pretrain"], Item("teacher"), {})
-    assert experiment.layout.result("pretrain_probe", "teacher.csv").read_text() == "seed,epoch,top1\n"
+    assert "probe_top1" not in TrainingFile.read(experiment.layout.result("training", "teacher.json")).curves["0"]
+    with pytest.raises(ValueError, match=r"distill\.probe_every: 1, but these images have no labels; allowed: null"):
+        run_stage(
+            experiment, STAGES["distill"], Item("attndistill"), {"distill.probe_every": 1, "targets.cache": False}
+        )
 
 
 def test_a_student_that_is_its_teacher_shares_every_neighbour(photos, dino):

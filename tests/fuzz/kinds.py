@@ -43,7 +43,6 @@ from attndistill.reproduction.locks import lock_in
 from attndistill.results import (
     AttentionFile,
     MetricsFile,
-    ProbeCurve,
     ProbeFile,
     StudentMaps,
     TableFile,
@@ -392,7 +391,6 @@ def kinds(goods: Goods) -> list[Kind]:
         result(TableFile, "results/report/table.json"),
         result(MetricsFile, "results/metrics.json"),
         Kind("results, compared by rebuild", copied("m.json", "results/metrics.json"), _numbers, "json", lenient=True),
-        Kind("probe curve", copied("curve.csv", "results/pretrain_probe/teacher.csv"), ProbeCurve.read, "lines"),
         Kind("maps.npz of a teacher", maps(TeacherMaps), TeacherMaps.read, "bytes", arrays_of, turns=24),
         Kind("maps.npz of a student", maps(StudentMaps), StudentMaps.read, "bytes", arrays_of, turns=24),
         Kind("log_attention.npy", goods.part("attention", "log_attention.npy"),

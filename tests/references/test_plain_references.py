@@ -78,7 +78,7 @@ def test_distillation_agrees_with_the_formulae_in_value_and_every_gradient(aggre
 def masked_autoencoding(
     weights: Weights, images: Tensor, order: Tensor, visible: int, normalize: bool, sees: str
 ) -> Tensor:
-    """He et al.: encode what is visible, decode everything, compare what was hidden; from the class token alone, all."""
+    """He et al.: encode what is visible, decode everything, compare what was hidden; or all, from the class token."""
     encoder = {name.removeprefix("encoder."): tensor for name, tensor in weights.items() if name.startswith("encoder.")}
     positions = encoder["pos_embed"][0]
     tokens = patch_tokens(encoder, images) + positions[1:]

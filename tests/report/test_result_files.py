@@ -17,7 +17,6 @@ from attndistill.results import (
     AttentionFile,
     Measurement,
     MetricsFile,
-    ProbeCurve,
     ProbeFile,
     StudentMaps,
     TableFile,
@@ -133,32 +132,6 @@ def test_a_key_that_is_given_twice_is_named(tmp_path):
     path = tmp_path / "attention.json"
     path.write_text(json.dumps(GOOD[AttentionFile]).replace('"n": 2', '"n": 1, "n": 2'))
     assert refusal(AttentionFile.read, path) == f"{path}: n: given 2 times in one object; allowed: once"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"seed,epoch\n0,1\n",
-        b"seed,epoch,top1\n0,1\n",
-        b"seed,epoch,top1\n0,1,nan\n",
-        b"seed,epoch,top1\n0,1,101\n",
-        b"seed,epoch,top1\n0,1,-1\n",
-        b"seed,epoch,top1\n0,1,5\n0,1,6\n",
-        b"seed,epoch,top1\nx,1,5\n",
-        b"seed,epoch,top1\n0,1.5,5\n",
-        b"seed,epoch,top1\n0,1,5,6\n",
-        b"seed,epoch,top1\n99999999999999999999,1,5\n",
-        b"seed,epoch,top1\n\xff\n",
-        b"seed,epoch,top1\n\x1b[2J\n",
-        b"seed,epoch,top1\n0,1,5\n\n",
-        b'seed,epoch,top1\n"0,1,5\n',
-    ],
-)
-def test_a_probe_curve_with_a_wrong_line_is_refused_by_its_number(content, tmp_path):
-    path = tmp_path / "curve.csv"
-    path.write_bytes(content)
-    assert "line" in refusal(ProbeCurve.read, path) or b"\xff" in content
 
 
 def test_maps_that_lack_an_array_or_hold_a_wrong_one_are_refused_by_its_name(tmp_path):
@@ -279,9 +252,6 @@ def test_the_results_in_git_are_written_again_byte_for_byte(folder, kind, tmp_pa
 
 
 def test_the_curves_in_git_are_written_again_byte_for_byte(tmp_path):
-    for path in REPOSITORY.rglob("results/pretrain_probe/*.csv"):
-        ProbeCurve.read(path).write(tmp_path / "again.csv")
-        assert (tmp_path / "again.csv").read_bytes() == path.read_bytes(), path
     for path in REPOSITORY.glob("results/training/*.json"):
         TrainingFile.read(path).write_csv(tmp_path / "again.csv")
         wanted = path.with_suffix(".csv").read_text().splitlines()

@@ -200,7 +200,7 @@ def test_what_a_report_leaves_for_git_is_read_by_its_types(experiment, tmp_path)
     ]
     assert TableFile.read(paths[0]) == built.table
     assert set(MetricsFile.read(paths[1]).model_dump()) == set(LABELS)
-    for name, columns in curve_columns(experiment.rows_file, list(experiment.pretrained)).items():
+    for name, columns in curve_columns(experiment.rows_file, list(experiment.pretrained), []).items():
         lines = list(csv.DictReader((tmp_path / "kept" / name).open()))
         assert list(lines[0]) == ["epoch", *columns]
         assert len(lines) == (40 if name == LOSSES else 10)
@@ -211,7 +211,7 @@ def test_dvc_draws_the_curves_of_all_models_on_one_axis(experiment, tmp_path):
     experiment.write_curves()
     place = tmp_path / "project"
     experiment.build().write(place / "results")
-    columns = curve_columns(experiment.rows_file, list(experiment.pretrained))
+    columns = curve_columns(experiment.rows_file, list(experiment.pretrained), [])
     entries = {f"results/{name}": {"x": "epoch", "y": named} for name, named in columns.items()}
     (place / "dvc.yaml").write_text(json.dumps({"plots": [{name: entry} for name, entry in entries.items()]}))
 

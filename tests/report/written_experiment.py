@@ -1,6 +1,5 @@
 """An experiment in the formats of the pipeline: 4 models, 5 seeds, 6 digits, written without training anything."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -201,16 +200,12 @@ class Experiment:
         """Training losses and pre-training probes: charts of them take longer to draw than all else."""
         random = np.random.default_rng(1)
         for model in LABELS:
-            write_json(self.results / "training" / f"{model}.json", training_file(model, random))
-        for model, top in (("teacher", 95.0), ("scratch", 90.0)):
-            path = self.results / "pretrain_probe" / f"{model}.csv"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(["seed", "epoch", "top1"])
-                for seed in (0,) if model == "teacher" else SEEDS:
-                    for epoch in range(5, 51, 5):
-                        writer.writerow([seed, epoch, top - 30 * np.exp(-epoch / 12) + 0.5 * random.standard_normal()])
+            file = training_file(model, random)
+            for curves in file["curves"].values() if model in ("teacher", "scratch") else ():
+                top = {"teacher": 95.0, "scratch": 90.0}[model]
+                values = [top - 30 * np.exp(-epoch / 12) + 0.5 * random.standard_normal() for epoch in range(5, 51, 5)]
+                curves["probe_top1"] = [[epoch, value] for epoch, value in zip(range(5, 51, 5), values, strict=True)]
+            write_json(self.results / "training" / f"{model}.json", file)
 
     def edit(self, path: str, change) -> None:
         """Change one JSON file of the results in place."""
