@@ -41,10 +41,9 @@ def loaded(project) -> dict[str, set[str]]:
     words = [
         ["prepare"],
         ["pretrain", "--model", "teacher"],
-        ["pretrain", "--model", "scratch"],
         ["targets"],
         ["distill", "--row", "attndistill"],
-        *(["probe", "--model", name] for name in ("teacher", "attndistill")),
+        ["probe", "--model", "attndistill"],
         *(["attention", "--model", name] for name in ("teacher", "attndistill")),
         ["report"],
     ]

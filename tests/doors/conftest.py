@@ -1,5 +1,7 @@
 """A folder of unlabelled photos, small settings, and a released teacher to distil."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from timm.models.vision_transformer import VisionTransformer
 
+ROOT = Path(__file__).parents[2]
 SMALL = {
     "views.image_size": 32,
     "student": {"embed_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 8, "mlp_ratio": 2.0, "position": "sincos"},
@@ -82,3 +85,33 @@ def project(tmp_path: Path, photos: Path, dino: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the tracked files, symbolic links as links."""
+    place = tmp_path_factory.mktemp("wheel")
+    listed = ["git", "ls-files", "-z", "attndistill", "params.yaml", "pyproject.toml", "README.md", "LICENSE"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, names):
+        (place / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+        source = ROOT / name
+        if source.is_symlink():
+            (place / "src" / name).symlink_to(source.readlink())
+        else:
+            (place / "src" / name).write_bytes(source.read_bytes())
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        place / "dist",
+        ".",
+    ]
+    done = subprocess.run(command, cwd=place / "src", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return next((place / "dist").glob("*.whl"))

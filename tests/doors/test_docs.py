@@ -1,10 +1,11 @@
-"""The pages that a new user follows are run as they stand."""
+"""The pages that a new user follows are run as they stand, with the installed wheel."""
 
 import json
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def desk(tmp_path: Path, write_photos: Callable[[Path, int], Path], dino: Path) -> Path:
-    """A folder with photos/, dino.pth, and this working copy as the command `attndistill`."""
+def desk(tmp_path: Path, write_photos: Callable[[Path, int], Path], dino: Path, wheel: Path) -> Path:
+    """A folder with photos/, dino.pth, and the wheel's content as the command `attndistill`."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
     write_photos(tmp_path / "photos", 100)
     (tmp_path / "dino.pth").write_bytes(dino.read_bytes())
     (tmp_path / "bin").mkdir()
@@ -31,7 +34,7 @@ def run(desk: Path, page: str, kind: str, *command: str) -> subprocess.Completed
     blocks = re.findall(rf"```{kind}\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
     assert len(blocks) > 2
     path = f"{desk / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    own = {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    own = {"PATH": path, "PYTHONPATH": str(desk / "site"), "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(
         [*command, "\n".join(blocks)], cwd=desk, env=os.environ | own, capture_output=True, text=True, timeout=600
     )
