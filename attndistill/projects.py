@@ -190,9 +190,9 @@ def _teacher(given: str | None, photos: Photos) -> dict[str, Any]:
     elif "/" in given or given.endswith((".pth", ".pt", ".safetensors", ".bin")):
         raise ValueError(f"{shown(given)} does not exist; allowed: a checkpoint file, or a timm name")
     else:
-        import torch
+        from attndistill.models.weightless import weightless
 
-        with torch.device("meta"):
+        with weightless():
             model = empty(given)
         facts = {"image_size": model.patch_embed.img_size[0], "patch_size": model.patch_embed.patch_size[0]}
         facts |= {"embed_dim": model.embed_dim, "num_heads": model.blocks[0].attn.num_heads}

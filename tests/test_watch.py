@@ -51,9 +51,10 @@ def loaded(project) -> dict[str, set[str]]:
     rows.write_text("rows:\n  attndistill: {label: AttnDistill, set: {}}\n")
     # what only refuses decides no figure, whatever it imports
     program = (
-        "import json, sys; from attndistill.cli import main; from attndistill.stages import soundness, sufficiency;"
+        "import json, sys; from attndistill.core.later import import_later; import_later();"
+        "from attndistill.cli import main; from attndistill.stages import soundness, sufficiency;"
         "soundness.check_inputs = sufficiency.check_sufficient = lambda *_, **__: None; code = main(sys.argv[1:]);"
-        "print(json.dumps([m for m in sys.modules if m.split('.')[0] == 'attndistill'])); sys.exit(code)"
+        "print(json.dumps([m for m in sys.modules if m.split('.')[0] in ('attndistill', 'sympy')])); sys.exit(code)"
     )
     for command in words:
         done = subprocess.run(
@@ -67,14 +68,23 @@ def loaded(project) -> dict[str, set[str]]:
 @pytest.mark.drivers
 def test_no_module_that_a_run_imports_and_computes_with_can_change_unseen(loaded):
     carried = set(code.computed_with("attndistill.runs"))  # a Context takes the type `Execution` from there
+    carried.add("attndistill.core.later")  # what every process of ours starts with; it computes nothing
     for name, modules in loaded.items():
         watched = set(code.computed_with(STAGES[name].module)) | code.CARRIERS | carried
         unseen = [
             module
             for module in sorted(modules - watched)
-            if module.split(".")[1] not in AROUND and not _is_registry_of_settings(module)
+            if module.startswith("attndistill.")
+            and module.split(".")[1] not in AROUND
+            and not _is_registry_of_settings(module)
         ]
         assert unseen == [], f"{name} imports these and does not watch them"
+
+
+@pytest.mark.drivers
+def test_no_stage_imports_the_symbolic_algebra_of_torch(loaded):
+    """torch asks for it to fill weights on its meta device, and takes a second for that (`models.weightless`)."""
+    assert [name for name, modules in loaded.items() if "sympy" in modules] == []
 
 
 @pytest.mark.drivers

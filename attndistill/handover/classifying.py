@@ -25,6 +25,7 @@ from attndistill.data.files import FileImages
 from attndistill.data.loading import evaluation_batches
 from attndistill.data.views import ViewRecipe
 from attndistill.library import configure, execution_of
+from attndistill.models.weightless import weightless
 
 _MOST_WEIGHTS = 2**36  # bytes
 # of the configuration's teacher and student, which are not read: patches that every image size allows
@@ -100,7 +101,7 @@ def _built(folder: Path, told: _Described) -> torch.nn.Module:
             blocks = len({name.split(".")[1] for name in given if name.startswith("blocks.")})
             if (depth := told.model_args.get("depth", blocks)) != blocks:  # before so many are built
                 raise ValueError(f"depth {depth}, but there are tensors of {blocks} blocks")
-            with torch.device("meta"):
+            with weightless():
                 model: torch.nn.Module = timm.create_model(
                     told.architecture, pretrained=False, num_classes=told.num_classes, **told.model_args
                 )

@@ -86,17 +86,16 @@ class Description(BaseModel):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all tensors, without their memory."""
-        import torch
-
         from attndistill.models.projector import Projector
+        from attndistill.models.weightless import weightless
 
         if isinstance(self.vit, Named):
-            with torch.device("meta"):
+            with weightless():
                 found = {name: tuple(tensor.shape) for name, tensor in self.backbone().state_dict().items()}
         else:
             found = expected_shapes(self.backbone, self.vit.depth)
         if self.projector is not None:
-            with torch.device("meta"):
+            with weightless():
                 projector = Projector(found["cls_token"][-1], seed=0, **asdict(self.projector))
             found |= {f"{PROJECTOR}{name}": tuple(tensor.shape) for name, tensor in projector.state_dict().items()}
         return found

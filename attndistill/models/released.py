@@ -220,9 +220,9 @@ def expected_shapes(build: Callable[[int], Any], depth: int) -> dict[str, tuple[
         build: depth -> such a model; asked for one block on torch's meta device, whatever size a file claims.
         depth: blocks.
     """
-    from torch import device
+    from attndistill.models.weightless import weightless
 
-    with device("meta"):
+    with weightless():
         one = {name: tuple(tensor.shape) for name, tensor in build(1).state_dict().items()}
     within = {name.removeprefix("blocks.0."): shape for name, shape in one.items() if name.startswith("blocks.0.")}
     rest = {name: shape for name, shape in one.items() if not name.startswith("blocks.0.")}
@@ -307,11 +307,12 @@ def heads_and_width(timm_name: str) -> tuple[int, int] | None:
     """Heads and width of a vision transformer of timm's, None for any other name."""
     import timm
     from timm.models.vision_transformer import VisionTransformer
-    from torch import device
+
+    from attndistill.models.weightless import weightless
 
     if not timm.is_model(timm_name):
         return None
-    with device("meta"):  # its weights are not wanted
+    with weightless():  # its weights are not wanted
         model: Any = timm.create_model(timm_name, pretrained=False, num_classes=0)
     return (model.blocks[0].attn.num_heads, model.embed_dim) if isinstance(model, VisionTransformer) else None
 

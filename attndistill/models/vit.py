@@ -54,10 +54,10 @@ def build_vit(
 
 def fix_sincos_positions(pos_embed: nn.Parameter, grid: tuple[int, int]) -> None:
     """Overwrite (1, 1 + N, D) position embeddings by the fixed sin-cos ones and freeze them."""
-    patches = build_sincos2d_pos_embed(list(grid), dim=pos_embed.shape[-1], interleave_sin_cos=True)
-    with torch.no_grad():
-        pos_embed[0, 0] = 0
-        pos_embed[0, 1:] = patches
+    if not pos_embed.is_meta:  # see `models.weightless`
+        with torch.no_grad():
+            pos_embed[0, 0] = 0
+            pos_embed[0, 1:] = build_sincos2d_pos_embed(list(grid), dim=pos_embed.shape[-1], interleave_sin_cos=True)
     pos_embed.requires_grad_(False)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
@@ -30,6 +29,7 @@ from attndistill.models.teachers import TEACHER_FORMATS
 from attndistill.models.teachers.formats import Found
 from attndistill.models.teachers.reading import check_finite, check_tensors
 from attndistill.models.vit import build_vit
+from attndistill.models.weightless import weightless
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def plan(found: Found, wanted: Wanted) -> Plan:
     check_tensors(found.weights)
     found = TEACHER_FORMATS[found.format]().settled(found) if found.format else found
     if wanted.timm_name is not None:
-        with torch.device("meta"):
+        with weightless():
             model = empty(wanted.timm_name)
         heads = model.blocks[0].attn.num_heads
         if wanted.num_heads not in (None, heads):

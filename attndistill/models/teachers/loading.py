@@ -20,6 +20,7 @@ from attndistill.models.teachers.formats import Found, known_kind, where_it_lies
 from attndistill.models.teachers.reading import Contents, read_checkpoint
 from attndistill.models.teachers.report import LoadReport
 from attndistill.models.vit import count_parameters
+from attndistill.models.weightless import weightless
 
 __all__ = ["Loaded", "Wanted", "load_from_hub", "load_teacher"]
 
@@ -77,7 +78,7 @@ def load_from_hub(timm_name: str, wanted: Wanted) -> Loaded:
     """
     import timm
 
-    with torch.device("meta"):
+    with weightless():
         empty(timm_name)  # refused before anything is fetched
     try:
         model = timm.create_model(timm_name, pretrained=True, num_classes=0)

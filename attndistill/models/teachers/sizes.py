@@ -49,11 +49,10 @@ def sizes_of_file(source: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_timm(timm_name: str) -> dict[str, Any]:
-    from torch import device
-
     from attndistill.models.teachers.fitting import empty
+    from attndistill.models.weightless import weightless
 
-    with device("meta"):
+    with weightless():
         model = empty(timm_name)
     hidden = model.blocks[0].mlp.fc2.in_features
     sizes = (model.embed_dim, len(model.blocks), model.blocks[0].attn.num_heads, model.patch_embed.patch_size[0])
