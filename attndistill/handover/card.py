@@ -18,10 +18,10 @@ from attndistill.handover.heads import Head
 from attndistill.handover.judging import Verdict
 from attndistill.handover.models import Finished
 from attndistill.handover.picture import NAME as PICTURE
-from attndistill.handover.speed import Speeds
 from attndistill.models.description import weights_digest
 from attndistill.models.vit import count_parameters
 from attndistill.report.sentence import pace, share
+from attndistill.report.speeds import Speeds
 from attndistill.results import AttentionFile, Measurement, ProbeFile, TrainingFile
 
 
@@ -104,9 +104,9 @@ def _what(finished: Finished) -> str:
 
 def _first(finished: Finished, speeds: Speeds | None) -> str:
     """'96 % of the teacher's k-NN top-1 at 32 % of its parameters, 4.1 times as fast on ...', as far as it is known."""
-    if speeds is None or speeds.teacher is None or finished.experiment is None:
+    if speeds is None or len(speeds.models) < 2 or finished.experiment is None:
         return ""
-    own, teacher, layout = speeds.own, speeds.teacher, finished.experiment.layout
+    (own, teacher), layout = speeds.models, finished.experiment.layout
     files = [ProbeFile.read_if_any(layout.result("probes", f"{name}.json")) for name in (finished.name, "teacher")]
     accuracy = None
     for name, evaluation in evaluations().items():
@@ -127,9 +127,9 @@ def _head(head: Head) -> str:
 def _size_and_speed(directory: Path, speeds: Speeds) -> str:
     lines = ["| | parameters | FLOPs an image | images a second | model.safetensors |", "|---|---|---|---|---|"]
     size = (directory / "model.safetensors").stat().st_size
-    for name, one, held in (("this model", speeds.own, f"{size / 1e6:.3g} MB"), ("its teacher", speeds.teacher, "")):
-        if one is not None:
-            lines.append(f"| {name} | {one.parameters:,} | {one.flops:.3g} | {one.images_a_second:,.0f} | {held} |")
+    named = (("this model", f"{size / 1e6:.3g} MB"), ("its teacher", ""))
+    for (name, held), one in zip(named, speeds.models, strict=False):  # a teacher need not be stored
+        lines.append(f"| {name} | {one.parameters:,} | {one.flops:.3g} | {one.images_a_second:,.0f} | {held} |")
     return "\n".join(["## Size and speed", "", f"Images a second on {speeds.place}.", "", *lines])
 
 

@@ -3,8 +3,9 @@
     outputs/speed.js    attndistill_speed = {SpeedFile as JSON};
 
 It lies beside the report's folder, outside of every declared output. The page loads it where it is there, and shows
-of it what was measured on the page's own models: each is named by the digest of its exhibits.json, which is what the
-page read of it, and whose size the measured model must have.
+of it what was measured of the page's own models: each is named by the digest of its exhibits.json, which is what the
+page read of it, and whose size the measured model must have. Weights do not change a speed: models of one architecture
+are measured once, and not again when they are trained anew.
 """
 
 import json
@@ -16,7 +17,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from attndistill.core.artifacts import first_problem, read_json, write_text
+from attndistill.core.artifacts import digest_of, first_problem, read_json, write_text
 from attndistill.core.programs import program
 from attndistill.core.progress import say
 from attndistill.core.reading import read_text
@@ -26,7 +27,7 @@ from attndistill.report.gallery import Exhibited
 from attndistill.report.sentence import pace
 from attndistill.results import Digest, Name, Strict, Text, Whole
 
-MOST = 4  # models whose speed is measured: a second and a half each
+MOST = 4  # architectures whose speed is measured: a second and a half each
 _BEGINNING, _END = "attndistill_speed = ", ";\n"
 _LARGEST = 2**16  # bytes of the file
 _PATIENCE = 120.0  # seconds
@@ -50,26 +51,26 @@ class Sized:
     flops: int
 
 
-class Measured(Strict):
-    """One model, as the process that ran it tells."""
+class Speed(Strict):
+    """Of one model: parameters, FLOPs of an image, images a second."""
 
     parameters: Whole
     flops: Whole
     images_a_second: Annotated[float, Field(gt=0)]
 
 
-class Machine(Strict):
-    """What that process tells of all, in the order in which it was asked."""
+class Speeds(Strict):
+    """Of all that were measured together, in the order in which they were given; and where."""
 
     place: Text
-    models: tuple[Measured, ...]
+    models: tuple[Speed, ...]
 
 
-class Speed(Strict):
-    """One model; `weights` is the SHA-256 of what was run."""
+class Paced(Strict):
+    """What the page says of one model; `architecture` is a digest of what was run, its weights left out."""
 
     model: Name
-    weights: Digest
+    architecture: Digest
     images_a_second: Annotated[float, Field(gt=0)]
 
 
@@ -84,7 +85,7 @@ class SpeedFile(Strict):
     """Where it was measured, and each model by its account."""
 
     place: Text
-    models: dict[Digest, Speed]
+    models: dict[Digest, Paced]
     sentence: Sentence
 
     @classmethod
@@ -98,10 +99,6 @@ class SpeedFile(Strict):
         except ValueError:
             return None
 
-    def has(self, one: Sized, weights: str) -> bool:
-        """Whether this very model was measured."""
-        return one.account in self.models and self.models[one.account].weights == weights
-
     def write(self, path: Path) -> None:
         """As a script that says one thing; JSON in ASCII is JavaScript, whatever the names hold."""
         text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
@@ -109,16 +106,16 @@ class SpeedFile(Strict):
 
 
 def sized(exhibits: Mapping[str, Exhibited], student: str | None) -> list[Sized]:
-    """Whom to measure: the student of the first sentence, the teacher, then others; without those two, nobody."""
+    """Whose speed is shown: the first sentence's student, the teacher, then others; without those two, nobody's."""
     if student is None or student not in exhibits or TEACHER not in exhibits:
         return []
-    names = list(dict.fromkeys([student, TEACHER, *exhibits]))[:MOST]
+    names = dict.fromkeys([student, TEACHER, *exhibits])
     files = [(exhibits[name].account, exhibits[name].file) for name in names]
     return [Sized(file.model, account, file.seed, file.parameters, file.flops) for account, file in files]
 
 
 def update(path: Path, models: Sequence[Sized], folder_of: Callable[[str, int], Path]) -> str:
-    """Measure the models, unless the file has them already; gives a line that says what came of it.
+    """Measure each architecture, unless the file has it already; gives a line that says what came of it.
 
     Args:
         path: of the file.
@@ -141,13 +138,21 @@ def _updated(path: Path, models: Sequence[Sized], folder_of: Callable[[str, int]
     for one in models[:2]:
         if not (folders[one] / "model.json").exists():
             raise ValueError(f"{folders[one]} is not here")
-    weights = {one: _weights(folder) for one, folder in folders.items() if (folder / "model.json").exists()}
+    built = {one: _architecture(folder) for one, folder in folders.items() if (folder / "model.json").exists()}
+    first = {built[one]: one for one in reversed(built)}  # of each architecture
+    chosen = {kind: first[kind] for kind in list(dict.fromkeys(built.values()))[:MOST]}
     held = SpeedFile.read(path)
-    if held is None or not all(held.has(one, digest) for one, digest in weights.items()):
-        say(f"speeds: measuring {', '.join(one.name for one in weights)}")
-        place, speeds = _measured({one: folders[one] for one in weights}, weights)
-    else:
-        place, speeds = held.place, held.models
+    place, known = (held.place, held.models.values()) if held else ("", ())
+    rates = {one.architecture: one.images_a_second for one in known}
+    if not chosen.keys() <= rates.keys():
+        say(f"speeds: measuring {', '.join(one.name for one in chosen.values())}")
+        told = _measured({one: folders[one] for one in chosen.values()})
+        place, rates = told.place, {kind: one.images_a_second for kind, one in zip(chosen, told.models, strict=True)}
+    speeds = {
+        one.account: Paced(model=one.name, architecture=kind, images_a_second=rates[kind])
+        for one, kind in built.items()
+        if kind in rates
+    }
     accounts = (models[0].account, models[1].account)
     own, teacher = (speeds[account].images_a_second for account in accounts)
     sentence = Sentence(models=accounts, text=pace((own, teacher), place))
@@ -157,13 +162,13 @@ def _updated(path: Path, models: Sequence[Sized], folder_of: Callable[[str, int]
     return f"speeds: {models[0].name}{sentence.text.removeprefix(',')}; {path}"
 
 
-def _weights(folder: Path) -> str:
+def _architecture(folder: Path) -> str:
     found = read_json(folder / "model.json")
-    return str(found.get("weights_sha256") if isinstance(found, dict) else None)
+    return digest_of({name: found.get(name) for name in ("image_size", "vit")} if isinstance(found, dict) else {})
 
 
-def _measured(folders: Mapping[Sized, Path], weights: Mapping[Sized, str]) -> tuple[str, dict[str, Speed]]:
-    """Where, and each by its account. Raises ValueError: a model that cannot be run, or is another than the page's."""
+def _measured(folders: Mapping[Sized, Path]) -> Speeds:
+    """All together. Raises ValueError: a model that cannot be run, or is of another size than the page's."""
     # not imported here: it computes with torch, and nothing of it is in any output
     done = subprocess.run(
         program("attndistill.handover.speed", "main", *(str(folder.absolute()) for folder in folders.values())),
@@ -177,14 +182,12 @@ def _measured(folders: Mapping[Sized, Path], weights: Mapping[Sized, str]) -> tu
     if done.returncode:
         raise ValueError((done.stderr.strip().splitlines() or [f"measuring ended with {done.returncode}"])[-1])
     try:
-        told = Machine.model_validate_json((done.stdout.splitlines() or [""])[-1])
+        told = Speeds.model_validate_json((done.stdout.splitlines() or [""])[-1])
     except ValidationError as error:
         raise ValueError(f"measuring told no speeds: {first_problem(error)}") from None
     if len(told.models) != len(folders):
         raise ValueError(f"measuring told {len(told.models)} speeds of {len(folders)} models")
-    speeds = {}
     for (one, folder), found in zip(folders.items(), told.models, strict=True):
         if (found.parameters, found.flops) != (one.parameters, one.flops):
             raise ValueError(f"{folder} is of another size than the page's {one.name}: `attndistill probe` it again")
-        speeds[one.account] = Speed(model=one.name, weights=weights[one], images_a_second=found.images_a_second)
-    return told.place, speeds
+    return told

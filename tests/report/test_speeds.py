@@ -8,8 +8,9 @@ import subprocess
 import pytest
 from written_experiment import exhibits_file, write_json
 
+from attndistill.core.artifacts import read_json
 from attndistill.report import speeds
-from attndistill.report.speeds import Sentence, Speed, SpeedFile, update
+from attndistill.report.speeds import Paced, Sentence, SpeedFile, update
 
 PLACE = "A <b>processor</b><script>document.title = 'broken'</script>, 1 thread, batches of 16"
 RATES = {"teacher": 250.4, "scratch": 1012.0, "projector_alignment": 1003.0, "attndistill": 1026.64}
@@ -24,7 +25,9 @@ def speed_file(experiment):
 def write_speeds(path, models, *, place=PLACE, other=False) -> SpeedFile:
     """The file for these models; `other`: for other weights of the same names."""
     accounts = {one.name: one.account[::-1] if other else one.account for one in models}
-    found = {accounts[name]: Speed(model=name, weights="ab" * 32, images_a_second=RATES[name]) for name in accounts}
+    found = {
+        accounts[name]: Paced(model=name, architecture="ab" * 32, images_a_second=RATES[name]) for name in accounts
+    }
     pair = (accounts[models[0].name], accounts[models[1].name])
     told = SpeedFile(
         place=place, models=found, sentence=Sentence(models=pair, text=f", 4.1 times as fast (on {place})")
@@ -89,14 +92,12 @@ def test_the_browser_shows_the_speeds_of_the_pages_own_models_as_text_and_of_no_
         assert shown() == without
 
 
-def stored_models(experiment, *names) -> dict[str, str]:
-    """Models of the rows, stored as the stages do, their sizes in the exhibits; gives the weights' digests."""
+def stored_models(experiment, *names) -> None:
+    """Models of the rows, stored as the stages do, their sizes in the exhibits."""
     from attndistill.exhibits.making import flops_of
-    from attndistill.models.description import weights_digest
     from attndistill.models.storage import save_model
     from attndistill.models.vit import build_vit, count_parameters
 
-    digests = {}
     for name in names:
         width = 48 if name == "teacher" else 24
         sizes = {"embed_dim": width, "depth": 2, "num_heads": 2, "patch_size": 8, "mlp_ratio": 2.0}
@@ -105,8 +106,6 @@ def stored_models(experiment, *names) -> dict[str, str]:
         save_model(place, vit, image_size=32, vit={**sizes, "position": "sincos"})
         size = {"parameters": count_parameters(vit), "flops": flops_of(vit)}
         write_json(experiment.outputs / "exhibits" / name / "exhibits.json", exhibits_file(name) | size)
-        digests[name] = weights_digest(place)
-    return digests
 
 
 def folder_of(experiment):
@@ -114,14 +113,17 @@ def folder_of(experiment):
 
 
 @pytest.mark.drivers
-def test_speeds_are_measured_once_for_the_same_weights(experiment, speed_file, monkeypatch):
+def test_an_architecture_is_measured_once_whatever_its_models_weigh(experiment, speed_file, monkeypatch, capsys):
     models = experiment.build().sized
     assert [one.name for one in models] == ["attndistill", "teacher", "scratch", "projector_alignment"]
-    digests = stored_models(experiment, "teacher", "attndistill")
+    stored_models(experiment, "teacher", "attndistill", "scratch")
     models = experiment.build().sized
     said = update(speed_file, models, folder_of(experiment))
+    assert "speeds: measuring attndistill, teacher\n" in "".join(capsys.readouterr())
     found = SpeedFile.read(speed_file)
-    assert {one.model: one.weights for one in found.models.values()} == digests
+    assert [found.models[one.account].model for one in models[:3]] == ["attndistill", "teacher", "scratch"]
+    rates = {one.model: one.images_a_second for one in found.models.values()}
+    assert rates["attndistill"] == rates["scratch"] != rates["teacher"]
     assert list(found.sentence.models) == [models[0].account, models[1].account]
     own, teacher = (found.models[account].images_a_second for account in found.sentence.models)
     assert found.sentence.text == f", {own / teacher:.2g} times as fast (on {found.place})"
@@ -135,7 +137,11 @@ def test_speeds_are_measured_once_for_the_same_weights(experiment, speed_file, m
     monkeypatch.setattr(subprocess, "run", never)
     assert update(speed_file, experiment.build().sized, folder_of(experiment)) == said
     assert speed_file.read_bytes() == before
-    write_json(folder_of(experiment)("teacher", 0) / "model.json", {"weights_sha256": "cd" * 32})
+    stored = folder_of(experiment)("teacher", 0) / "model.json"
+    trained_anew = read_json(stored) | {"weights_sha256": "cd" * 32}
+    write_json(stored, trained_anew)
+    assert update(speed_file, models, folder_of(experiment)) == said
+    write_json(stored, trained_anew | {"vit": trained_anew["vit"] | {"depth": 3}})
     assert update(speed_file, models, folder_of(experiment)) == "note: no speeds beside the page: measured again"
 
 
@@ -176,7 +182,7 @@ def test_without_the_sizes_of_both_there_is_nobody_to_measure(experiment, speed_
 )
 def test_a_measurement_that_fails_costs_one_line_and_leaves_no_file(experiment, speed_file, monkeypatch, told, problem):
     for name in ("teacher", "attndistill"):
-        write_json(folder_of(experiment)(name, 0) / "model.json", {"weights_sha256": "ab" * 32})
+        write_json(folder_of(experiment)(name, 0) / "model.json", {"image_size": len(name), "vit": {}})
     monkeypatch.setattr(speeds.subprocess, "run", lambda words, **_: subprocess.CompletedProcess(words, *told))
     said = update(speed_file, experiment.build().sized, folder_of(experiment))
     assert said.startswith("note: no speeds beside the page: ")

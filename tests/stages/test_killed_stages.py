@@ -40,7 +40,8 @@ def run(project: Path, name: str, item: str) -> None:
     if name == "export":
         words = [name, item, "--experiment", str(folder), "--to", str(folder / "exported"), "--formats", "timm"]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(exporting, "measure_speeds", lambda *_: speed.Speeds(speed.Speed(1, 1, 1.0), None, "here"))
+            one = speed.Speed(parameters=1, flops=1, images_a_second=1.0)
+            patch.setattr(exporting, "measure_speeds", lambda *_: speed.Speeds(place="here", models=(one,)))
             assert main(words) == 0  # the card of two exports differs by the measured speed alone
     else:
         run_stage(open_experiment(folder), STAGES[name], Item(item), SETTINGS)
