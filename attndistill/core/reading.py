@@ -1,16 +1,11 @@
 """Reading files that others made: regular ones, of a bounded size; and whose fault it is that one cannot be read."""
 
 import errno
-import math
 import os
 import stat
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
-from numpy.lib.format import read_array, read_array_header_1_0, read_array_header_2_0, read_magic
-from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from attndistill.core.words import shown
@@ -18,7 +13,6 @@ from attndistill.core.words import shown
 Model = TypeVar("Model", bound=BaseModel)
 
 _MACHINE = {errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ESTALE}
-_MOST_RATIO, _FREE = 100, 2**26  # of what a file unpacks to
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -72,30 +66,6 @@ def read_text(path: Path, *, at_most: int = 2**26, encoding: str = "utf-8") -> s
         raise ValueError(f"{shown(path)} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{shown(path)} is no text in {encoding}: {error.reason} at byte {error.start}") from None
-
-
-def read_npz(path: Path, *, at_most: int = 2**30) -> dict[str, NDArray[Any]]:
-    """The plain arrays of an .npz file. Raises ValueError in one line, before memory is taken, and OSError as above."""
-    try:
-        with regular_file(path, at_most=at_most) as file, zipfile.ZipFile(file) as zipped:
-            size = sum(member.file_size for member in zipped.infolist())
-            if size > min(at_most, _MOST_RATIO * path.stat().st_size + _FREE):
-                raise ValueError(f"it would unpack to {size} bytes")
-            return {member.filename.removesuffix(".npy"): _array(zipped, member) for member in zipped.infolist()}
-    except (EOFError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{shown(path)} is not an archive of plain arrays: {shown(error)}") from None
-
-
-def _array(zipped: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
-    """One array; its header must claim what the file holds."""
-    with zipped.open(member) as file:
-        read_header = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[read_magic(file)]
-        shape, _, dtype = read_header(file)
-        if math.prod(shape) * dtype.itemsize + file.tell() != member.file_size:
-            raise ValueError(f"{member.filename} claims {shape} of {dtype} in {member.file_size} bytes")
-    with zipped.open(member) as file:
-        array: NDArray[Any] = read_array(file, allow_pickle=False)
-    return array
 
 
 def read_model(path: Path, model: type[Model], *, at_most: int = 2**28) -> Model:

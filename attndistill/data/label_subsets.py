@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attndistill.core.artifacts import write_text
 from attndistill.core.reading import read_text
 from attndistill.core.words import shown
 from attndistill.data.sources import composed
@@ -146,11 +145,6 @@ def listed_subset(names: Sequence[str], list_file: Path, left_out: LeftOut) -> L
         raise ValueError(f"{shown(list_file)} names {len(chosen) - len(set(chosen))} images more than once")
     unusable = sum(left_out.has_image(line) for line in elsewhere)
     return LabelSubset(np.sort(np.array(chosen, dtype=np.int64)), len(elsewhere) - unusable, unusable)
-
-
-def write_subset(path: Path, names: Sequence[str], chosen: NDArray[np.int64]) -> None:
-    """Keep a subset as an artifact: one whole name a line, as `listed_subset` reads."""
-    write_text(path, "".join(f"{names[position]}\n" for position in chosen))
 
 
 def _lines(list_file: Path) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attndistill.data.label_subsets import LabelSubset, LeftOut, label_subset, write_subset
+from attndistill.data.label_subsets import LabelSubset, LeftOut, label_subset
 from attndistill.data.splits import balanced_subset, first_of_classes, stratified_subset, train_test_split
 
 NAMES = ["n01/n01_5.JPEG", "n01/n01_7.JPEG", "n02/n02_5.JPEG", "n02/deep/n02_9.png"]
@@ -117,14 +117,6 @@ def test_a_share_that_is_none_is_refused(fraction: float) -> None:
 def test_one_image_of_each_class_stays_outside_where_asked() -> None:
     chosen = stratified_subset(MANY, 1.0, 0, "x", leave_one=True)
     assert np.bincount(MANY[chosen], minlength=4).tolist() == [99, 36, 3, 0]
-
-
-def test_a_kept_list_reads_back_as_the_same_subset(tmp_path: Path) -> None:
-    names = [f"c{label}/{position}.png" for position, label in enumerate(MANY)]
-    chosen = label_subset(names, MANY, list_file=None, fraction=0.1, seed=0).positions
-    write_subset(tmp_path / "kept.txt", names, chosen)
-    again = label_subset(names, MANY, list_file=tmp_path / "kept.txt", fraction=None, seed=9)
-    assert again.positions.tolist() == chosen.tolist()
 
 
 def test_a_balanced_subset_has_as_many_of_each_class_as_there_are() -> None:

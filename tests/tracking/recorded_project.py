@@ -66,7 +66,7 @@ class Project:
 
     def sync(self, **environment: str) -> tuple[int, str]:
         finished = subprocess.run(
-            [sys.executable, "-m", "attndistill.tracking", "sync"],
+            [sys.executable, "-m", "attndistill", "tracking", "sync"],
             cwd=self.root,
             env=self.environment | environment,
             capture_output=True,
