@@ -54,6 +54,7 @@ Objective = Annotated[str, AfterValidator(_objective)]
 Count = Annotated[int, Field(ge=0, lt=2**32)]
 Objectives = Annotated[list[Objective], Field(min_length=1, max_length=2)]
 Seeds = Annotated[list[Count], Field(min_length=1)]
+Importances = dict[str, dict[str, Annotated[float, Field(ge=0)]]]
 
 
 class Range(Section):
@@ -149,7 +150,10 @@ class Pruner(Section):
 
 
 class Trial(Section):
-    """One trial that has ended; the last three say why one was not trained to its end, and stand only there."""
+    """One trial that has ended; the last three say why one was not trained to its end, and stand only there.
+
+    values: of the objectives, means over seeds; by_seed: objective -> the figure of each seed.
+    """
 
     number: Count
     state: Literal["complete", "pruned", "fail"]
@@ -157,6 +161,7 @@ class Trial(Section):
     values: list[Real] | None
     epochs: Count | None
     given: bool
+    by_seed: list[list[Real]] = Field(default_factory=list)
     same_as: Count = 0
     refused: str = ""
     error: str = ""
@@ -166,7 +171,8 @@ class Outcome(Section):
     """What a study found.
 
     best: numbers of the winner or of the front; planned: trials of the study file; overrides: settings of the command
-    line that set it apart from the file's; importances: objective -> setting -> share, by `evaluator`.
+    line that set it apart from the file's; importances: objective -> setting -> share, by `evaluator`;
+    importances_by_seed: the same by the figures of each seed alone.
     """
 
     study: Name
@@ -187,7 +193,8 @@ class Outcome(Section):
     state: Literal["finished", "unfinished"]
     trials: list[Trial]
     best: list[Count]
-    importances: dict[str, dict[str, Annotated[float, Field(ge=0)]]] | None
+    importances: Importances | None
+    importances_by_seed: list[Importances | None] = Field(default_factory=list)
     evaluator: str
 
     @model_validator(mode="after")
@@ -197,8 +204,9 @@ class Outcome(Section):
         if len(set(self.objectives)) < len(self.objectives):
             raise ValueError(f"objectives {self.objectives}; allowed: different ones")
         unknown = [key for key in self.surface or () if key not in self.search]
-        for name, shares in (self.importances or {}).items():
-            unknown += [name] * (name not in self.objectives) + [key for key in shares if key not in self.search]
+        for found in (self.importances, *self.importances_by_seed):
+            for name, shares in (found or {}).items():
+                unknown += [name] * (name not in self.objectives) + [key for key in shares if key not in self.search]
         if unknown:
             raise ValueError(f"surface or importances: {shown(unknown[0])} is not searched")
         numbers = [trial.number for trial in self.trials]

@@ -106,15 +106,21 @@ def trial_curves(seeds: Mapping[str, Mapping[str, Points]]) -> bytes:
     return rendered()
 
 
-def importance_bars(importances: Mapping[str, float], *, evaluator: str) -> bytes:
-    """How much each setting matters, largest first; the title names the evaluator."""
+def importance_bars(
+    importances: Mapping[str, float], by_seed: Mapping[str, Sequence[float]], *, evaluator: str
+) -> bytes:
+    """How much each setting matters, largest first; circles: by each seed alone; the title names the evaluator."""
     with canvas(6.4, 0.7 + 0.35 * len(importances)) as (figure, rendered):
         axis = figure.subplots()
         ranked = sorted(importances.items(), key=lambda item: item[1])
         axis.barh([name for name, _ in ranked], [value for _, value in ranked], color=palette(["bars"])["bars"])
         for place, (_, value) in enumerate(ranked):
-            axis.annotate(f" {value:.2f}", (value, place), va="center", fontsize=8, color=_INK)
-        axis.set_xlim(0, 1.1 * max(*importances.values(), 1e-9))
+            axis.annotate(f" {value:.2f}", (value, place), va="bottom", fontsize=8, color=_INK)
+        for place, (name, _) in enumerate(ranked):
+            each = by_seed.get(name, ())
+            axis.scatter(each, [place] * len(each), s=22, facecolors="none", edgecolors=_INK, linewidths=1.0, zorder=3)
+        most = max(*importances.values(), *(one for each in by_seed.values() for one in each), 1e-9)
+        axis.set_xlim(0, 1.1 * most)
         axis.set_title(f"importance ({evaluator})", loc="left", fontsize=9)
         plain(axis, grid="x")
     return rendered()

@@ -31,7 +31,10 @@ def figures_of(found: Outcome) -> dict[str, bytes]:
         suffix = f"_{objective}" if len(found.objectives) > 1 else ""
         if importances := (found.importances or {}).get(objective):
             ranked = {shown(key): value for key, value in importances.items()}
-            drawn[f"importances{suffix}.png"] = importance_bars(ranked, evaluator=f"{found.evaluator}, {objective}")
+            each = [one[objective] for one in found.importances_by_seed if one and objective in one]
+            by_seed = {shown(key): [one.get(key, 0.0) for one in each] for key in importances}
+            told_by = f"{found.evaluator}, {objective}"
+            drawn[f"importances{suffix}.png"] = importance_bars(ranked, by_seed, evaluator=told_by)
         if not numbers:
             continue
         told: dict[str, Any] = {"objective": objective, "best": best}
@@ -46,7 +49,8 @@ def figures_of(found: Outcome) -> dict[str, bytes]:
 _CAPTIONS = {
     "front": "The two objectives against each other: no trial on the line is beaten in both. The numbers are "
     "the trials'.",
-    "importances": "Importances sum to one; the title names the evaluator and the objective.",
+    "importances": "Importances sum to one; the title names the evaluator and the objective. Circles: by the figures "
+    "of each seed alone; where they lie far apart, the importances are chance.",
     "slices": "The objective against each setting; diamonds are the best trials. Trials crowd where the sampler "
     "expected most.",
     "surface": "The objective over two settings (the supplementary's Fig. 8): dots are trials, of several at one place "

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from attndistill.study.search import Search
 
 SAME_AS, REFUSED, ERROR = "same_as", "refused", "error"  # attributes of trials that were not trained to their end
+BY_SEED = "by_seed"  # of those that were: objective -> the figure of each seed
 _EVALUATOR = "PED-ANOVA"
 _FILE = "found.json"
 _FEWEST = 10  # complete trials for importances
@@ -88,6 +89,7 @@ def outcome_of(search: "Search", study: "optuna.Study") -> Outcome:
             "trials": [_trial(trial, definition.enqueue) for trial in ended],
             "best": [trial.number for trial in best_trials(study)],
             "importances": importances(study),
+            "importances_by_seed": [importances(study, seed) for seed in range(len(definition.seeds))],
             "evaluator": _EVALUATOR,
         }
     )
@@ -101,7 +103,7 @@ def _trial(trial: "FrozenTrial", enqueued: Sequence[dict[str, Value]]) -> dict[s
         "values": trial.values,
         "epochs": trial.last_step if trial.state.name == "PRUNED" else None,
         "given": trial.params in enqueued,
-        **{key: trial.user_attrs[key] for key in (SAME_AS, REFUSED, ERROR) if key in trial.user_attrs},
+        **{key: trial.user_attrs[key] for key in (BY_SEED, SAME_AS, REFUSED, ERROR) if trial.user_attrs.get(key)},
     }
 
 
@@ -122,18 +124,20 @@ def _sign(study: "optuna.Study", place: int) -> int:
     return -1 if study.directions[place].name == "MAXIMIZE" else 1
 
 
-def importances(study: "optuna.Study") -> dict[str, dict[str, float]] | None:
+def importances(study: "optuna.Study", seed: int | None = None) -> dict[str, dict[str, float]] | None:
     """Objective -> setting -> importance; None where there are too few trials, or they are all alike.
 
-    PED-ANOVA asks which settings the best tenth of the trials shares, so it needs ten of them.
+    PED-ANOVA asks which settings the best tenth of the trials shares, so it needs ten of them. With `seed`, the place
+    of one among the study's, by that student's figures alone: how far importances hang on chance.
     """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    if len(_complete(study)) < _FEWEST:
+    complete = _complete(study)
+    if len(complete) < _FEWEST or (seed is not None and not all(trial.user_attrs.get(BY_SEED) for trial in complete)):
         return None
     found = {}
     for place, name in enumerate(study.metric_names or []):
-        target = partial(_signed, sign=_sign(study, place), place=place)
+        target = partial(_signed, sign=_sign(study, place), place=place, seed=seed)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # "smallest is best": so it is made to be
@@ -143,5 +147,5 @@ def importances(study: "optuna.Study") -> dict[str, dict[str, float]] | None:
     return found
 
 
-def _signed(trial: "FrozenTrial", *, sign: int, place: int) -> float:
-    return sign * float(trial.values[place])
+def _signed(trial: "FrozenTrial", *, sign: int, place: int, seed: int | None) -> float:
+    return sign * float(trial.values[place] if seed is None else trial.user_attrs[BY_SEED][place][seed])

@@ -7,6 +7,7 @@ is resumed by whoever runs those settings next, and two trials of equal settings
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import cast
 
 import optuna
@@ -18,7 +19,7 @@ from attndistill.core.secrets import hidden_in
 from attndistill.core.words import shown
 from attndistill.outcomes import Choices, Distribution, FloatRange, Value
 from attndistill.study.lost import heartbeat, sign
-from attndistill.study.outcome import ERROR, REFUSED, SAME_AS
+from attndistill.study.outcome import BY_SEED, ERROR, REFUSED, SAME_AS
 from attndistill.study.recording import tag_inputs, write_failed_note, write_note, write_pruned_note
 from attndistill.study.search import Search
 from attndistill.study.validation import TrialLayout, TrialStudent
@@ -96,6 +97,7 @@ def _twin(trial: optuna.Trial, point: Mapping[str, Value]) -> list[float] | None
             continue
         trial.set_user_attr(SAME_AS, other.number)
         if other.state == TrialState.COMPLETE:
+            trial.set_user_attr(BY_SEED, other.user_attrs.get(BY_SEED))
             return list(other.values)
         raise optuna.TrialPruned(f"trial {other.number} has the same settings and is running")
     return None
@@ -155,7 +157,9 @@ def _objectives(
     except optuna.TrialPruned as reason:
         write_pruned_note(search.place.artifacts, trial, layout, curve, str(reason))
         raise
-    figures = student.figures()
+    each = student.figures()
+    figures = {name: fmean(values) for name, values in each.items()}
     recorder.metrics(figures, step=0)
     write_note(search.place.artifacts, trial, layout, figures)
+    trial.set_user_attr(BY_SEED, [each[name] for name in definition.objectives])
     return [figures[name] for name in definition.objectives]

@@ -121,8 +121,8 @@ class ValidationContext(Context):
             for name, (evaluation, figure) in zip(objectives, chosen, strict=True)
         }
 
-    def judge_trained(self, objectives: Sequence[str]) -> dict[str, float]:
-        """Objectives for which something is trained on labels, means over seeds; as the probe stage does it, but on the
+    def judge_trained(self, objectives: Sequence[str]) -> dict[str, list[float]]:
+        """Objectives for which something is trained on labels, of each seed; as the probe stage does it, but on the
         validation part in the place of test, and on train without it."""
         chosen = {name: judged()[name] for name in objectives}
         found: dict[str, list[float]] = {name: [] for name in objectives}
@@ -137,7 +137,7 @@ class ValidationContext(Context):
                 found[name].append(float(results[evaluation.name].figures[figure]))
         for checkpoint in checkpoints:
             checkpoint.remove()
-        return {name: sum(values) / len(values) for name, values in found.items()}
+        return found
 
     def _judged(self, seed: int, checkpoints: list[Checkpoint]) -> Judged:
         """One seed's student; the checkpoints of what is trained for it are added to `checkpoints`."""
@@ -212,8 +212,8 @@ class TrialStudent:
 
         distill.run(replace(context, code=code_digest(distill.__name__), look=look))
 
-    def figures(self) -> dict[str, float]:
-        """Every figure a study can have for an objective; pictures of its attention are left in the layout.
+    def figures(self) -> dict[str, list[float]]:
+        """Every figure a study can have for an objective, of each seed; pictures of its attention stay in the layout.
 
         Raises:
             FloatingPointError: one is not finite.
@@ -221,15 +221,16 @@ class TrialStudent:
         teacher = replace(self._judge, item=Item("teacher"), journal=Recorder(None))
         attention.run(teacher)
         attention.run(self._judge)
-        last = read_json(self.layout.result("training", "trial.json"))["summary"]  # means over seeds
-        maps = read_json(self.layout.result("attention", "trial.json"))
-        found = {name: float(last[f"validation_{name}"]) for name in self.definition.curves}
-        found |= {name: float(maps[name]["mean"]) for name, (judge, _) in judged().items() if judge.on == "maps"}
+        seeds, maps = self.layout.curves.values(), read_json(self.layout.result("attention", "trial.json"))
+        found = {name: [each[f"validation_{name}"][-1][1] for each in seeds] for name in self.definition.curves}
+        found |= {name: maps[name]["values"] for name, (judge, _) in judged().items() if judge.on == "maps"}
         found |= self._judge.judge_trained(self.definition.trained)
-        found[PARAMETERS] = float(count_parameters(load_model(self.layout.weights("", self.config.seeds[0]))[0]))
-        for name, value in found.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(f"{name} of the student is {value}")
+        parameters = count_parameters(load_model(self.layout.weights("", self.config.seeds[0]))[0])
+        found[PARAMETERS] = [float(parameters)] * len(seeds)
+        for name, values in found.items():
+            for value in values:
+                if not math.isfinite(value):
+                    raise FloatingPointError(f"{name} of the student is {value}")
         return found
 
     @property

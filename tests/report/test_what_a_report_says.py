@@ -132,7 +132,7 @@ def test_a_dollar_in_a_label_is_no_formula_in_any_chart():
     values, curve = [np.array([80.0, 81.0])], (np.arange(3.0), np.array([[3.0, 2.0, 1.0]]))
     setting = Setting(one, [0.1, 1.0], log=True)
     assert slices([setting], np.array([1.0, 2.0]), objective=one, best=[0])
-    assert importance_bars({one: 0.5}, evaluator=one)
+    assert importance_bars({one: 0.5}, {}, evaluator=one)
     assert trial_curves({"0": {one: (curve[0], curve[1][0])}})
     for draw in (
         lambda label: accuracy_bars([label], {label: values}),

@@ -295,6 +295,9 @@ def outcome(**changes) -> dict:
         "trials": trials,
         "best": [2],
         "importances": {"logistic_top1": {"distill.lambda": 0.8, "distill.projector_depth": 0.2}},
+        "importances_by_seed": [
+            {"logistic_top1": {"distill.lambda": share, "distill.projector_depth": 1 - share}} for share in (0.9, 0.5)
+        ],
         "evaluator": "PED-ANOVA",
         **changes,
     }

@@ -113,6 +113,9 @@ def test_a_trial_leaves_its_curves_and_panels_as_artifacts_in_its_note_and_the_s
     assert [trial["given"] for trial in found["trials"]] == [True, False, False]
     assert found["best"] == [study.best_trial.number]
     assert found["importances"] is None  # of three trials there are none to speak of
+    assert found["importances_by_seed"] == [None]
+    for trial in found["trials"]:
+        assert [pytest.approx(sum(each) / len(each)) for each in trial["by_seed"]] == trial["values"]
     pictures = sorted(path.name for path in (project.root / "outputs/study/toy").iterdir())
     assert pictures == ["found.json", "slices.png"]
     before = path.read_bytes()
@@ -253,6 +256,20 @@ def test_importances_name_the_setting_that_the_best_trials_share():
     found = importances(study)
     assert found["knn_top1"]["high"] > 0.8
     assert found["kl_to_teacher"]["low"] > 0.8
+
+
+def test_importances_by_a_seed_come_from_its_own_figures():
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    study.set_metric_names(["knn_top1"])
+    for _ in range(60):
+        trial = study.ask()
+        one, other = (trial.suggest_float(name, 0, 1) for name in ("one", "other"))
+        each = [90.0 if setting > 0.9 else 50.0 + setting for setting in (one, other)]
+        trial.set_user_attr("by_seed", [each])
+        study.tell(trial, sum(each) / 2)
+    first, second = (importances(study, seed)["knn_top1"] for seed in (0, 1))
+    assert first["one"] > 0.8
+    assert second["other"] > 0.8
 
 
 def test_another_configuration_is_another_study_unless_the_searched_or_runtime_settings_differ(project):
