@@ -194,7 +194,7 @@ class Outcome(Section):
     trials: list[Trial]
     best: list[Count]
     importances: Importances | None
-    importances_by_seed: list[Importances | None] = Field(default_factory=list)
+    importances_by_seed: list[Importances] = Field(default_factory=list)
     evaluator: str
 
     @model_validator(mode="after")

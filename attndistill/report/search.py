@@ -31,7 +31,7 @@ def figures_of(found: Outcome) -> dict[str, bytes]:
         suffix = f"_{objective}" if len(found.objectives) > 1 else ""
         if importances := (found.importances or {}).get(objective):
             ranked = {shown(key): value for key, value in importances.items()}
-            each = [one[objective] for one in found.importances_by_seed if one and objective in one]
+            each = [one[objective] for one in found.importances_by_seed if objective in one]
             by_seed = {shown(key): [one.get(key, 0.0) for one in each] for key in importances}
             told_by = f"{found.evaluator}, {objective}"
             drawn[f"importances{suffix}.png"] = importance_bars(ranked, by_seed, evaluator=told_by)

@@ -73,6 +73,7 @@ def outcome_of(search: "Search", study: "optuna.Study") -> Outcome:
     ended = [trial for trial in trials if trial.state.is_finished()]
     config, chosen = search.config({}), definition.plain()
     judges = [e.name for e in definition.evaluations if e.labels] or [e.name for e in definition.evaluations]
+    by_seed = [importances(study, seed) for seed in range(len(definition.seeds))]
     return Outcome.model_validate(
         {
             "study": search.name,
@@ -89,7 +90,7 @@ def outcome_of(search: "Search", study: "optuna.Study") -> Outcome:
             "trials": [_trial(trial, definition.enqueue) for trial in ended],
             "best": [trial.number for trial in best_trials(study)],
             "importances": importances(study),
-            "importances_by_seed": [importances(study, seed) for seed in range(len(definition.seeds))],
+            "importances_by_seed": by_seed if all(by_seed) else [],
             "evaluator": _EVALUATOR,
         }
     )

@@ -56,7 +56,7 @@ GOOD = {
 }
 OPTIONAL = {
     TableFile: {"parameters", "sd", "mean", "interval", "p", "p_holm", "judge", "claims"},
-    Outcome: {"epochs", "surface", "importances", "values"},
+    Outcome: {"epochs", "surface", "importances", "importances_by_seed", "values"},
 }
 JSON_KINDS = list(GOOD)
 
