@@ -114,13 +114,12 @@ def importance_bars(
         axis = figure.subplots()
         ranked = sorted(importances.items(), key=lambda item: item[1])
         axis.barh([name for name, _ in ranked], [value for _, value in ranked], color=palette(["bars"])["bars"])
-        for place, (_, value) in enumerate(ranked):
-            axis.annotate(f" {value:.2f}", (value, place), va="bottom", fontsize=8, color=_INK)
-        for place, (name, _) in enumerate(ranked):
+        ends = [max(value, *by_seed.get(name, ()), 1e-9) for name, value in ranked]
+        for place, ((name, value), end) in enumerate(zip(ranked, ends, strict=True)):
             each = by_seed.get(name, ())
-            axis.scatter(each, [place] * len(each), s=22, facecolors="none", edgecolors=_INK, linewidths=1.0, zorder=3)
-        most = max(*importances.values(), *(one for each in by_seed.values() for one in each), 1e-9)
-        axis.set_xlim(0, 1.1 * most)
+            axis.scatter(each, [place] * len(each), s=22, facecolors="white", edgecolors=_INK, linewidths=1.0, zorder=3)
+            axis.annotate(f"{value:.2f}", (end, place), (6, 0), textcoords="offset points", va="center", fontsize=8)
+        axis.set_xlim(0, 1.1 * max(ends))
         axis.set_title(f"importance ({evaluator})", loc="left", fontsize=9)
         plain(axis, grid="x")
     return rendered()
