@@ -97,7 +97,8 @@ def _temporary(path: Path) -> Iterator[Path]:
     with ExitStack() as held:
         held.callback(_remove_empty, base)
         while True:
-            base.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                base.mkdir(parents=True)
             with suppress(FileNotFoundError):  # another process has just removed it, empty
                 held.enter_context(locked(lock, timeout=10.0))
                 break
@@ -113,7 +114,7 @@ def _temporaries(directory: Path) -> Path:
     home = os.environ.get("DVC_ROOT") or os.environ.get("ATTNDISTILL_ROOT") or _project_around(directory)
     if home:
         base = Path(home).absolute() / ".work" / "tmp"
-        if _mount(next(place for place in (base, *base.parents) if place.is_dir())) == _mount(directory):
+        if _mount(base) == _mount(directory):
             return base
     return directory / _BESIDE
 
@@ -124,8 +125,14 @@ def _project_around(directory: Path) -> Path | None:
 
 
 def _mount(directory: Path) -> tuple[int, str]:
-    """What two directories share if a file can be renamed from one to the other: device, and on Linux the mount."""
-    descriptor = os.open(directory, os.O_RDONLY)
+    """What two directories share if a file can be renamed from one to the other: device, and on Linux the mount.
+
+    Of the nearest one that is there: other processes make and remove the folder of temporaries at any time.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return _mount(directory.parent)
     try:
         device, mount = os.fstat(descriptor).st_dev, None
         with suppress(OSError):
@@ -138,7 +145,10 @@ def _mount(directory: Path) -> tuple[int, str]:
 def sweep(directory: Path) -> None:
     """Remove what killed processes left of files that were to go into `directory`; those that live keep theirs."""
     base = _temporaries(next(place for place in (directory, *directory.absolute().parents) if place.is_dir()))
-    for lock in base.glob("*.lock"):
+    locks: list[Path] = []
+    with suppress(FileNotFoundError):
+        locks = [*base.glob("*.lock")]
+    for lock in locks:
         with suppress(OSError), locked(lock):  # a TimeoutError: its owner lives
             folder = lock.with_suffix("")
             _finish(folder)

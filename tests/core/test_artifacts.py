@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,26 @@ def test_a_file_in_the_place_of_a_folder_is_refused_and_stays(tmp_path):
     with pytest.raises(NotADirectoryError), replacing_directory(tmp_path / "x"):
         pass
     assert content(tmp_path) == {"x": "mine"}
+
+
+def test_writers_are_not_hurt_by_others_that_make_and_remove_the_folder_of_temporaries(tmp_path):
+    """The seeds of a stage write checkpoints beside one another, and whoever is last removes the empty folder."""
+    (tmp_path / "params.yaml").touch()
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / ".work").mkdir()
+    loop = "import os, sys\nwhile True:\n try: os.{}(sys.argv[1])\n except OSError: pass"
+    others = [
+        subprocess.Popen([sys.executable, "-c", loop.format(name), tmp_path / ".work/tmp"])
+        for name in ("mkdir", "rmdir")
+    ]
+    try:
+        for number in range(300):
+            write_text(tmp_path / "written.txt", str(number))
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert (tmp_path / "written.txt").read_text() == "299"
 
 
 def test_temporary_names_lie_on_the_file_system_of_the_artifact(place, monkeypatch):
