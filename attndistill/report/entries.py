@@ -49,9 +49,10 @@ class Entry:
 
     @property
     def accuracy(self) -> Curve | None:
-        """Top-1 over the epochs of training, percent."""
+        """Top-1 over the epochs of training, percent to four digits."""
         curves = self.training.curves if self.training else {}
-        return aligned({int(seed): dict(of[ACCURACY]) for seed, of in curves.items() if ACCURACY in of})
+        found = {int(seed): of[ACCURACY] for seed, of in curves.items() if ACCURACY in of}
+        return aligned({seed: {epoch: round(top1, 4) for epoch, top1 in points} for seed, points in found.items()})
 
     @property
     def feature(self) -> str:
