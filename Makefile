@@ -16,7 +16,7 @@ smoke: $(INSTALLED)  ## the whole pipeline at toy size, in one process
 	rm -rf experiments/smoke/outputs experiments/smoke/results
 	python -m attndistill pipeline --experiment experiments/smoke
 
-fashion: $(INSTALLED)  ## Fashion-MNIST, a real public set (experiments/fashion_mnist/README.md): an hour and a quarter on 2 cores
+fashion: $(INSTALLED)  ## Fashion-MNIST, a real public set (experiments/fashion_mnist/README.md): an hour and a half on 2 cores
 	dvc --cd experiments/fashion_mnist repro
 
 table10: $(INSTALLED)  ## the paper's ablation table in miniature (experiments/table10/README.md): two hours on 2 cores
