@@ -8,8 +8,10 @@ Light to read: neither optuna nor torch. An objective is a figure of an evaluati
 name a figure on test: what is chosen by a figure must not be reported by it.
 """
 
+import math
 import re
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -228,6 +230,9 @@ class Outcome(Section):
                 raise ValueError(f"trials: {trial.number}: {shown(key)} {shown(value)} was not searched")
         if (complete or trial.values is not None) and len(trial.values or ()) != len(self.objectives):
             raise ValueError(f"trials: {trial.number} has no value for each objective")
+        means = [fmean(each) if len(each) == len(self.seeds) else math.nan for each in trial.by_seed]
+        if means and not (len(means) == len(trial.values or ()) and all(map(math.isclose, means, trial.values or ()))):
+            raise ValueError(f"trials: {trial.number}: by_seed is not of its values, a figure for each seed")
 
     @property
     def complete(self) -> list[Trial]:

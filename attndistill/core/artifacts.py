@@ -97,11 +97,13 @@ def _temporary(path: Path) -> Iterator[Path]:
     with ExitStack() as held:
         held.callback(_remove_empty, base)
         while True:
-            with suppress(FileExistsError):
-                base.mkdir(parents=True)
-            with suppress(FileNotFoundError):  # another process has just removed it, empty
+            try:
+                base.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(lock, timeout=10.0))
                 break
+            except (FileExistsError, FileNotFoundError):  # another process has just made it, or removed it, empty
+                if base.exists() and not base.is_dir():
+                    raise
         try:
             folder.mkdir()
             yield folder / path.name

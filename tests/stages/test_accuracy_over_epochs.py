@@ -27,4 +27,4 @@ def test_the_last_point_is_the_probe_of_the_stored_student(taught, stage):
     stage("probe", "attndistill", **{"probe.logistic": {"strengths": [1.0], "tolerance": 1e-4, "max_iterations": 1000}})
     ((_, last),) = TrainingFile.read(folder / "results/training/attndistill.json").curves["0"]["probe_top1"][-1:]
     probes = ProbeFile.read(folder / "results/probes/attndistill.json").probes
-    assert last == probes["logistic"]["top1"].values[0]
+    assert last == probes["logistic"].figures["top1"].values[0]

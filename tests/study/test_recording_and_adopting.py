@@ -156,10 +156,11 @@ def test_without_a_storage_the_winner_comes_from_the_file_that_git_keeps_and_not
     assert show_best(str(tmp_path / study), open_experiment(tmp_path), {}, **more) == 0
     told = capsys.readouterr()
     found = "search/found/default.json"
+    (best,) = read_outcome(tmp_path / found).winners
     assert told.out.startswith(
-        f"no study of this file and configuration in the default storage: from {found}\ntrial 0: "
+        f"no study of this file and configuration in the default storage: from {found}\ntrial {best.number}: "
     )
-    assert "-S params.yaml:distill.lambda=0.1 " in told.out
+    assert f"-S params.yaml:distill.lambda={best.settings['distill.lambda']} " in told.out
     current = read_search(tmp_path / study, open_experiment(tmp_path), {}).configuration
     changed = tmp_path / found
     changed.write_text(changed.read_text().replace(read_outcome(changed).configuration, current))
