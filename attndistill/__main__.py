@@ -10,9 +10,10 @@ def run() -> NoReturn:
         from attndistill.cli import main
         from attndistill.core.later import import_later
         from attndistill.core.ownership import ended_in_order
+        from attndistill.core.process import quick_process
 
         import_later()
-        with ended_in_order() as received:
+        with quick_process(), ended_in_order() as received:
             code = main()
     except ModuleNotFoundError as absent:
         if absent.name is None or absent.name.startswith("attndistill"):

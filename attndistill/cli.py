@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from attndistill import __version__
 from attndistill.core.memory import memory_ran_out
+from attndistill.core.process import collect_from_here
 from attndistill.core.progress import say
 from attndistill.core.secrets import hidden
 from attndistill.core.words import shown
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options, rest = _parser().parse_known_args(words)
         if rest:
             raise ValueError(f"unknown argument {rest[0]!r}; settings are given as --section.key value")
+        if options.handle is not _run_stage:  # which begins its work later
+            collect_from_here()
         return int(options.handle(options, overrides) or 0)
     except ValueError as error:
         return _complain(error, 2)

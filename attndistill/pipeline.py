@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attndistill.config import Config
 from attndistill.core.artifacts import read_json
+from attndistill.core.process import collect_from_here
 from attndistill.core.ranks import ranks_of_environment
 from attndistill.drivers import LOCK, stale_lock
 from attndistill.experiments import Experiment
@@ -85,6 +86,7 @@ def run_stage(
         if is_main:
             _note_imitated(config, stage.name)
             check_inputs(context, stage, inputs)
+        collect_from_here()
         stage.run(context)
     if is_main and os.environ.get("DVC_STAGE"):
         in_declared_order(experiment.folder, list(experiment.rows))

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from attndistill.core.process import keep_memory
+
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 _GEMM_SIDE = {"cpu": 1024, "cuda": 8192}
 _GEMM_REPEATS = {"cpu": 3, "cuda": 10}
@@ -50,6 +52,16 @@ def products_in(precision: str) -> Iterator[None]:
     finally:
         for backend, allowed in zip(backends, before, strict=True):
             backend.allow_tf32 = allowed
+
+
+@contextmanager
+def plain_memory() -> Iterator[None]:
+    """glibc's malloc as a process comes to have it by itself; the package's own programs keep more (`core.process`)."""
+    keep_memory(32 * 2**20)
+    try:
+        yield
+    finally:
+        keep_memory()
 
 
 def synchronise(device: torch.device) -> None:

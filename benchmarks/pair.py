@@ -23,6 +23,7 @@ from attndistill.data.loading import Batch, Schedule, training_batches, view_bat
 from attndistill.targets import LiveTeacher
 from benchmarks.configurations import CONFIGURATIONS, Pair
 from benchmarks.data import torchvision_view, write_jpegs
+from benchmarks.machine import plain_memory
 from benchmarks.timing import compared, interleaved
 from benchmarks.variants import Variant, prepare, stored
 
@@ -84,11 +85,12 @@ def _timm_step(precision: str) -> Callable[[Batch], None]:
     optimizer = AdamW(param_groups_weight_decay(task.trainable_module, weight_decay=0.05), lr=1e-4)
 
     def step(batch: Batch) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = task(batch.images, batch.labels)["loss"]
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        with plain_memory():
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                loss = task(batch.images, batch.labels)["loss"]
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
 
     return step
 

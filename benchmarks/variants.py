@@ -26,7 +26,7 @@ from attndistill.training.loop import update
 from attndistill.training.meter import Meter
 from attndistill.training.optimizers import adamw
 from benchmarks.configurations import Pair
-from benchmarks.machine import PRECISIONS, products_in, synchronise
+from benchmarks.machine import PRECISIONS, plain_memory, products_in, synchronise
 
 PHASES = ("teacher", "student", "backward", "optimizer")
 _LEARNING_RATE = 1e-4
@@ -123,7 +123,7 @@ def prepare(variant: Variant, pair: Pair, batch: Batch, targets: Path | None) ->
         step = _package(variant.precision, own, teach, clock)
 
     def in_precision(given: Batch = batch) -> None:
-        with products_in(variant.precision):
+        with products_in(variant.precision), plain_memory() if variant.algorithm == "reference" else nullcontext():
             step(given)
 
     return Prepared(variant, in_precision, clock)

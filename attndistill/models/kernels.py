@@ -7,6 +7,7 @@ before it, whose frozen weights oneDNN has laid out once, saves up to a quarter 
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,14 +19,23 @@ from torch.nn import functional as F
 # B batch, T tokens, D and E widths
 
 _FUSED_BF16_BACKWARD_FROM = 256  # tokens; below, forming the matrix is faster
+_FUSED_BF16_FROM = 1024  # tokens, without a backward pass and without AMX; there the matrix takes too much memory
 _READ_AT_ONCE = 2_500_000  # numbers of all tokens: 32 images of S/16 at 224 px, 8 of S/8, 600 of the embedded default
 
 
 def fused_attention_pays(tokens: Float[Tensor, "B T D"]) -> bool:
     """Whether attention over these tokens is faster by the fused kernel, with a backward pass where one will follow."""
-    if tokens.device.type != "cpu" or not torch.is_grad_enabled():
+    if tokens.device.type != "cpu" or computed_in(tokens) != torch.bfloat16:
         return True
-    return computed_in(tokens) != torch.bfloat16 or tokens.shape[1] >= _FUSED_BF16_BACKWARD_FROM
+    if torch.is_grad_enabled():
+        return tokens.shape[1] >= _FUSED_BF16_BACKWARD_FROM
+    return _has_amx() or tokens.shape[1] >= _FUSED_BF16_FROM
+
+
+@cache
+def _has_amx() -> bool:
+    """Whether this processor multiplies tiles of bf16, which the fused kernel makes use of."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def images_at_once(vit: Any, device: torch.device, at_most: int) -> int:

@@ -70,7 +70,10 @@ def test_how_many_images_are_read_at_once_follows_from_sizes_alone(size, patch, 
     assert images_at_once(vit, torch.device("cuda"), 256) == 256
 
 
-def test_attention_in_bf16_that_is_trained_forms_its_matrix_where_the_sequence_is_short():
+@pytest.mark.parametrize("amx", [True, False])
+def test_attention_in_bf16_forms_its_matrix_where_that_is_the_faster_way(amx, monkeypatch):
+    """In training below some length; of a frozen model below another, where the processor has no tiles of bf16."""
+    monkeypatch.setattr(kernels, "_has_amx", lambda: amx)
     short, long = torch.zeros(1, 65, 8), torch.zeros(1, kernels._FUSED_BF16_BACKWARD_FROM, 8)
     assert fused_attention_pays(short)
     with torch.autocast("cpu", torch.bfloat16):
