@@ -80,7 +80,8 @@ def test_attention_in_bf16_forms_its_matrix_where_that_is_the_faster_way(amx, mo
         assert not fused_attention_pays(short)
         assert fused_attention_pays(long)
         with torch.no_grad():
-            assert fused_attention_pays(short)
+            assert fused_attention_pays(short) is fused_attention_pays(long) is amx
+            assert fused_attention_pays(torch.zeros(1, kernels._FUSED_BF16_FROM, 8))
 
 
 def test_both_attention_kernels_give_a_student_the_same_gradients(monkeypatch):
