@@ -10,10 +10,11 @@ def run() -> NoReturn:
         from attndistill.cli import main
         from attndistill.core.later import import_later
         from attndistill.core.ownership import ended_in_order
-        from attndistill.core.process import quick_process
+        from attndistill.core.process import begin_process, end_process
 
+        begin_process()
         import_later()
-        with quick_process(), ended_in_order() as received:
+        with ended_in_order() as received:
             code = main()
     except ModuleNotFoundError as absent:
         if absent.name is None or absent.name.startswith("attndistill"):
@@ -21,7 +22,7 @@ def run() -> NoReturn:
         own = "the environment that `make repro` sets up is .venv; elsewhere: pip install attndistill"
         print(f"attndistill: {absent.name} is not installed for {sys.executable}; {own}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(128 + received[0] if received else code)
+    end_process(128 + received[0] if received else code)
 
 
 if __name__ == "__main__":

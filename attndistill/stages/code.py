@@ -61,7 +61,7 @@ def source_digest(module: str) -> str:
 def same_code(one: str, other: str) -> bool:
     """Whether two texts of a module are the same but for docstrings, comments, layout and messages."""
     try:
-        return _normal_form(one) == _normal_form(other)
+        return _written(_speechless(one)) == _written(_speechless(other))
     except (SyntaxError, ValueError, RecursionError):
         return False
 
@@ -149,17 +149,17 @@ def _modules_of(home: str) -> list[str]:
 
 @cache
 def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return _speechless(path.read_text(encoding="utf-8"))
 
 
 @cache
 def _digest_of_file(path: Path) -> str:
-    content = path.read_bytes()
-    return hashlib.sha256(_normal_form(content.decode()).encode() if path.suffix == ".py" else content).hexdigest()
+    content = _written(_tree(path)).encode() if path.suffix == ".py" else path.read_bytes()
+    return hashlib.sha256(content).hexdigest()
 
 
-def _normal_form(text: str) -> str:
-    return _written(_Speechless().visit(ast.parse(text)))
+def _speechless(text: str) -> ast.Module:
+    return _Speechless().visit(ast.parse(text))  # type: ignore[no-any-return]
 
 
 def _written(node: object) -> str:

@@ -15,18 +15,37 @@ def _told(code: str) -> str:
 def test_garbage_is_looked_for_from_where_the_work_begins_and_not_in_what_was_there() -> None:
     found = _told(
         "import gc\n"
-        "from attndistill.core.process import collect_from_here, quick_process\n"
-        "with quick_process():\n"
-        "    print(gc.isenabled())\n"
-        "    collect_from_here()\n"
-        "    print(gc.isenabled(), gc.get_freeze_count() > 1000)\n"
-        "    held = gc.get_freeze_count()\n"
-        "    later = [[] for _ in range(100)]\n"
-        "    collect_from_here()\n"
-        "    print(gc.get_freeze_count() == held)\n"
-        "print(gc.get_freeze_count() > held)\n"
+        "from attndistill.core.process import begin_process, collect_from_here\n"
+        "begin_process()\n"
+        "print(gc.isenabled())\n"
+        "collect_from_here()\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 1000)\n"
+        "held = gc.get_freeze_count()\n"
+        "later = [[] for _ in range(100)]\n"
+        "collect_from_here()\n"
+        "print(gc.get_freeze_count() == held)\n"
     )
-    assert found.split() == ["False", "True", "True", "True", "True"]
+    assert found.split() == ["False", "True", "True", "True"]
+
+
+def test_what_was_asked_for_at_the_end_is_done_and_what_was_printed_is_written(tmp_path) -> None:
+    written = tmp_path / "at the end"
+    code = (
+        "import atexit, pathlib, sys, threading, time\n"
+        "from attndistill.core.process import end_process\n"
+        f"atexit.register(pathlib.Path({str(written)!r}).write_text, 'done')\n"
+        "print('printed', end='')\n"
+        "sys.stderr.write('said')\n"
+        "{thread}"
+        "end_process(7)\n"
+    )
+    waited = "threading.Thread(target=lambda: (time.sleep(0.3), print(', later', end=''))).start()\n"
+    for thread, printed in (("", "printed"), (waited, "printed, later")):
+        written.unlink(missing_ok=True)
+        command = [sys.executable, "-c", code.replace("{thread}", thread)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (7, printed, "said")
+        assert written.read_text() == "done"
 
 
 def test_what_runs_in_a_process_of_others_leaves_their_collector_alone() -> None:
@@ -51,14 +70,14 @@ def test_memory_that_was_freed_is_taken_again_without_asking_the_system(keeping:
     assert (pages > 100) is fresh, pages
 
 
-def test_a_stages_process_collects_while_it_works(tmp_path) -> None:
-    """Cycles that hold memory are found in training, in commands that are no stage too."""
+def test_a_command_that_is_no_stage_collects_from_its_beginning() -> None:
     code = (
-        "import gc, sys\n"
+        "import gc\n"
         "from attndistill import cli\n"
-        "from attndistill.core.process import quick_process\n"
+        "from attndistill.core.process import begin_process\n"
         "def handle(options, overrides): print(gc.isenabled())\n"
         "cli._show_config = handle\n"
-        "with quick_process(): cli.main(['config'])\n"
+        "begin_process()\n"
+        "cli.main(['config'])\n"
     )
-    assert "True" in _told(code)
+    assert _told(code) == "True"
