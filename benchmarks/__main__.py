@@ -21,7 +21,7 @@ RESULTS = Path("results/benchmarks")
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "data": lambda repeats: data.measure(repeats=repeats, images=256, workers=2),
     "pair": lambda repeats: pair.measure(
-        repeats=min(repeats, 5), images=96, batch_size=32, workers=2, precisions=precisions("cpu")
+        repeats=min(repeats, 5), images=256, batch_size=32, workers=2, precisions=precisions("cpu")
     ),
     "cache": lambda repeats: (
         cache.measure(repeats=repeats, images=4096, views=4)
