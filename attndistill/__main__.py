@@ -8,12 +8,10 @@ def run() -> NoReturn:
     """The command line as a process: SIGTERM ends it as Ctrl-C does, with code 143."""
     try:
         from attndistill.cli import main
-        from attndistill.core.later import import_later
         from attndistill.core.ownership import ended_in_order
         from attndistill.core.process import begin_process, end_process
 
         begin_process()
-        import_later()
         with ended_in_order() as received:
             code = main()
     except ModuleNotFoundError as absent:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from attndistill.core.artifacts import write_json, write_text
+from attndistill.core.process import keep_memory
 from benchmarks import cache, data, engine, heads, kernels, pair, probes, search, startup, step
 from benchmarks.configurations import CONFIGURATIONS
 from benchmarks.machine import describe, precisions
@@ -49,7 +50,7 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
         )
     },
 }
-_ONE_THREAD = ("kernels",)  # as `runtime.threads` has it; the other parts take what torch takes
+_ONE_THREAD = ("data", "kernels")  # as `runtime.threads` has it; the other parts take what torch takes
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("part", nargs="*", choices=["step", *PARTS, []], help="all when left out")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
     options = parser.parse_args(arguments)
+    keep_memory()  # as the package's programs do
     if options.repeats < 1:
         parser.error(f"--repeats {options.repeats}; allowed: 1 or more")
     threads = torch.get_num_threads()

@@ -80,7 +80,7 @@ def _pays(configuration: Configuration, precision: str, repeats: int, count: int
     return {"pays after so many uses": f"{np.median(uses):.2f} ({uses[0]:.2f} to {uses[-1]:.2f})", **each}
 
 
-def _repeated(step: Callable[[], None], times: int) -> None:
+def _repeated(step: Callable[[], object], times: int) -> None:
     for _ in range(times):
         step()
 

@@ -24,6 +24,7 @@ from attndistill.data.shard_writer import ShardWriter
 from attndistill.data.shards import ShardImages
 from attndistill.data.views import ViewRecipe
 from benchmarks.configurations import CONFIGURATIONS, Configuration, made_up_images
+from benchmarks.machine import as_it_comes
 from benchmarks.timing import compared, interleaved
 
 JPEG_SIZE = (500, 375)  # width and height of an average ImageNet picture
@@ -74,9 +75,9 @@ def _from_memory(configuration: Configuration, repeats: int, count: int) -> dict
     transform = torchvision_view(recipe)
     pictures = torch.from_numpy(images.images).permute(0, 3, 1, 2)  # channels last
     work: dict[str, Callable[[], object]] = {
-        "torchvision v2 on uint8": lambda: [
-            torch.stack([transform(pictures[index]) for index in part]) for part in parts
-        ],
+        "torchvision v2 on uint8": as_it_comes(
+            lambda: [torch.stack([transform(pictures[index]) for index in part]) for part in parts]
+        ),
         "exact": lambda: [view_batch(images, recipe, 0, part) for part in parts],
         "uint8": lambda: [view_batch(images, quick, 0, part) for part in parts],
         "evaluation views": lambda: _drained(evaluation_batches(images, recipe, crop_share=0.875, batch_size=BATCH)),
@@ -97,7 +98,7 @@ def _from_files(recipe: ViewRecipe, repeats: int, count: int, workers: int, size
         def theirs(loader: Callable[[str], Any]) -> Callable[[], object]:
             images = ImageFolder(tree, torchvision_view(recipe), loader=loader)
             batches = torch.utils.data.DataLoader(images, batch, shuffle=True, num_workers=workers, drop_last=True)
-            return lambda: _drained(batches)
+            return as_it_comes(lambda: _drained(batches))
 
         work = {
             "torchvision, ImageFolder with PIL": theirs(default_loader),

@@ -3,8 +3,9 @@
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,18 @@ def products_in(precision: str) -> Iterator[None]:
             backend.allow_tf32 = allowed
 
 
-@contextmanager
-def plain_memory() -> Iterator[None]:
-    """glibc's malloc as a process comes to have it by itself; the package's own programs keep more (`core.process`)."""
-    keep_memory(32 * 2**20)
-    try:
-        yield
-    finally:
-        keep_memory()
+def as_it_comes(work: Callable[..., object]) -> Callable[..., object]:
+    """Work of others, with memory as glibc hands it out by itself; our programs keep more (`core.process`)."""
+
+    @wraps(work)
+    def done(*arguments: Any) -> object:
+        keep_memory(32 * 2**20)
+        try:
+            return work(*arguments)
+        finally:
+            keep_memory()
+
+    return done
 
 
 def synchronise(device: torch.device) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 
-def peak_bytes(step: Callable[[], None], device: torch.device) -> int:
+def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
     """The largest sum of live allocations during a step, less what lived before it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

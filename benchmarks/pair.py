@@ -23,13 +23,14 @@ from attndistill.data.loading import Batch, Schedule, training_batches, view_bat
 from attndistill.targets import LiveTeacher
 from benchmarks.configurations import CONFIGURATIONS, Pair
 from benchmarks.data import torchvision_view, write_jpegs
-from benchmarks.machine import plain_memory
+from benchmarks.machine import as_it_comes
 from benchmarks.timing import compared, interleaved
 from benchmarks.variants import Variant, prepare, stored
 
 _CONFIGURATION = CONFIGURATIONS["s16-t16"]
 _TIMM = {"teacher": "vit_small_patch16_224", "student": "vit_tiny_patch16_224"}
 Batches = Callable[[], Iterator[Batch]]
+Step = Callable[[Batch], object]
 
 
 def measure(*, repeats: int, images: int, batch_size: int, workers: int, precisions: list[str]) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def measure(*, repeats: int, images: int, batch_size: int, workers: int, precisi
 
         found: dict[str, Any] = {"images": images, "batch_size": batch_size, "loader_processes": workers}
         for precision in precisions:
-            ways: dict[str, tuple[Callable[[Batch], None], Batches]] = {
+            ways: dict[str, tuple[Step, Batches]] = {
                 "published, ImageFolder": (prepare(Variant("reference", precision), pair, given, None).step, theirs),
                 "timm's feature distillation, ImageFolder": (_timm_step(precision), theirs),
                 "exact": (prepare(Variant("exact", precision), pair, given, None).step, ours),
@@ -76,7 +77,7 @@ def measure(*, repeats: int, images: int, batch_size: int, workers: int, precisi
         return found
 
 
-def _timm_step(precision: str) -> Callable[[Batch], None]:
+def _timm_step(precision: str) -> Step:
     """A user's loop around timm's task, its weights random."""
     student, teacher = (timm.create_model(_TIMM[half], num_classes=2) for half in ("student", "teacher"))
     task = FeatureDistillationTask(
@@ -85,17 +86,16 @@ def _timm_step(precision: str) -> Callable[[Batch], None]:
     optimizer = AdamW(param_groups_weight_decay(task.trainable_module, weight_decay=0.05), lr=1e-4)
 
     def step(batch: Batch) -> None:
-        with plain_memory():
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                loss = task(batch.images, batch.labels)["loss"]
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = task(batch.images, batch.labels)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
-    return step
+    return as_it_comes(step)
 
 
-def _turn(step: Callable[[Batch], None], batches: Batches) -> Callable[[], object]:
+def _turn(step: Step, batches: Batches) -> Callable[[], object]:
     def turn() -> None:
         for batch in batches():
             step(batch)
@@ -103,7 +103,7 @@ def _turn(step: Callable[[Batch], None], batches: Batches) -> Callable[[], objec
     return turn
 
 
-def _one(step: Callable[[Batch], None], batch: Batch) -> Callable[[], object]:
+def _one(step: Step, batch: Batch) -> Callable[[], object]:
     return lambda: step(batch)
 
 

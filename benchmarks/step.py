@@ -18,6 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attndistill.core.artifacts import write_json, write_text
+from attndistill.core.process import keep_memory
 from attndistill.targets import LiveTeacher
 from benchmarks.configurations import CONFIGURATIONS, Configuration, Pair, first_batch, made_up_images
 from benchmarks.machine import PRECISIONS, describe, gemm_rate, precisions, products_in, synchronise
@@ -141,6 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, help=f"JSON, beside it a .md (default, of a whole run: {OUTPUT})")
     options = parser.parse_args(arguments)
+    keep_memory()  # as the package's programs do
     if options.repeats < 1:
         parser.error(f"--repeats {options.repeats}; allowed: 1 or more")
     torch.set_num_threads(options.threads)

@@ -26,7 +26,7 @@ from attndistill.training.loop import update
 from attndistill.training.meter import Meter
 from attndistill.training.optimizers import adamw
 from benchmarks.configurations import Pair
-from benchmarks.machine import PRECISIONS, plain_memory, products_in, synchronise
+from benchmarks.machine import PRECISIONS, as_it_comes, products_in, synchronise
 
 PHASES = ("teacher", "student", "backward", "optimizer")
 _LEARNING_RATE = 1e-4
@@ -97,7 +97,7 @@ class Prepared:
     """A variant with weights, optimizer state and a batch of its own."""
 
     variant: Variant
-    step: Callable[..., None]
+    step: Callable[..., object]
     clock: Clock
 
 
@@ -123,10 +123,10 @@ def prepare(variant: Variant, pair: Pair, batch: Batch, targets: Path | None) ->
         step = _package(variant.precision, own, teach, clock)
 
     def in_precision(given: Batch = batch) -> None:
-        with products_in(variant.precision), plain_memory() if variant.algorithm == "reference" else nullcontext():
+        with products_in(variant.precision):
             step(given)
 
-    return Prepared(variant, in_precision, clock)
+    return Prepared(variant, as_it_comes(in_precision) if variant.algorithm == "reference" else in_precision, clock)
 
 
 def stored(

@@ -9,18 +9,21 @@ import threading
 from contextlib import suppress
 from typing import NoReturn
 
+from attndistill.core.later import import_later
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 _MOST = 2**31 - 1  # of its settings, bytes
 
 
 def begin_process() -> None:
-    """No garbage is looked for until `collect_from_here`, and freed memory is kept: for programs of our own.
+    """Import what is needed alone, look for no garbage until `collect_from_here`, keep freed memory: for our programs.
 
     What imports make lives as long as the process. To look through torch's million objects again and again is a fifth
     of what a stage costs.
     """
     gc.disable()
     keep_memory()
+    import_later()
 
 
 def end_process(code: int) -> NoReturn:

@@ -7,8 +7,8 @@ from pathlib import Path
 # beside it is not the library. As a word, not in PYTHONPATH: a path may hold a colon.
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import attndistill; sys.path.pop(0); "
-    "from attndistill.core.later import import_later; import_later(); "
-    "from {module} import {function}; {function}(sys.argv[1:])"
+    "from attndistill.core.process import begin_process, collect_from_here; begin_process(); "
+    "from {module} import {function}; collect_from_here(); {function}(sys.argv[1:])"
 )
 
 

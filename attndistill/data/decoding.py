@@ -16,7 +16,7 @@ Decisions, where readers differ:
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -30,7 +30,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from attndistill.core.reading import machine_fault
 from attndistill.core.words import breaks_lines, shown
-from attndistill.data.jpeg import padded
+from attndistill.data.jpeg import padded, without_metadata
 
 # Only these of Pillow's readers ever see the bytes (EPS, for one, would start an interpreter).
 _FORMATS = {
@@ -51,6 +51,7 @@ _BYTES_PER_PIXEL = 8  # that decoding takes, at most
 _LARGE = 2**23  # pixels
 _BAND = 2**20  # pixels
 _one_at_a_time = Lock()
+_COLOURS = ("Gray", "YCbCr", "RGB")  # of a JPEG that Pillow reads as L or RGB
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 
@@ -140,15 +141,27 @@ def decoded(data: bytes, shrink: int = 1) -> tuple[NDArray[np.uint8], int]:
     Both decoders are libjpeg-turbo (a test holds their pixels equal); simplejpeg's writes no fourth byte per pixel.
     What it finds fault with is Pillow's to judge.
     """
+    if without_metadata(data):
+        with suppress(ValueError):
+            *sides, colours, _ = simplejpeg.decode_jpeg_header(data)
+            if colours in _COLOURS:
+                return _simply(data, sides, shrink), shrink
     with _open(data) as image:
         is_jpeg = image.format in ("JPEG", "MPO")
         shrunk = shrink if is_jpeg else 1
         if is_jpeg and image.mode in ("L", "RGB") and image.getexif().get(_ORIENTATION, 1) == 1:
-            width, height = (-(-side // shrunk) for side in image.size)
-            least = {"min_height": height, "min_width": width, "min_factor": shrunk}
             with suppress(ValueError):
-                return simplejpeg.decode_jpeg(data, "RGB", **least), shrunk
+                return _simply(data, image.size[::-1], shrunk), shrunk
     return np.asarray(decode(data, shrink=shrunk)), shrunk
+
+
+def _simply(data: bytes, sides: Sequence[int], shrink: int) -> NDArray[np.uint8]:
+    """A JPEG as it is stored. Raises ValueError for whatever simplejpeg finds fault with."""
+    height, width = (-(-side // shrink) for side in sides)
+    picture: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+        data, "RGB", min_height=height, min_width=width, min_factor=shrink
+    )
+    return picture
 
 
 def upright_sides(data: bytes) -> tuple[int, int]:

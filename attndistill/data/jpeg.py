@@ -20,6 +20,7 @@ _MARKER = re.compile(rb"\xff([\x01-\xfe])")
 _SCAN_END = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _RESTARTS = [bytes([0xFF, number]) for number in range(0xD0, 0xD8)]
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_START_OF_IMAGE, _METADATA, _FILL = b"\xff\xd8", 0xE1, 0xFF
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _IN_DETAIL = {0xC2, 0xC6, 0xDD}  # progressive frames, restart interval
 _MOST_MARKERS, _MOST_SCANS = 10_000, 100
@@ -75,6 +76,19 @@ def padded(data: bytes, blocks: int) -> Padded:
     whole = data if kinds.keys() & _ARITHMETIC else b"".join([data[:2], *parts, data[copied:]])
     in_detail = bool(kinds.keys() & _IN_DETAIL)
     return Padded(whole, in_detail, ends_grey=not in_detail and kinds[_START_OF_SCAN] == 1)
+
+
+def without_metadata(data: bytes) -> bool:
+    """Whether a file is a JPEG that has no EXIF or XMP before its picture: nothing that may say that it is turned."""
+    position = 2
+    while data[:2] == _START_OF_IMAGE and data[position : position + 1] == b"\xff":
+        kind = int.from_bytes(data[position + 1 : position + 2])
+        if kind == _START_OF_SCAN:
+            return True
+        if kind in _ALONE or kind in (_FILL, _METADATA):
+            break  # odd, or told
+        position += 2 + int.from_bytes(data[position + 2 : position + 4])
+    return False
 
 
 def _filled(scan: bytes, room: int, blocks: int) -> tuple[bytes, int]:

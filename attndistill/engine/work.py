@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attndistill.core.later import import_later
 from attndistill.core.ownership import locked
+from attndistill.core.process import begin_process, collect_from_here
 from attndistill.core.progress import watched
 from attndistill.engine.board import Board, Entry
 
@@ -72,8 +72,9 @@ def perform(job: Job, inputs: Sequence[object] = ()) -> str:
 def get_ready(job: Job) -> None:
     """Import what trains, in a worker that has nothing else to do: its first task would take seconds for it."""
     _pin(job.devices)
-    import_later()
+    begin_process()
     importlib.import_module("attndistill.engine.seeds")
+    collect_from_here()
 
 
 def _conclude(board: Board, name: str, state: Any, how: str) -> None:

@@ -14,6 +14,7 @@ from attndistill.config import Config
 from attndistill.core.artifacts import digest_of
 from attndistill.costs.training import Plan, targets
 from attndistill.data.decoding import decode, decoded
+from attndistill.data.jpeg import without_metadata
 from attndistill.data.loading import Schedule, evaluation_batches, training_batches, view_batch
 from attndistill.data.shard_writer import ShardWriter
 from attndistill.data.shards import ShardImages
@@ -83,6 +84,8 @@ def test_simplejpegs_pixels_are_pillows_whatever_the_subsampling_the_quality_and
         {"optimize": True, "dpi": (72, 72), "comment": "made up"},
         {"mode": "L"},
         {"mode": "CMYK"},
+        {"icc_profile": b"\xff\xe1 \xff\xda" * 50},
+        {"xmp": b'http://ns.adobe.com/xap/1.0/\0<rdf:Description tiff:Orientation="6"/>'},
         *({"exif": bytes(f"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0{chr(turn)}\0\0\0\0\0\0", "latin1")}
           for turn in range(1, 9)),
     ],
@@ -106,6 +109,16 @@ def test_a_plain_jpeg_never_asks_pillow_for_pixels_and_every_other_file_does(mon
         file = saved(grey, kind, mode) if mode == "I;16" else saved(pixels, kind, mode)
         with pytest.raises(AssertionError, match="asked"):
             decoded(file)
+
+
+def test_pillow_is_asked_about_a_jpeg_only_where_something_may_say_that_it_is_turned() -> None:
+    file, turned = saved(picture(16, 17)), Image.Exif()
+    turned[0x0112] = 6
+    assert without_metadata(file)
+    assert without_metadata(saved(picture(16, 17), icc_profile=b"\xff\xe1" * 50))
+    assert not without_metadata(saved(picture(16, 17), exif=turned))
+    for odd in (b"", file[:2], file[:30], file[:2] + b"\xff" + file[2:], file[:2] + b"\xff\x01" + file[2:], b"GIF89a"):
+        assert not without_metadata(odd)
 
 
 @pytest.mark.parametrize("damage", range(60))
