@@ -19,7 +19,7 @@ from attndistill.study.commands import run_studies
 from attndistill.study.lost import heartbeat, reclaim, sign
 from attndistill.study.search import read_search
 from attndistill.study.storage import GRACE
-from attndistill.study.studies import load_study, prepare_study
+from attndistill.study.studies import load_study, prepare_study, trials_of_the_file
 
 pytestmark = pytest.mark.drivers
 
@@ -56,9 +56,8 @@ def words(path: Path, address: str | None, *more: str) -> list[str]:
 
 
 def ended(study) -> list[TrialState]:
-    """States of the trials of the plan: those that were run again are left out."""
-    again = {number for trial in study.trials for number in trial.system_attrs.get("retry_history", [])}
-    return [trial.state for trial in study.trials if trial.number not in again]
+    """States of the trials that the file asks for."""
+    return [trial.state for trial in trials_of_the_file(study)]
 
 
 @pytest.mark.parametrize("address", [None, "mine.journal"], ids=["sqlite", "journal"])
