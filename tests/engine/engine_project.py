@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+import time
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -37,7 +38,13 @@ class EngineProject(Project):
         return [name for name in names if not name.startswith((*known, "finished/"))]
 
     def processes(self) -> list[str]:
-        """Commands of living processes that work in this project."""
+        """Commands of living processes that work in this project; one that is ending is given time to."""
+        deadline = time.monotonic() + 60
+        while (found := self._working_here()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found
+
+    def _working_here(self) -> list[str]:
         found = []
         for place in Path("/proc").glob("[0-9]*"):
             try:
