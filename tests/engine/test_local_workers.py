@@ -51,13 +51,13 @@ def run_and_kill(project, chance: random.Random, most: int, pace: float) -> int:
     """Run a pipeline to its end; workers, their manager and drivers are killed meanwhile. Gives the number of kills.
 
     `pace`: of this machine, so that a slow one gets as far between two kills as a fast one; at most half a second, as
-    one that was busy a moment ago would be over before the first.
+    one that was busy a moment ago would be over too soon. The first comes with the first task.
     """
     done, tasks = 0, project.root / ".work/engine/pipeline/tasks"
     while True:
         process = project.start("pipeline", "--on", str(project.on()))
         while process.poll() is None:
-            time.sleep(min(pace, 0.5) * chance.uniform(0.1, 3.0))
+            time.sleep(min(pace, 0.5) * chance.uniform(0.1, 3.0) if done else 0.05)
             if done == most or process.poll() is not None:
                 process.wait(600)
                 break
