@@ -16,10 +16,10 @@ _MOST = 2**31 - 1  # of its settings, bytes
 
 
 def begin_process() -> None:
-    """Import what is needed alone, look for no garbage until `collect_from_here`, keep freed memory: for our programs.
+    """Of a program of ours: unused libraries stay away, freed memory is kept, no garbage is looked for at first.
 
     What imports make lives as long as the process. To look through torch's million objects again and again is a fifth
-    of what a stage costs.
+    of what a stage costs. `collect_from_here` ends that.
     """
     gc.disable()
     keep_memory()

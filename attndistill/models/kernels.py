@@ -1,8 +1,9 @@
 """Which kernels a backbone's blocks run with: chosen from a table of measurements, never by a race at run time.
 
 A race would make the last bits of a result depend on the machine's load. The measurements stand in
-docs/lab-notebook.md (2026-11-24): on a CPU the fused attention wins everywhere but in the backward pass of bf16, where
-it is up to six times slower than the plain one for the sequences of a student; a GELU fused into the linear layer
+docs/lab-notebook.md (2026-11-24, 2026-11-27): on a CPU the fused attention wins in fp32; in bf16 its backward pass is
+up to six times slower than the plain one for the sequences of a student, and without AMX its forward pass twice; a GELU
+fused into the linear layer
 before it, whose frozen weights oneDNN has laid out once, saves up to a quarter of a small teacher's time.
 """
 
